@@ -1,0 +1,78 @@
+"""Every error that a client can meet.
+
+ReboundError
+├── InvalidRequest        422  a field is wrong; names it
+│   └── NoCandidates      422  nothing was eligible
+├── MalformedJson         400
+├── PayloadTooLarge       413
+├── Unauthorized          401  no key, or an unknown one
+├── Forbidden             403  the key's role does not allow this
+├── NotFound              404  loop, item, policy, version or decision
+├── Conflict              409  it exists, differs, or is in use
+└── StoreUnavailable      503  Redis does not answer; try again
+
+Each carries its status and a stable `code`; `api/problems.py` renders them as RFC 9457 problem details.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ReboundError(Exception):
+    """The root: `detail` says what happened and what to do next."""
+
+    status = 500
+    code = "internal"
+    title = "Something went wrong"
+
+    def __init__(self, detail: str, *, code: str | None = None, **extra: Any) -> None:
+        super().__init__(detail)
+        self.detail, self.extra = detail, extra
+        self.code = code or type(self).code
+
+
+class InvalidRequest(ReboundError):
+    """422: `errors` lists {"field", "message"}."""
+
+    status, code, title = 422, "invalid_request", "The request is not valid"
+
+    def __init__(self, field: str, message: str, **extra: Any) -> None:
+        super().__init__(f"{field}: {message}", errors=[{"field": field, "message": message}], **extra)
+
+
+class NoCandidates(InvalidRequest):
+    """422: after exclusions nothing is left to recommend."""
+
+    code, title = "no_candidates", "No candidate is eligible"
+
+
+class MalformedJson(ReboundError):
+    status, code, title = 400, "malformed_json", "The body is not JSON"
+
+
+class PayloadTooLarge(ReboundError):
+    status, code, title = 413, "payload_too_large", "The body is too large"
+
+
+class Unauthorized(ReboundError):
+    status, code, title = 401, "unauthorized", "An API key is needed"
+
+
+class Forbidden(ReboundError):
+    status, code, title = 403, "forbidden", "This key may not do this"
+
+
+class NotFound(ReboundError):
+    status, code, title = 404, "not_found", "Not found"
+
+
+class Conflict(ReboundError):
+    status, code, title = 409, "conflict", "This conflicts with what is there"
+
+
+class StoreUnavailable(ReboundError):
+    """503 with Retry-After: nothing was acknowledged, so the client may send it again."""
+
+    status, code, title = 503, "store_unavailable", "The store does not answer"
+    retry_after = 1
