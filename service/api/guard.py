@@ -1,0 +1,114 @@
+"""The outermost layer: request id, body limit, API key."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import MEDIA_TYPE, render
+from service.errors import Forbidden, PayloadTooLarge, ReboundError, Unauthorized
+from service.settings import Settings
+
+OPEN = frozenset({"/healthz", "/readyz"})
+FOR_CLIENTS = frozenset({"/recommend", "/feedback"})
+
+log = structlog.get_logger()
+
+
+class Guard:
+    """Reads the whole body (it is bounded) and keeps it in `scope["state"]["body"]` for the layers inside."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app, self._limit = app, settings.max_body_bytes
+        self._admin = [key.get_secret_value().encode() for key in settings.admin_keys]
+        self._client = [key.get_secret_value().encode() for key in settings.client_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        request_id = headers.get(b"x-request-id", b"")[:128] or uuid4().hex.encode()
+        scope.setdefault("state", {})["request_id"] = request_id.decode("latin-1")
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        try:
+            self._authorise(scope["path"], headers)
+            body = await self._read(headers, receive)
+            if body is None:  # the client went away
+                return
+            scope["state"]["body"] = body
+            await self._app(scope, _replay(body, receive), send_with_id)
+        except ReboundError as error:
+            await problem(error, send_with_id)
+        except Exception:
+            log.exception("request failed", path=scope["path"], request_id=scope["state"]["request_id"])
+            if started:
+                raise
+            await problem(ReboundError("this is a defect of the service; its log has the details"), send_with_id)
+
+    def _authorise(self, path: str, headers: dict[bytes, bytes]) -> None:
+        """Raises Unauthorized or Forbidden. No keys configured: bound to loopback only (settings), all is allowed."""
+        if path in OPEN or not (self._admin or self._client):
+            return
+        given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+        # Every key is compared, in constant time, so that the time taken tells nothing about which one came close.
+        admin = sum(hmac.compare_digest(given, key) for key in self._admin)
+        client = sum(hmac.compare_digest(given, key) for key in self._client)
+        if not (admin or client):
+            raise Unauthorized("send a key of this service in the header X-API-Key")
+        if not admin and path not in FOR_CLIENTS and not path.startswith("/decisions/"):
+            raise Forbidden("this is for admin keys; client keys may call /recommend, /feedback and /decisions")
+
+    async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
+        declared = headers.get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > self._limit:
+            raise PayloadTooLarge(f"at most {self._limit} bytes are taken; send smaller batches", limit=self._limit)
+        parts, size = [], 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._limit:
+                raise PayloadTooLarge(f"at most {self._limit} bytes are taken; send smaller batches", limit=self._limit)
+            if not message.get("more_body"):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    waiting: list[Any] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        message: Message = waiting.pop() if waiting else await receive()
+        return message
+
+    return again
+
+
+async def respond(
+    send: Send, status: int, body: bytes, *, media_type: str, headers: dict[str, str] | None = None
+) -> None:
+    """One complete response."""
+    sent = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
+    sent += [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+    await send({"type": "http.response.start", "status": status, "headers": sent})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def problem(error: ReboundError, send: Send) -> None:
+    """An error as a response."""
+    status, body, headers = render(error)
+    await respond(send, status, body, media_type=MEDIA_TYPE, headers=headers)

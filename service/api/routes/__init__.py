@@ -1,0 +1,1 @@
+"""The routes behind FastAPI's router: one file a resource."""

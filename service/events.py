@@ -1,0 +1,97 @@
+"""The event: a decision's item joined with its final reward, and how it is written to the log.
+
+An entry of the log has four fields: `e` (JSON: who, what, under which policy), `x` (the item's vector as it was served,
+float32 little-endian), `r` (the reward in decimal) and `s` (where the reward came from). `e` and `x` are made when the
+decision is, and lie beside it until its feedback comes: the join copies them and adds `r` and `s`.
+
+A control entry has one field, `c`: something that a policy is asked to do at this very place in the log, so that a
+replay does it at the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+
+class UndecodableEvent(ValueError):
+    """An entry of the log that is no event: it goes to the dead letters and stops nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the log, as the learner reads it."""
+
+    position: str  # id of the log entry
+    decision_id: str
+    item: str
+    user: str | None
+    context: Mapping[str, Any]
+    x: NDArray[np.float32]  # (d,)
+    n: int | None  # candidates that were eligible; None for imported events
+    propensity: float | None  # in (0, 1]; None where an imported event did not say
+    policy: str | None
+    version: int
+    reward: float
+    source: str  # feedback | default | import
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A request written into the log: `train` is the name of the policy that is to train on all that stands before."""
+
+    position: str
+    train: str
+
+
+def body(
+    *,
+    decision_id: str,
+    item: str,
+    user: str | None,
+    context: Mapping[str, Any],
+    n: int | None,
+    propensity: float | None,
+    policy: str | None,
+    version: int,
+) -> bytes:
+    """Field `e` of an event."""
+    return orjson.dumps(
+        {
+            "decision_id": decision_id,
+            "item": item,
+            "user": user,
+            "context": context,
+            "n": n,
+            "propensity": propensity,
+            "policy": policy,
+            "version": version,
+        }
+    )
+
+
+def decode(position: str, fields: Mapping[bytes, bytes], d: int) -> Event | Control:
+    """The event (or control) in one log entry.
+
+    Raises:
+        UndecodableEvent: a field is missing or garbled, or the vector has not d finite features.
+    """
+    try:
+        if b"c" in fields:
+            return Control(position, str(orjson.loads(fields[b"c"])["train"]))
+        e = orjson.loads(fields[b"e"])
+        x = np.frombuffer(fields[b"x"], dtype="<f4")
+        reward = float(fields[b"r"])
+        event = Event(position=position, x=x, reward=reward, source=fields[b"s"].decode(), **e)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UndecodableEvent(f"{type(error).__name__}: {error}") from error
+    if x.shape != (d,):
+        raise UndecodableEvent(f"vector of shape {x.shape}, expected ({d},)")
+    if not np.isfinite(x).all() or not np.isfinite(reward):
+        raise UndecodableEvent("a feature or the reward is not finite")
+    return event
