@@ -41,10 +41,10 @@ class Catalogue:
                 return self.ids, self.block
             rows = [row for row, item in enumerate(self.ids) if item not in out]
             return [self.ids[row] for row in rows], self.block.take(rows)
-        left = [(item, features) for item, features in candidates if item not in out] if out else candidates
-        ids = [item for item, _ in left]
-        known = [self.index.get(item) for item in ids]
-        if all(row is not None for row in known) and all(features is None for _, features in left):
-            return ids, self.block.take([row for row in known if row is not None])
+        places = [place for place, (item, _) in enumerate(candidates) if item not in out]
+        left = [candidates[place] for place in places]
+        known = [self.index.get(item) for item, features in left if features is None]
+        if len(known) == len(left) and None not in known:
+            return [item for item, _ in left], self.block.take([row for row in known if row is not None])
         given = [self.features.get(item, {}) if features is None else features for item, features in left]
-        return ids, encoder.items(given, where="candidates")
+        return [item for item, _ in left], encoder.items(given, where="candidates", at=places)

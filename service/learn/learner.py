@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
-import numpy as np
 import structlog
 from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable
-from service.events import Event, UndecodableEvent, decode
 from service.learn.publisher import Publisher
+from service.learn.student import Student
 from service.learn.sweeper import Sweeper
-from service.policies import KINDS, Batch, NumericalError, Policy
 from service.settings import Settings
 from service.store import log as event_log
 from service.store import loops, policies
@@ -38,23 +35,6 @@ class LeaseLost(Exception):
     """Another learner writes this policy now."""
 
 
-def batch_of(events: Sequence[Event]) -> Batch:
-    """B events as arrays, in log order."""
-    return Batch(
-        x=np.stack([event.x for event in events]),
-        item=[event.item for event in events],
-        user=[event.user for event in events],
-        reward=np.array([event.reward for event in events], dtype=np.float64),
-        propensity=np.array([np.nan if event.propensity is None else event.propensity for event in events]),
-    )
-
-
-def new_policy(record: policies.PolicyRecord, d: int) -> Policy:
-    """A policy that has learned nothing, from its record."""
-    kind = KINDS[record.kind]
-    return kind(d, kind.Params.model_validate(record.params), seed=record.seed)
-
-
 class PolicyLearner:
     """Learns one policy. `step` is one iteration; `run` loops it; `drain` runs it until the log is empty."""
 
@@ -62,24 +42,21 @@ class PolicyLearner:
         self._redis, self._loop, self._name = redis, loop, name
         self._lease = Lease(redis, loop, name, ttl_ms=LEASE_MS)
         self._settings = settings
-        self._policy: Policy
+        self._student: Student
         self._publisher: Publisher
-        self._d = 0
-        self.position, self.events = event_log.START, 0
 
     async def open(self) -> bool:
         """Take the lease and go on from the checkpoint; False while another learner holds it."""
-        record = await policies.read_policy(self._redis, self._loop, self._name)
-        self._d = (await loops.read_loop(self._redis, self._loop)).d
+        await policies.read_policy(self._redis, self._loop, self._name)  # raises NotFound where there is none
         if not await self._lease.acquire():
             return False
         record = await policies.read_policy(self._redis, self._loop, self._name)  # the last holder's last word
-        self._policy = new_policy(record, self._d)
+        self._student = Student(self._redis, self._loop, record, (await loops.read_loop(self._redis, self._loop)).d)
         self._publisher = Publisher(self._lease, self._settings, record)
-        state = await self._lease.read_state()
+        state = await policies.read_state(self._redis, self._loop, self._name)
         if state is not None:
-            self._publisher.restore(self._policy, state)
-        self.position, self.events = record.position, record.events
+            self._student.resume(record, state)
+            self._publisher.resume(self._student.policy)
         return True
 
     async def step(self) -> int:
@@ -89,7 +66,7 @@ class PolicyLearner:
             LeaseLost: what was learned since the checkpoint is for the new holder to learn.
         """
         wait_ms = max(1, int(1000 * self._publisher.due_in()))
-        entries = await event_log.wait(self._redis, self._loop, self.position, within_ms=wait_ms)
+        entries = await event_log.wait(self._redis, self._loop, self._student.position, within_ms=wait_ms)
         if entries:
             await self._learn(entries)
         if self._publisher.due_in() <= 0 and not await self._publish():
@@ -99,62 +76,20 @@ class PolicyLearner:
     async def drain(self) -> int:
         """Learn all that is in the log now, publish, and return the number of entries read."""
         total = 0
-        while entries := await event_log.read(self._redis, self._loop, self.position):
+        while entries := await event_log.read(self._redis, self._loop, self._student.position):
             await self._learn(entries)
             total += len(entries)
         if not await self._publish():
             raise LeaseLost(self._name)
         return total
 
-    async def _publish(self) -> bool:
-        return await self._publisher.publish(self._policy, position=self.position, events=self.events)
-
     async def _learn(self, entries: Sequence[event_log.Entry]) -> None:
-        run: list[Event] = []
-        for position, fields in entries:
-            try:
-                entry = decode(position, fields, self._d)
-            except UndecodableEvent as error:
-                log.error("dead letter", loop=self._loop, position=position, why=str(error))
-                await event_log.dead_letter(self._redis, self._loop, self._name, position, str(error))
-                self.events += 1  # it counts as read: `events learned` stays comparable with `events in the log`
-                continue
-            if isinstance(entry, Event):
-                run.append(entry)
-            elif entry.train == self._name:
-                await self._update(run)
-                run = []
-                await self._train(until=position)
-        await self._update(run)
-        self.position = entries[-1][0]
-        self._publisher.touch()
+        trained = await self._student.learn(entries)
+        self._publisher.touch(trained=trained)
 
-    async def _update(self, events: Sequence[Event]) -> None:
-        if not events:
-            return
-        try:
-            await asyncio.to_thread(self._policy.update, batch_of(events))
-        except NumericalError as error:
-            if len(events) > 1:  # find the one; `update` left the state as it was
-                for event in events:
-                    await self._update([event])
-                return
-            log.error("dead letter", loop=self._loop, position=events[0].position, why=str(error))
-            await event_log.dead_letter(self._redis, self._loop, self._name, events[0].position, str(error))
-        self.events += len(events)
-
-    async def _train(self, *, until: str) -> None:
-        """Train on all that stands before `until`."""
-        history: list[Batch] = []
-        async for entries in event_log.scan(self._redis, self._loop, until=until):
-            events = list(_events(entries, self._d))
-            if events:
-                history.append(batch_of(events))
-        started = time.monotonic()
-        await asyncio.to_thread(self._policy.train, history)
-        self._publisher.trained()
-        rows = sum(len(batch.item) for batch in history)
-        log.info("trained", loop=self._loop, policy=self._name, rows=rows, seconds=round(time.monotonic() - started, 1))
+    async def _publish(self) -> bool:
+        student = self._student
+        return await self._publisher.publish(student.policy, position=student.position, events=student.events)
 
     async def run(self) -> None:
         """Learn until cancelled or the policy is gone; on cancellation publish what was learned and let go."""
@@ -193,14 +128,6 @@ class PolicyLearner:
         """Training may take longer than a lease lasts."""
         while await self._lease.renew():
             await asyncio.sleep(LEASE_MS / 4000)
-
-
-def _events(entries: Sequence[event_log.Entry], d: int) -> Iterator[Event]:
-    for position, fields in entries:
-        with suppress(UndecodableEvent):
-            entry = decode(position, fields, d)
-            if isinstance(entry, Event):
-                yield entry
 
 
 class Learner:

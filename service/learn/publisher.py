@@ -9,7 +9,7 @@ import structlog
 
 from service.policies import Policy
 from service.settings import Settings
-from service.store.codec import pack, unpack
+from service.store.codec import pack
 from service.store.policies import Lease, PolicyRecord
 
 CHECKPOINT_S = 1.0  # a policy that only reads along is checkpointed so often
@@ -28,25 +28,17 @@ class Publisher:
         self._cost_s, self._last = 0.0, 0.0
         self._dirty = self._servable = False
 
-    def restore(self, policy: Policy, state: bytes) -> None:
-        """Load a checkpoint into a fresh policy.
-
-        Raises:
-            ValueError: the state is garbled.
-        """
-        policy.load(unpack(state))
+    def resume(self, policy: Policy) -> None:
+        """The policy was loaded from its checkpoint."""
         if self._version:
             self._published = pack(policy.snapshot())
             self._servable = True
 
-    def touch(self) -> None:
-        """Something was read since the last checkpoint."""
+    def touch(self, *, trained: bool) -> None:
+        """Something was read since the last checkpoint; a batch-trained policy that trained has something to serve."""
         self._dirty = True
-
-    def trained(self) -> None:
-        """A batch-trained policy has something to serve."""
-        self._dirty = self._servable = True
-        self._last = 0.0
+        if trained:
+            self._servable, self._last = True, 0.0
 
     def due_in(self) -> float:
         """Seconds until the next write; 1 when there is nothing to write."""

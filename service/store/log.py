@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 
+import orjson
 from redis.asyncio import Redis
 
 from service.store.connection import Script, script
@@ -59,7 +61,22 @@ async def scan(redis: Redis, loop: str, *, until: str = "+", batch: int = 1000) 
         after = entries[-1][0]
 
 
-async def dead_letter(redis: Redis, loop: str, policy: str, position: str, why: str) -> None:
+async def newest_decisions(redis: Redis, loop: str) -> AsyncIterator[str]:
+    """Decision ids of the log's events, newest first; an id comes once for each event."""
+    until = "+"
+    while True:
+        async with answering():
+            entries = await redis.xrevrange(Keys(loop).events, max=until, count=1000)
+        for _, fields in entries:
+            if b"e" in fields:
+                with suppress(ValueError, KeyError, TypeError):
+                    yield str(orjson.loads(fields[b"e"])["decision_id"])
+        if not entries:
+            return
+        until = f"({entries[-1][0].decode()}"
+
+
+async def dead_letter(redis: Redis, loop: str, position: str, why: str) -> None:
     """Set an undecodable entry aside, once however many policies meet it."""
     keys = Keys(loop)
     async with answering():
@@ -75,8 +92,8 @@ async def trim(redis: Redis, loop: str, *, keep: int, read_to: Sequence[str]) ->
         if excess < keep // 100 + 1:  # not worth a pass
             return
         oldest = await redis.xrange(keys.events, count=excess + 1)
-        floor = min(oldest[-1][0].decode(), min(read_to, key=_order, default=oldest[-1][0].decode()), key=_order)
-        going = [fields for position, fields in oldest if _order(position.decode()) < _order(floor)]
+        floor = min(oldest[-1][0].decode(), min(read_to, key=order, default=oldest[-1][0].decode()), key=order)
+        going = [fields for position, fields in oldest if order(position.decode()) < order(floor)]
         await redis.xtrim(keys.events, minid=floor, approximate=False)
         await redis.hincrby(keys.stats, "trimmed", sum(b"c" not in fields for fields in going))
 
@@ -90,6 +107,7 @@ async def read_stats(redis: Redis, loop: str) -> dict[str, int]:
     return stats
 
 
-def _order(position: str) -> tuple[int, int]:
+def order(position: str) -> tuple[int, int]:
+    """Positions compare as numbers, not as text."""
     ms, sequence = position.split("-")
     return int(ms), int(sequence)

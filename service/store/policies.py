@@ -120,6 +120,13 @@ async def read_snapshot(redis: Redis, loop: str, name: str, version: int) -> byt
     return snapshot
 
 
+async def read_state(redis: Redis, loop: str, name: str) -> bytes | None:
+    """The checkpointed state, None before the first."""
+    async with answering():
+        state: bytes | None = await redis.get(Keys(loop).state(name))
+    return state
+
+
 async def latest_versions(redis: Redis, loop: str, names: list[str]) -> dict[str, int]:
     """Policy -> newest version; policies that are gone are left out."""
     keys = Keys(loop)
@@ -160,12 +167,6 @@ class Lease:
         if self.token is not None:
             await script("renew")(self._redis, (self._keys.lease(self._policy),), (self.token, 1))
             self.token = None
-
-    async def read_state(self) -> bytes | None:
-        """The checkpointed state, None before the first."""
-        async with answering():
-            state: bytes | None = await self._redis.get(self._keys.state(self._policy))
-        return state
 
     async def publish(
         self,

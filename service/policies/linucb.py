@@ -1,0 +1,155 @@
+"""LinUCB with disjoint linear models (Li, Chu, Langford & Schapire 2010, arXiv:1003.0146, Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from service.policies._base import (
+    Array,
+    Arrays,
+    Batch,
+    Candidates,
+    Params,
+    Policy,
+    Scorer,
+    expect,
+    greedy,
+    ids_from_array,
+    ids_to_array,
+)
+from service.policies._linalg import blocks, finite_batch, pack, packed_outer, psd_cholesky, quadratic, take, unpack
+
+
+class LinUCBParams(Params):
+    """The knobs of `LinUCB`."""
+
+    # The width of the bound. On the stationary pet shop 0.5 gets .994 of the oracle's clicks, 1.5 only .959.
+    alpha: float = Field(default=0.5, ge=0, le=100)
+    ridge: float = Field(default=1.0, gt=0, le=1e9)  # the prior precision of every coefficient
+
+
+class LinUCB(Policy):
+    """Per item: A = ridge I + Σ x xᵀ (d, d), b = Σ r x (d,), θ = A⁻¹ b (d,), over the item's own events.
+
+    The sums are kept packed and without the prior, 8 (d (d + 1) / 2 + d + 1) bytes per item, and grow one event after
+    the other. θ and A⁻¹ are worked out when a snapshot is taken, for the items seen since the one before.
+    """
+
+    kind = "linucb"
+    Params = LinUCBParams
+    params: LinUCBParams
+
+    def __init__(self, d: int, params: LinUCBParams, *, seed: int = 0) -> None:
+        super().__init__(d, params, seed=seed)
+        self._row: dict[str, int] = {}
+        # Stacks of one row per item, longer than needed: they double when they are full.
+        self._outer = np.zeros((0, d * (d + 1) // 2))  # Σ x xᵀ, packed
+        self._b = np.zeros((0, d))
+        self._pulls = np.zeros(0, dtype=np.int64)
+        # What is served, and what in it is out of date. Its row 0 is the item that nobody has seen.
+        self._inverse = pack(np.eye(d)[None] / self.params.ridge)
+        self._theta = np.zeros((1, d))
+        self._changed: set[int] = set()
+
+    def update(self, batch: Batch) -> None:
+        x = finite_batch(batch, self.d)  # (B, d)
+        rows = [self._row.setdefault(item, len(self._row)) for item in batch.item]
+        self._reserve(len(self._row))
+        for row, outer, rx in zip(rows, packed_outer(x), batch.reward[:, None] * x, strict=True):
+            self._outer[row] += outer
+            self._b[row] += rx
+            self._pulls[row] += 1
+        self._changed.update(rows)
+
+    def _reserve(self, m: int) -> None:
+        if m > len(self._pulls):
+            more = max(m, 2 * len(self._pulls)) - len(self._pulls)
+            self._outer = np.pad(self._outer, ((0, more), (0, 0)))
+            self._b = np.pad(self._b, ((0, more), (0, 0)))
+            self._pulls = np.pad(self._pulls, (0, more))
+
+    def state(self) -> Arrays:
+        m = len(self._row)
+        return {
+            "items": ids_to_array(self._row),
+            "outer": self._outer[:m].copy(),
+            "b": self._b[:m].copy(),
+            "pulls": self._pulls[:m].copy(),
+        }
+
+    def load(self, state: Arrays) -> None:
+        self._row = {item: row for row, item in enumerate(ids_from_array(state["items"]))}
+        self._outer, self._b, self._pulls = state["outer"].copy(), state["b"].copy(), state["pulls"].copy()
+        self._inverse, self._theta = self._inverse[:1], self._theta[:1]
+        self._changed = set(range(len(self._row)))
+
+    def snapshot(self) -> Arrays:
+        """theta (m + 1, d) and inverse (m + 1, P), the packed A⁻¹: row 0 is the unknown item, row i + 1 item i.
+
+        Raises:
+            NumericalError: an A cannot be factored.
+        """
+        new = len(self._row) + 1 - len(self._theta)
+        self._theta = np.pad(self._theta, ((0, new), (0, 0)))
+        self._inverse = np.pad(self._inverse, ((0, new), (0, 0)))
+        changed = np.array(sorted(self._changed), dtype=np.intp)
+        for part in blocks(len(changed), self.d**2):
+            rows = changed[part]
+            theta, inverse = self._solve(self._outer[rows], self._b[rows])
+            self._theta[rows + 1], self._inverse[rows + 1] = theta, pack(inverse)
+        self._changed.clear()
+        return {
+            "items": ids_to_array(self._row),
+            "pulls": self._pulls[: len(self._row)].copy(),
+            "theta": self._theta.copy(),
+            "inverse": self._inverse.copy(),
+        }
+
+    def _solve(self, outer: Array, b: Array) -> tuple[Array, Array]:
+        """θ (m, d) and A⁻¹ (m, d, d) from Σ x xᵀ (m, P) and b (m, d)."""
+        eye = np.eye(self.d)
+        L = psd_cholesky(unpack(outer, self.d) + self.params.ridge * eye)  # A = L Lᵀ
+        root = np.linalg.solve(L, eye)  # L⁻¹, so that A⁻¹ = rootᵀ root is positive semi-definite by its making
+        return np.vecmat(np.matvec(root, b), root), root.mT @ root
+
+    @classmethod
+    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: BaseModel) -> LinUCBScorer:
+        return LinUCBScorer(snapshot, d, cast(LinUCBParams, params))
+
+
+class LinUCBScorer(Scorer):
+    """score = xᵀθ + alpha √(xᵀ A⁻¹ x); pmf puts all mass on the best, ties shared.
+
+    Holds A⁻¹ unpacked: 8 d² bytes per item.
+    """
+
+    def __init__(self, snapshot: Mapping[str, Array], d: int, params: LinUCBParams) -> None:
+        items = ids_from_array(expect(snapshot.get("items"), "items", (None,)))
+        m = len(items)
+        self._alpha = params.alpha
+        self._row = {item: row for row, item in enumerate(items, start=1)}
+        self._pulls = expect(snapshot.get("pulls"), "pulls", (m,)).copy()
+        self._theta = expect(snapshot.get("theta"), "theta", (m + 1, d)).copy()
+        self._inverse = unpack(expect(snapshot.get("inverse"), "inverse", (m + 1, d * (d + 1) // 2)), d)
+
+    def estimate(self, candidates: Candidates) -> Array:
+        find = self._row.get
+        rows = np.array([find(item, 0) for item in candidates.item], dtype=np.intp)
+        x = candidates.x.astype(np.float64)  # (n, d)
+        mean = np.vecdot(x, take(self._theta, rows))
+        variance = np.maximum(quadratic(self._inverse, rows, x), 0.0)  # rounding may leave it just below
+        score: Array = mean + self._alpha * np.sqrt(variance)
+        return score[:, None]
+
+    def pmf(self, estimates: Array) -> Array:
+        return greedy(estimates[:, 0])
+
+    def summary(self) -> dict[str, Any]:
+        """How many items were seen in how many events, and the 20 seen most."""
+        pulls = dict(zip(self._row, self._pulls.tolist(), strict=True))
+        most = sorted(pulls, key=lambda item: (-pulls[item], item))[:20]
+        return {"items": len(pulls), "pulls": sum(pulls.values()), "most_pulled": {item: pulls[item] for item in most}}
