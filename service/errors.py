@@ -22,9 +22,9 @@ from typing import Any
 class ReboundError(Exception):
     """The root: `detail` says what happened and what to do next."""
 
-    status = 500
-    code = "internal"
-    title = "Something went wrong"
+    status: int = 500
+    code: str = "internal"
+    title: str = "Something went wrong"
 
     def __init__(self, detail: str, *, code: str | None = None, **extra: Any) -> None:
         super().__init__(detail)

@@ -58,8 +58,9 @@ def invalid(errors: Sequence[Mapping[str, Any]], *, skip: Sequence[str] = ("body
 
 def for_status(status: int, detail: str) -> ReboundError:
     """An error that the framework found (unknown path, wrong method)."""
-    error = ReboundError(detail, code=HTTPStatus(status).phrase.lower().replace(" ", "_"))
-    error.status, error.title = status, HTTPStatus(status).phrase
+    phrase = HTTPStatus(status).phrase
+    error = ReboundError(detail, code=phrase.lower().replace(" ", "_"))
+    error.status, error.title = status, phrase
     return error
 
 

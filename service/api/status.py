@@ -39,7 +39,7 @@ async def read_status(redis: Redis, live: Live, decisions: DecisionLog) -> dict[
 
 async def _loop(redis: Redis, name: str) -> dict[str, Any]:
     stats = await log.read_stats(redis, name)
-    learners = {}
+    learners: dict[str, dict[str, Any]] = {}
     for policy in await policies.policy_names(redis, name):
         try:
             stored = await policies.read_policy(redis, name, policy)

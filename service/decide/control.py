@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,10 +60,8 @@ class Control:
         """Make the loop `default` where there is no data at all; a loop that somebody deleted stays deleted."""
         if await loops.read_identity(self._redis) is None:
             await self._create_loop(DEFAULT_LOOP, LoopSettings(), FeatureSchema())
-            try:
+            with suppress(Conflict):  # another worker starts at the same moment, or a start was cut off
                 await self._create_policy(DEFAULT_LOOP, DEFAULT_POLICY, DEFAULT_POLICY, {})
-            except Conflict:
-                pass  # another worker starts at the same moment, or a start was cut off
             await loops.change_loop(self._redis, DEFAULT_LOOP, {"traffic": orjson.dumps({DEFAULT_POLICY: 1.0})})
 
     # ---- loops

@@ -181,3 +181,14 @@ async def run(settings: Settings) -> None:
         await Learner(redis, settings).run(stop)
     finally:
         await redis.aclose()
+
+
+async def check(url: str) -> bool:
+    """Whether a learner is at work on this Redis."""
+    redis = connect(url, name="check", timeout_s=3)
+    try:
+        return await policies.learner_alive(redis)
+    except StoreUnavailable:
+        return False
+    finally:
+        await redis.aclose()

@@ -79,7 +79,7 @@ class Policy(ABC):
     Params: ClassVar[type[Params]] = Params
     batch_trained: ClassVar[bool] = False  # True: learns in `train` only, and only when someone asks
 
-    def __init__(self, d: int, params: Params, *, seed: int = 0) -> None:
+    def __init__(self, d: int, params: BaseModel, *, seed: int = 0) -> None:
         self.d, self.params, self.seed = d, params, seed
 
     @abstractmethod
@@ -108,7 +108,7 @@ class Policy(ABC):
 
     @classmethod
     @abstractmethod
-    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: Params) -> Scorer:
+    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: BaseModel) -> Scorer:
         """The serving half for one snapshot.
 
         Raises:

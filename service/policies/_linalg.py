@@ -99,22 +99,20 @@ def packed_outer(x: Array) -> Iterator[Array]:
         yield from x[rows].take(left, axis=1) * x[rows].take(right, axis=1)
 
 
-def quadratic(A: Array, rows: Array, x: Array) -> Array:
-    """xᵢᵀ A[rowsᵢ] xᵢ for each row of x (n, d): (n,), from a stack A (m, d, d)."""
-    out = np.empty(len(x))
-    for part in blocks(len(x), x.shape[1] ** 2):
-        out[part] = np.vecdot(np.matvec(take(A, rows[part]), x[part]), x[part])
+def matvec(stack: Array, rows: Array, x: Array) -> Array:
+    """stack[rowsᵢ] xᵢ for each row of x (n, d): (n, e), from a stack (m, e, d)."""
+    out = np.empty((len(x), stack.shape[1]))
+    for part in blocks(len(x), stack[0].size):
+        np.matvec(take(stack, rows[part]), x[part], out=out[part])
     return out
 
 
 def take(stack: Array, rows: Array) -> Array:
-    """stack[rows], as a view if the rows are consecutive: copying n matrices costs more than using them."""
-    start = rows[0]
-    if rows[-1] - start == len(rows) - 1 and (np.diff(rows) == 1).all():
-        view: Array = stack[start : start + len(rows)]
-        return view
-    copy: Array = stack[rows]
-    return copy
+    """stack[rows], as a view if the rows are consecutive: copying matrices costs more than using them."""
+    start, stop = int(rows[0]), int(rows[-1]) + 1
+    consecutive = stop - start == len(rows) and (rows == np.arange(start, stop)).all()
+    taken: Array = stack[start:stop] if consecutive else stack[rows]
+    return taken
 
 
 def blocks(n: int, width: int) -> Iterator[slice]:

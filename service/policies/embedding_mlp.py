@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from threading import Lock
 from typing import Annotated, Any, cast
@@ -60,14 +61,16 @@ class EmbeddingMLP(Policy):
 
     def __init__(self, d: int, params: EmbeddingMLPParams, *, seed: int = 0) -> None:
         super().__init__(d, params, seed=seed)
-        empty = {name: np.zeros(shape, dtype=np.float32) for name, shape in self._shapes(0, 0).items()}
-        self._model = _model(empty, users=(), items=(), rows=0, loss=0.0)
+        weights = {name: np.zeros(shape, dtype=np.float32) for name, shape in _shapes(d, params, 0, 0).items()}
+        self._model = _model(weights, users=(), items=(), rows=0, loss=0.0)
 
     def update(self, batch: Batch) -> None:
         """Nothing: frozen between trainings."""
 
     def train(self, history: Iterable[Batch]) -> None:
-        """Learn the weights from the B events of the whole history; about 3 s for 200 000 on one core.
+        """Learn the weights from the B events of the whole history; about 4 s for 200 000 on one core.
+
+        Nothing is learned from an empty history: the weights stay as they are.
 
         Raises:
             NumericalError: a feature, a reward or the outcome is not finite; the old weights stay.
@@ -83,16 +86,15 @@ class EmbeddingMLP(Policy):
             item += [items.setdefault(i, len(items) + 1) for i in batch.item]
             x.append(batch.x)
             reward.append(batch.reward)
-        shapes = self._shapes(len(users), len(items))
+        if not item:
+            return
+        shapes = _shapes(self.d, self.params, len(users), len(items))
         rows = (np.array(user, dtype=np.int64), np.array(item, dtype=np.int64), np.concatenate(x))
         with _one_training:
             weights, loss = _fit(shapes, rows, np.concatenate(reward).clip(0, 1), self.params, self.seed)
         if not all(np.isfinite(weight).all() for weight in weights.values()):
             raise NumericalError("the weights left the finite numbers: lower `learning_rate`")
         self._model = _model(weights, users=users, items=items, rows=len(user), loss=loss)
-
-    def _shapes(self, users: int, items: int) -> dict[str, tuple[int, ...]]:
-        return _shapes(self.d, self.params, users, items)
 
     def state(self) -> Arrays:
         return {name: array.copy() for name, array in self._model.items()}
@@ -187,9 +189,9 @@ def _fit(
     user, item, x = map(torch.from_numpy, rows)
     target = torch.from_numpy(reward.astype(np.float32))
 
-    steps = params.epochs * -(-len(target) // params.batch_size)
+    steps = params.epochs * math.ceil(len(target) / params.batch_size)
     optimizer = torch.optim.AdamW(weights.values(), lr=params.learning_rate, weight_decay=params.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / max(1, steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
     losses = 0.0
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums over several threads come out in any order
@@ -210,4 +212,4 @@ def _fit(
                 losses += loss.item() * len(at)
     finally:
         torch.set_num_threads(threads)
-    return {name: w.detach().numpy() for name, w in weights.items()}, losses / max(1, len(target))
+    return {name: w.detach().numpy() for name, w in weights.items()}, losses / len(target)

@@ -21,7 +21,7 @@ from service.policies._base import (
     ids_from_array,
     ids_to_array,
 )
-from service.policies._linalg import blocks, finite_batch, pack, packed_outer, psd_cholesky, quadratic, take, unpack
+from service.policies._linalg import blocks, finite_batch, matvec, pack, packed_outer, psd_cholesky, unpack
 
 
 class LinUCBParams(Params):
@@ -124,25 +124,28 @@ class LinUCB(Policy):
 class LinUCBScorer(Scorer):
     """score = xᵀθ + alpha √(xᵀ A⁻¹ x); pmf puts all mass on the best, ties shared.
 
-    Holds A⁻¹ unpacked: 8 d² bytes per item.
+    Holds A⁻¹ unpacked, with θ as one more row: 8 d (d + 1) bytes per item.
     """
 
     def __init__(self, snapshot: Mapping[str, Array], d: int, params: LinUCBParams) -> None:
         items = ids_from_array(expect(snapshot.get("items"), "items", (None,)))
         m = len(items)
+        order = sorted(range(m), key=items.__getitem__)  # as catalogues are: then no row has to be copied to be used
         self._alpha = params.alpha
-        self._row = {item: row for row, item in enumerate(items, start=1)}
-        self._pulls = expect(snapshot.get("pulls"), "pulls", (m,)).copy()
-        self._theta = expect(snapshot.get("theta"), "theta", (m + 1, d)).copy()
-        self._inverse = unpack(expect(snapshot.get("inverse"), "inverse", (m + 1, d * (d + 1) // 2)), d)
+        self._row = {items[i]: row for row, i in enumerate(order, start=1)}
+        self._pulls = expect(snapshot.get("pulls"), "pulls", (m,))[order].tolist()
+        theta = expect(snapshot.get("theta"), "theta", (m + 1, d))
+        inverse = expect(snapshot.get("inverse"), "inverse", (m + 1, d * (d + 1) // 2))
+        stored = [0, *(i + 1 for i in order)]  # the rows of the snapshot
+        self._model = np.concatenate([unpack(inverse[stored], d), theta[stored, None]], axis=1)  # (m + 1, d + 1, d)
 
     def estimate(self, candidates: Candidates) -> Array:
         find = self._row.get
         rows = np.array([find(item, 0) for item in candidates.item], dtype=np.intp)
         x = candidates.x.astype(np.float64)  # (n, d)
-        mean = np.vecdot(x, take(self._theta, rows))
-        variance = np.maximum(quadratic(self._inverse, rows, x), 0.0)  # rounding may leave it just below
-        score: Array = mean + self._alpha * np.sqrt(variance)
+        y = matvec(self._model, rows, x)  # (n, d + 1): A⁻¹ x, and θᵀx
+        variance = np.maximum(np.vecdot(y[:, :-1], x), 0.0)  # rounding may leave it just below
+        score: Array = y[:, -1] + self._alpha * np.sqrt(variance)
         return score[:, None]
 
     def pmf(self, estimates: Array) -> Array:
@@ -150,6 +153,6 @@ class LinUCBScorer(Scorer):
 
     def summary(self) -> dict[str, Any]:
         """How many items were seen in how many events, and the 20 seen most."""
-        pulls = dict(zip(self._row, self._pulls.tolist(), strict=True))
+        pulls = dict(zip(self._row, self._pulls, strict=True))
         most = sorted(pulls, key=lambda item: (-pulls[item], item))[:20]
         return {"items": len(pulls), "pulls": sum(pulls.values()), "most_pulled": {item: pulls[item] for item in most}}

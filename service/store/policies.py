@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,7 +177,7 @@ class Lease:
         version: int,
         snapshot: bytes,
         budget: int,
-        alarms: list[Mapping[str, Any]],
+        alarms: Sequence[Mapping[str, Any]],
     ) -> bool:
         """Checkpoint (and publish, unless `snapshot` is empty) in one atomic write; False when the lease was lost."""
         keys, name = self._keys, self._policy

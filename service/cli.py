@@ -1,0 +1,226 @@
+"""The command `rebound`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from service import logs
+from service.settings import Settings, unknown_variables
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="""Online recommendation that keeps learning while the market shifts.
+
+`rebound serve` runs everything on this machine. `rebound api` and `rebound learn` are its two kinds of process, for
+containers, against one Redis (`REBOUND_REDIS_URL`); start as many of each as you like.
+
+Every setting is also a variable `REBOUND_*`: `rebound settings` lists them.""",
+)
+console = Console()
+errors = Console(stderr=True)
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on; another than loopback needs REBOUND_ADMIN_KEYS.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")]
+Redis = Annotated[str | None, typer.Option("--redis", help="Redis URL; default: REBOUND_REDIS_URL.")]
+
+
+def read_settings(**flags: Any) -> Settings:
+    """Flags over environment over defaults; exits with a readable list of what is wrong."""
+    try:
+        wrong = unknown_variables()
+        settings = Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        wrong += [_readable(found) for found in error.errors()]
+    if wrong:
+        for message in wrong:
+            errors.print(f"[red]✗[/] {message}", highlight=False)
+        raise typer.Exit(2)
+    logs.configure(settings)
+    return settings
+
+
+def _readable(found: Any) -> str:
+    name = "REBOUND_" + "_".join(map(str, found["loc"])).upper() + ": " if found["loc"] else ""
+    return name + str(found["msg"]).removeprefix("Value error, ")
+
+
+def need_redis(settings: Settings) -> str:
+    """The URL of Redis; exits where none is given."""
+    if settings.redis_url is None:
+        errors.print(
+            "[red]✗[/] set REBOUND_REDIS_URL (redis://host:6379/0), or run `rebound serve`, which brings its own"
+        )
+        raise typer.Exit(2)
+    return settings.redis_url
+
+
+@app.command()
+def serve(
+    host: Host = None,
+    port: Port = None,
+    workers: Annotated[int | None, typer.Option(help="API worker processes.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder for the state; survives restarts and kill -9.")] = None,
+) -> None:
+    """Run everything on this machine: Redis (unless REBOUND_REDIS_URL names one), API workers, learner.
+
+    Ctrl-C stops it cleanly; the state in the data folder is there again at the next start.
+
+    Example: `rebound serve --port 8000 --workers 2 --data .rebound`
+    """
+    from service.store.embedded import EmbeddedRedisError
+    from service.supervisor import PortTaken
+    from service.supervisor import serve as run
+
+    settings = read_settings(host=host, port=port, workers=workers, data=data)
+
+    def announce(url: str) -> None:
+        state = settings.redis_url or settings.data.resolve()
+        console.print(f"[green]●[/] Rebound is ready at [bold]{url}[/]   (documentation: {url}/docs, state: {state})")
+        console.print(
+            f"  curl {url}/recommend -H 'content-type: application/json' "
+            """-d '{"user_id": "u1", "candidates": ["a", "b", "c"]}'""",
+            soft_wrap=True,
+            highlight=False,
+        )
+        console.print("  Ctrl-C stops it.")
+
+    try:
+        run(settings, announce=announce)
+    except (PortTaken, EmbeddedRedisError) as error:
+        errors.print(f"[red]✗[/] {error}", highlight=False)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def api(
+    host: Host = None,
+    port: Port = None,
+    redis: Redis = None,
+    fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run one API worker against Redis.
+
+    Example: `REBOUND_REDIS_URL=redis://localhost:6379/0 rebound api --port 8000`
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported: small products, many workers
+    settings = read_settings(host=host, port=port, redis_url=redis)
+    need_redis(settings)
+    import uvicorn
+
+    from service.api.app import create_app
+
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        fd=fd,
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=5,
+        backlog=2048,
+    )
+
+
+@app.command()
+def learn(
+    redis: Redis = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether a learner is at work (exit code 0 or 1).")
+    ] = False,
+) -> None:
+    """Run a learner against Redis. Several may run: each policy is learned by one, and another takes over if it dies.
+
+    Example: `REBOUND_REDIS_URL=redis://localhost:6379/0 rebound learn`
+    """
+    settings = read_settings(redis_url=redis)
+    url = need_redis(settings)
+    from service.learn import learner
+
+    if check:
+        alive = asyncio.run(learner.check(url))
+        console.print("a learner is at work" if alive else "no learner has been heard of in the last 10 s")
+        raise typer.Exit(0 if alive else 1)
+    if sys.platform == "win32":
+        asyncio.run(learner.run(settings))
+    else:
+        import uvloop
+
+        uvloop.run(learner.run(settings))
+
+
+@app.command()
+def settings() -> None:
+    """List every setting: its variable, its value here, and what it is for."""
+    from rich.table import Table
+
+    current = read_settings()
+    table = Table("variable", "value", "meaning", title="Settings", title_justify="left")
+    for name, field in Settings.model_fields.items():
+        table.add_row(f"REBOUND_{name.upper()}", str(getattr(current, name)), field.description or "")
+    console.print(table)
+
+
+@app.command()
+def audit(
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    redis: Redis = None,
+    data: Annotated[Path, typer.Option(help="Data folder of a running `rebound serve`.")] = Path(".rebound"),
+    decisions: Annotated[int, typer.Option(help="Newest decisions to make again.", min=1)] = 1000,
+) -> None:
+    """Check the promises on real traffic: propensities, decisions bit for bit, learned state byte for byte.
+
+    Run it while the traffic rests: a policy that is learning moves on between two looks.
+
+    Example: `rebound audit --loop default --data .rebound`
+    """
+    from service.store.embedded import EmbeddedRedis
+
+    settings = read_settings(redis_url=redis)
+    url = settings.redis_url or EmbeddedRedis(data).url
+    if not asyncio.run(_audit(url, loop, decisions)):
+        raise typer.Exit(1)
+
+
+async def _audit(url: str, loop: str, most: int) -> bool:
+    from service import audit as audits
+    from service.errors import ReboundError
+    from service.store.connection import connect
+
+    connection = connect(url, name="audit", timeout_s=30)
+    try:
+        with console.status("propensities: the mean of 1 / (n p) over the log"):
+            found = await audits.audit_propensities(connection, loop)
+        for policy, result in found.items():
+            line = (
+                f"propensities of {policy}: {result.mean:.4f} ± {result.half_width:.4f} over {result.decisions} events"
+            )
+            _verdict(result.passed, line)
+        with console.status("decisions: making them again"):
+            again = await audits.audit_decisions(connection, loop, most=most)
+        line = f"decisions made again: {again.same} the same bit for bit, {len(again.different)} different"
+        _verdict(not again.different, line + (f", {again.gone} past checking" if again.gone else ""))
+        with console.status("learning: replaying the log"):
+            learned = await audits.audit_learning(connection, loop)
+        for policy, same in learned.items():
+            _verdict(same, f"state of {policy}: {'the same' if same else 'not the same'} after a replay of the log")
+    except ReboundError as error:
+        errors.print(f"[red]✗[/] {error.detail}", highlight=False)
+        return False
+    finally:
+        await connection.aclose()
+    return all(r.passed for r in found.values()) and not again.different and all(learned.values())
+
+
+def _verdict(good: bool, line: str) -> None:
+    console.print(f"[{'green]✓' if good else 'red]✗'}[/] {line}", highlight=False)

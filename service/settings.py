@@ -1,0 +1,73 @@
+"""Settings: typed, from `REBOUND_*` variables and flags, unknown ones refused. Made once and passed in."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "REBOUND_"
+
+
+class Settings(BaseSettings):
+    """How a process runs. What may differ from loop to loop is in `loop.py`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    redis_url: str | None = Field(None, description="where Redis is; without it `serve` starts one of its own")
+    host: str = Field("127.0.0.1", description="address to listen on; another than loopback needs keys")
+    port: int = Field(8000, ge=0, le=65535)
+    workers: int = Field(1, ge=1, le=64, description="API worker processes of `serve`")
+    data: Path = Field(Path(".rebound"), description="folder of the embedded Redis")
+    fsync: Literal["everysec", "always"] = Field(
+        "everysec", description="when the embedded Redis flushes its log to disk"
+    )
+    client_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="keys for /recommend and /feedback")
+    admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="keys for everything")
+    max_body_bytes: int = Field(8 * 2**20, ge=1024, le=2**30)
+    max_candidates: int = Field(10_000, ge=1, le=1_000_000)
+    max_k: int = Field(100, ge=1, le=1000)
+    store_timeout_s: float = Field(2.0, gt=0, le=60, description="after which Redis counts as gone")
+    buffer_decisions: int = Field(10_000, ge=0, description="decisions kept in memory while Redis is gone")
+    publish_period_ms: int = Field(100, ge=1, le=60_000, description="least time between two versions of a policy")
+    snapshot_budget_mb: int = Field(64, ge=1, description="kept versions of one policy")
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("client_keys", "admin_keys", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _keys_beyond_loopback(self) -> Settings:
+        if not is_loopback(self.host) and not self.admin_keys:
+            raise ValueError(
+                f"host {self.host} can be reached by others, and no keys are set: set REBOUND_ADMIN_KEYS (and "
+                "REBOUND_CLIENT_KEYS) to secrets of yours, or listen on 127.0.0.1"
+            )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """One message for each `REBOUND_*` variable that is no setting."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    messages = []
+    for name in sorted(set(filter(lambda n: n.startswith(PREFIX), environ)) - known):
+        near = difflib.get_close_matches(name, known, n=1)
+        messages.append(f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
+    return messages

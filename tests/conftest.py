@@ -1,0 +1,123 @@
+"""The real thing for every test: a real redis-server, a real uvicorn, the real learner."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+import uvicorn
+
+from service.api.app import create_app
+from service.learn.learner import Learner
+from service.settings import Settings
+from service.store.connection import connect
+from service.store.embedded import EmbeddedRedis
+from tests.waiting import until
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One redis-server for the session; tests keep apart by the names of their loops."""
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as redis:
+        yield redis.url
+
+
+@pytest.fixture(scope="session")
+def settings(redis_url: str) -> Settings:
+    return Settings(redis_url=redis_url, publish_period_ms=20)
+
+
+class Worker:
+    """An API worker (and, if asked for, a learner) in a thread with an event loop of its own."""
+
+    def __init__(self, settings: Settings, *, learner: bool) -> None:
+        self._settings, self._learner = settings, learner
+        self.server = uvicorn.Server(
+            uvicorn.Config(create_app(settings), port=0, log_level="warning", access_log=False, lifespan="on")
+        )
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._stop: asyncio.Event | None = None
+
+    async def _run(self) -> None:
+        self._stop = asyncio.Event()
+        redis = connect(str(self._settings.redis_url), name="test", timeout_s=5)
+        learner = asyncio.create_task(Learner(redis, self._settings).run(self._stop)) if self._learner else None
+        await self.server.serve()
+        self._stop.set()
+        if learner:
+            await learner
+        await redis.aclose()
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        until(lambda: self.server.started or not self._thread.is_alive(), "the worker starts")
+        return "http://127.0.0.1:%d" % self.server.servers[0].sockets[0].getsockname()[1]
+
+    def __exit__(self, *exc: object) -> None:
+        self.server.should_exit = True
+        self._thread.join(timeout=20)
+        assert not self._thread.is_alive(), "the worker did not stop"
+
+
+@pytest.fixture(scope="session")
+def service(settings: Settings) -> Iterator[str]:
+    """The address of a service with one worker and a learner, for all tests of the session."""
+    with Worker(settings, learner=True) as url:
+        yield url
+
+
+@pytest.fixture
+def client(service: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def make_loop(client: httpx.Client) -> Callable[..., str]:
+    """Makes a fresh loop with 10 items and, unless told otherwise, linucb serving; returns its name."""
+
+    def make(
+        *, items: int = 10, policy: str | None = "linucb", params: dict[str, Any] | None = None, **body: Any
+    ) -> str:
+        name = f"t-{uuid4().hex[:12]}"
+        client.put(f"/loops/{name}", json=body).raise_for_status()
+        if items:
+            catalogue = [{"id": f"p{i:03}", "features": {"category": "ab"[i % 2], "price": i}} for i in range(items)]
+            client.post("/items", params={"loop": name}, json={"items": catalogue}).raise_for_status()
+        if policy:
+            made = {"name": policy, "kind": policy, "params": params or {}}
+            client.post("/policies", params={"loop": name}, json=made).raise_for_status()
+            client.post(f"/policies/{policy}/activate", params={"loop": name}).raise_for_status()
+        return name
+
+    return make
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder for a service of the test's own."""
+    return tmp_path / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--size", type=float, default=0.1, help="size of the statistical and failure runs; 1 = the figures of the docs"
+    )
+
+
+@pytest.fixture(scope="session")
+def size(request: pytest.FixtureRequest) -> float:
+    """Share of the full-size runs."""
+    share: float = request.config.getoption("--size")
+    return share

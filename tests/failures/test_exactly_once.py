@@ -1,0 +1,140 @@
+"""Nothing acknowledged is lost, nothing counts twice: without faults, and under kill -9 of each part."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from service.audit import audit_learning
+from service.store import log
+from service.store.connection import connect
+from tests.failures.traffic import Account, Traffic
+from tests.processes import Served, alive
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+LOOP = "mixed"
+POLICIES = ("linucb", "popularity", "random")
+
+
+def prepare(url: str, wait_time: float) -> None:
+    with httpx.Client(base_url=url, timeout=30) as client:
+        client.put(f"/loops/{LOOP}", json={"wait_time": wait_time}).raise_for_status()
+        items = [{"id": f"p{i}", "features": {"category": "ab"[i % 2]}} for i in range(10)]
+        client.post("/items", params={"loop": LOOP}, json={"items": items}).raise_for_status()
+        for name in POLICIES:
+            client.post("/policies", params={"loop": LOOP}, json={"name": name, "kind": name}).raise_for_status()
+        client.post("/policies/linucb/activate", params={"loop": LOOP}).raise_for_status()
+
+
+def status(url: str) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{url}/status", timeout=10).json()["loops"].get(LOOP, {})
+    return found
+
+
+async def settled(url: str, n: int) -> None:
+    """Every decision has its event, and every policy has learned them all."""
+
+    def there() -> bool:
+        try:
+            now = status(url)
+        except (httpx.HTTPError, ValueError):
+            return False
+        if not now or now["pending"] or now["events"] < n:
+            return False
+        return all(now["policies"][name]["events"] == now["events"] for name in POLICIES)
+
+    await asyncio.to_thread(until, there, "all events are in the log and learned", within_s=120)
+
+
+async def check(url: str, data: Path, account: Account) -> None:
+    """The account of the client against the log, the counters and the learned states."""
+    await settled(url, len(account.decided))
+    redis = connect(f"unix://{data}/redis.sock", name="test", timeout_s=10)
+    events: Counter[str] = Counter()
+    rewards: dict[str, float] = {}
+    defaults = 0
+    async for entries in log.scan(redis, LOOP):
+        for _, fields in entries:
+            decision = orjson.loads(fields[b"e"])["decision_id"]
+            events[decision] += 1
+            rewards[decision] = float(fields[b"r"])
+            defaults += fields[b"s"] == b"default"
+    now = status(url)
+    print(
+        f"decisions {len(account.decided)}, answers {dict(account.answers)}, retries {account.retries}; log: "
+        f"{sum(events.values())} events = {len(account.rewards)} distinct accepted + {defaults} defaults; "
+        f"learned: { {name: now['policies'][name]['events'] for name in POLICIES} }"
+    )
+    assert set(events) == account.decided
+    assert set(events.values()) == {1}
+    assert sum(events.values()) == len(account.rewards) + defaults == now["events"] == now["joined"] + now["defaulted"]
+    assert {decision: rewards[decision] for decision in account.rewards} == account.rewards
+    assert {now["policies"][name]["events"] for name in POLICIES} == {sum(events.values())}
+    assert await audit_learning(redis, LOOP) == dict.fromkeys(POLICIES, True)
+    await redis.aclose()
+
+
+async def test_mixed_feedback(data: Path, size: float) -> None:
+    with Served(data, workers=2) as served:
+        prepare(served.url, wait_time=5)
+        account = await Traffic(served.url, LOOP, int(20_000 * size)).run()
+        assert account.answers["duplicate"] > 0.1 * len(account.decided)
+        assert account.answers["404"] and account.answers["422"]
+        await check(served.url, data, account)
+
+
+@pytest.mark.parametrize("victim", ["learn", "api", "everything"])
+async def test_kill_9(data: Path, size: float, victim: str) -> None:
+    """Kills spread over the run; `always`, because this test also takes away Redis, between two of its fsyncs."""
+    kills = max(2, round(10 * size))
+    served = Served(data, workers=2, REBOUND_FSYNC="always")
+    served.start()
+    try:
+        prepare(served.url, wait_time=8)
+        traffic = Traffic(served.url, LOOP, int(20_000 * size))
+        running = asyncio.create_task(traffic.run())
+        for kill in range(kills):
+            mark = traffic.n * (kill + 1) // (kills + 1)
+            await asyncio.to_thread(
+                until, lambda m=mark: traffic.done >= m or running.done(), "traffic flows", within_s=120
+            )
+            assert not running.done(), "the traffic ended before the kills did"
+            if victim == "everything":
+                await asyncio.to_thread(served.kill_everything)
+                await asyncio.to_thread(served.start)
+            else:
+                pid = served.kill(f"-m service {victim}")
+                await asyncio.to_thread(until, lambda p=pid: not alive(p), "it is dead")
+                await asyncio.to_thread(until, served.ready, "the service is ready again", within_s=60)
+        await check(served.url, data, await running)
+        assert served.stop() == 0
+    finally:
+        if served.process.poll() is None:
+            served.kill_everything()
+
+
+async def test_state_survives_ctrl_c(data: Path) -> None:
+    with Served(data) as served:
+        prepare(served.url, wait_time=60)
+        traffic = Traffic(served.url, LOOP, 200)
+        await traffic.run()
+        learned = len(traffic.account.rewards)
+        await asyncio.to_thread(until, lambda: status(served.url)["policies"]["linucb"]["events"] == learned, "learned")
+        before = status(served.url)["policies"]
+        assert served.stop() == 0
+    again = Served(data)
+    with again:
+        after = status(again.url)["policies"]
+        assert {p: after[p]["events"] for p in POLICIES} == {p: before[p]["events"] for p in POLICIES}
+        assert after["linucb"]["version"] >= before["linucb"]["version"] > 0
+        started = time.monotonic()
+        reply = httpx.post(f"{again.url}/recommend", json={"loop": LOOP}).json()
+        assert reply["version"] == after["linucb"]["version"], f"after {time.monotonic() - started:.1f} s"

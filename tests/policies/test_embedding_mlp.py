@@ -1,0 +1,130 @@
+"""The batched baseline: it learns, it is reproducible, and its NumPy serving half says what PyTorch would say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from service.policies import Batch, Candidates, Policy
+from service.policies.embedding_mlp import EmbeddingMLP, EmbeddingMLPParams
+from service.policies.popularity import Popularity
+
+ITEMS = ["a", "b", "c", "d"]
+USERS = [f"user-{u}" for u in range(40)]
+
+
+def log(size: int = 6000, *, seed: int = 0) -> Batch:
+    """Even users click on a and b, odd ones on c and d, at .9; else at .1. x says nothing: the ids must."""
+    rng = np.random.default_rng(seed)
+    user, item = rng.integers(0, len(USERS), size), rng.integers(0, len(ITEMS), size)
+    reward = rng.random(size) < np.where(user % 2 == item // 2, 0.9, 0.1)
+    x = np.full((size, 2), 0.5, dtype=np.float32)
+    return Batch(x, [ITEMS[i] for i in item], [USERS[u] for u in user], reward.astype(float), np.full(size, 0.25))
+
+
+def parts(batch: Batch, size: int = 500) -> list[Batch]:
+    return [Batch(*(c[at : at + size] for c in batch)) for at in range(0, len(batch.item), size)]
+
+
+def trained(history: list[Batch], *, seed: int = 0, **params: float) -> EmbeddingMLP:
+    policy = EmbeddingMLP(2, EmbeddingMLPParams(**{"epochs": 20, "batch_size": 128, **params}), seed=seed)
+    policy.train(history)
+    return policy
+
+
+def click_rate(policy: Policy) -> float:
+    """Expected, over all users."""
+    scorer = type(policy).scorer(policy.snapshot(), d=2, params=policy.params)
+    total = 0.0
+    for u, user in enumerate(USERS):
+        pmf = scorer.pmf(scorer.estimate(Candidates(np.full((4, 2), 0.5, dtype=np.float32), ITEMS, user)))
+        total += pmf @ np.where(u % 2 == np.arange(4) // 2, 0.9, 0.1)
+    return total / len(USERS)
+
+
+def test_learns_who_likes_what_and_beats_popularity() -> None:
+    history = parts(log())
+    popularity = Popularity(2, Popularity.Params())
+    for batch in history:
+        popularity.update(batch)
+    assert click_rate(popularity) < 0.6  # .5 is all that can be had without looking at the user
+    assert click_rate(trained(history)) > 0.85  # of .9
+
+
+def test_uses_the_features_for_users_that_it_has_not_seen() -> None:
+    rng = np.random.default_rng(1)
+    size = 6000
+    taste, item = rng.integers(0, 2, size), rng.integers(0, 4, size)
+    x = np.eye(2, dtype=np.float32)[taste] * 0.5
+    reward = (rng.random(size) < np.where(taste == item // 2, 0.9, 0.1)).astype(float)
+    users = [f"user-{u}" for u in rng.integers(0, 3000, size)]
+    policy = trained(parts(Batch(x, [ITEMS[i] for i in item], users, reward, np.ones(size))))
+    scorer = EmbeddingMLP.scorer(policy.snapshot(), d=2, params=policy.params)
+    for t in (0, 1):
+        x = np.tile(np.eye(2, dtype=np.float32)[t] * 0.5, (4, 1))
+        for user in (None, "nobody"):
+            score = scorer.estimate(Candidates(x, ITEMS, user))[:, 0]
+            assert score == pytest.approx(np.where(t == np.arange(4) // 2, 0.9, 0.1), abs=0.12)
+
+
+def test_an_unknown_item_stands_between_the_good_and_the_bad() -> None:
+    policy = trained(parts(log()))
+    scorer = EmbeddingMLP.scorer(policy.snapshot(), d=2, params=policy.params)
+    score = scorer.estimate(Candidates(np.full((5, 2), 0.5, dtype=np.float32), [*ITEMS, "new"], USERS[0]))[:, 0]
+    assert score[:4].min() + 0.1 < score[4] < score[:4].max() - 0.1
+
+
+def test_serving_agrees_with_torch() -> None:
+    policy = trained(parts(log(1000)), epochs=1)
+    w = {name: torch.from_numpy(array) for name, array in policy.state().items()}
+    rng = np.random.default_rng(2)
+    x = rng.uniform(-1, 1, (4, 2)).astype(np.float32)
+    users = ["nobody", *dict.fromkeys(u for b in parts(log(1000)) for u in b.user)]  # rows are in order of appearance
+    items = ["new", *dict.fromkeys(i for b in parts(log(1000)) for i in b.item)]
+    for user in ("nobody", "user-7"):
+        u = w["user_embedding"][users.index(user)].expand(4, -1)
+        i = w["item_embedding"][[items.index(name) for name in ("a", "new", "d", "b")]]
+        h = torch.relu(torch.cat([u, i, torch.from_numpy(x)], dim=1) @ w["w1"] + w["b1"])
+        expected = torch.sigmoid(torch.relu(h @ w["w2"] + w["b2"]) @ w["w3"] + w["b3"])
+        scorer = EmbeddingMLP.scorer(policy.snapshot(), d=2, params=policy.params)
+        score = scorer.estimate(Candidates(x, ["a", "new", "d", "b"], user))
+        np.testing.assert_allclose(score, expected.numpy(), rtol=1e-5)
+
+
+def test_training_is_reproducible_and_leaves_no_trace_in_torch() -> None:
+    history = parts(log(2000))
+    threads, rng = torch.get_num_threads(), torch.get_rng_state()
+    first = trained(history, epochs=2)
+    torch.manual_seed(12345)
+    again, other = trained(history, epochs=2), trained(history, epochs=2, seed=1)
+    weights = [{name: array.tobytes() for name, array in policy.state().items()} for policy in (first, again, other)]
+    assert weights[0] == weights[1] != weights[2]
+    torch.set_rng_state(rng)
+    trained(history, epochs=1)
+    assert (torch.get_num_threads(), torch.get_rng_state().tolist()) == (threads, rng.tolist())
+
+
+def test_frozen_until_trained_anew() -> None:
+    policy = trained(parts(log(1000)), epochs=1)
+    before = policy.state()
+    policy.update(log(500, seed=3))
+    assert all((policy.state()[name] == before[name]).all() for name in before)
+    policy.train(parts(log(3000)))
+    scorer = EmbeddingMLP.scorer(policy.snapshot(), d=2, params=policy.params)
+    assert scorer.summary()["rows"] == 3000
+
+
+def test_summary_says_what_it_was_trained_on() -> None:
+    scorer = EmbeddingMLP.scorer(trained(parts(log())).snapshot(), d=2, params=EmbeddingMLPParams())
+    summary = scorer.summary()
+    assert (summary["rows"], summary["users"], summary["items"]) == (6000, 40, 4)
+    best = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1))  # the entropy of a click that comes at .9 or .1
+    assert best - 0.05 < summary["training_loss"] < 0.5 < np.log(2)
+
+
+def test_rewards_outside_0_and_1_are_clamped() -> None:
+    batch = log(1000)
+    wild = batch._replace(reward=np.where(batch.reward > 0, 7.0, -3.0))
+    tame, clamped = trained([batch], epochs=1), trained([wild], epochs=1)
+    assert all((tame.state()[name] == clamped.state()[name]).all() for name in tame.state())
