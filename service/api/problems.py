@@ -59,7 +59,7 @@ def invalid(errors: Sequence[Mapping[str, Any]], *, skip: Sequence[str] = ("body
 def for_status(status: int, detail: str) -> ReboundError:
     """An error that the framework found (unknown path, wrong method)."""
     phrase = HTTPStatus(status).phrase
-    error = ReboundError(detail, code=phrase.lower().replace(" ", "_"))
+    error: ReboundError = ReboundError(detail, code=phrase.lower().replace(" ", "_"))
     error.status, error.title = status, phrase
     return error
 
@@ -67,9 +67,10 @@ def for_status(status: int, detail: str) -> ReboundError:
 def documented(*errors: type[ReboundError]) -> dict[int | str, dict[str, Any]]:
     """`responses=` of a route: the errors that it may answer with."""
     found: dict[int | str, dict[str, Any]] = {}
-    for error in (InvalidRequest, *errors):
-        found[error.status] = {
-            "description": error.title,
+    kinds: tuple[type[ReboundError], ...] = (InvalidRequest, *errors)
+    for kind in kinds:
+        found[kind.status] = {
+            "description": kind.title,
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
     return found

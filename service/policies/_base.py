@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import orjson
@@ -50,6 +50,9 @@ class Params(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+AnyParams: TypeAlias = Params  # inside `Policy` the name `Params` means that kind's own
+
+
 class Scorer(ABC):
     """The serving half: immutable, built from one snapshot."""
 
@@ -79,7 +82,7 @@ class Policy(ABC):
     Params: ClassVar[type[Params]] = Params
     batch_trained: ClassVar[bool] = False  # True: learns in `train` only, and only when someone asks
 
-    def __init__(self, d: int, params: BaseModel, *, seed: int = 0) -> None:
+    def __init__(self, d: int, params: AnyParams, *, seed: int = 0) -> None:
         self.d, self.params, self.seed = d, params, seed
 
     @abstractmethod
@@ -108,7 +111,7 @@ class Policy(ABC):
 
     @classmethod
     @abstractmethod
-    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: BaseModel) -> Scorer:
+    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: AnyParams) -> Scorer:
         """The serving half for one snapshot.
 
         Raises:
