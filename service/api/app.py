@@ -75,9 +75,7 @@ def create_app(settings: Settings) -> ASGIApp:
             try:
                 yield state
             finally:
-                for task in (follower, gauges):
-                    task.cancel()
-                await asyncio.gather(follower, gauges, return_exceptions=True)
+                await _end(follower, gauges)
                 with suppress(StoreUnavailable):
                     await sign_off(redis, live.worker)
 
@@ -95,6 +93,14 @@ def create_app(settings: Settings) -> ASGIApp:
     app.add_exception_handler(HTTPException, _http_error)
     hot = HotPath(app, metrics)
     return Guard(hot, settings)
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    """Cancel until it is done: a cancellation that meets a time-out inside the Redis client can get lost."""
+    while waiting := [task for task in tasks if not task.done()]:
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting, timeout=0.5)
 
 
 async def _when_there(control: Control, live: Live) -> None:

@@ -91,13 +91,12 @@ class PolicyLearner:
         student = self._student
         return await self._publisher.publish(student.policy, position=student.position, events=student.events)
 
-    async def run(self) -> None:
-        """Learn until cancelled or the policy is gone; on cancellation publish what was learned and let go."""
-        while True:
+    async def run(self, stop: asyncio.Event) -> None:
+        """Learn until `stop`, or until the policy is gone; at the end publish what was learned and let go."""
+        while not stop.is_set():
             try:
-                while not await self.open():
-                    await asyncio.sleep(0.25)
-                await self._hold()
+                if await self.open():
+                    await self._hold(stop)
             except NotFound:
                 return
             except LeaseLost:
@@ -106,28 +105,26 @@ class PolicyLearner:
                 log.warning("redis does not answer; going on from the checkpoint later", policy=self._name)
             except Exception:
                 log.exception("learning failed; going on from the checkpoint", loop=self._loop, policy=self._name)
-            await asyncio.sleep(0.5)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), 0.3)
 
-    async def _hold(self) -> None:
+    async def _hold(self, stop: asyncio.Event) -> None:
         """Learn for as long as the lease is ours."""
         keeper = asyncio.create_task(self._keep_lease())
         try:
-            while True:
+            while not stop.is_set():
                 if 0 < await self.step() < 1000:
                     await asyncio.sleep(GATHER_S)
-        except asyncio.CancelledError:
-            with suppress(StoreUnavailable):
-                await self._publish()
+            if await self._publish():
                 await self._lease.release()
-            raise
         finally:
             keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
 
     async def _keep_lease(self) -> None:
         """Training may take longer than a lease lasts."""
-        while await self._lease.renew():
-            await asyncio.sleep(LEASE_MS / 4000)
+        with suppress(StoreUnavailable):  # then the next step fails too
+            while await self._lease.renew():
+                await asyncio.sleep(LEASE_MS / 4000)
 
 
 class Learner:
@@ -137,15 +134,15 @@ class Learner:
         self._redis, self._settings = redis, settings
         self._tasks: dict[tuple[str, ...], asyncio.Task[None]] = {}
 
-    async def follow(self) -> None:
+    async def follow(self, stop: asyncio.Event) -> None:
         """Start a task for whatever is new; tasks of what is gone end by themselves."""
         for loop in await loops.loop_names(self._redis):
             if self._free((loop,)):
-                self._tasks[(loop,)] = asyncio.create_task(Sweeper(self._redis, loop).run())
+                self._tasks[(loop,)] = asyncio.create_task(Sweeper(self._redis, loop).run(stop))
             for name in await policies.policy_names(self._redis, loop):
                 if self._free((loop, name)):
                     learner = PolicyLearner(self._redis, loop, name, self._settings)
-                    self._tasks[loop, name] = asyncio.create_task(learner.run())
+                    self._tasks[loop, name] = asyncio.create_task(learner.run(stop))
 
     def _free(self, key: tuple[str, ...]) -> bool:
         return key not in self._tasks or self._tasks[key].done()
@@ -158,15 +155,13 @@ class Learner:
                 identity = identity or await loops.read_identity(self._redis)
                 if identity is not None and identity == await loops.read_identity(self._redis):
                     await policies.learner_heartbeat(self._redis)
-                    await self.follow()
+                    await self.follow(stop)
                 elif identity is not None:
                     log.error("redis lost its data; nothing is learned until a person restarts the learner")
             except StoreUnavailable:
                 pass
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 0.5)
-        for task in self._tasks.values():
-            task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
 

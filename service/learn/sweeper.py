@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import structlog
 from redis.asyncio import Redis
@@ -34,9 +35,9 @@ class Sweeper:
         await event_log.trim(self._redis, self._loop, keep=settings.retention, read_to=positions)
         return appended
 
-    async def run(self, *, every_s: float = 0.25) -> None:
-        """Sweep until cancelled, or until the loop is gone."""
-        while True:
+    async def run(self, stop: asyncio.Event, *, every_s: float = 0.25) -> None:
+        """Sweep until `stop`, or until the loop is gone."""
+        while not stop.is_set():
             try:
                 await self.step()
             except NotFound:
@@ -45,4 +46,5 @@ class Sweeper:
                 pass  # nothing is lost: the deadlines wait in Redis too
             except Exception:
                 log.exception("sweep failed", loop=self._loop)
-            await asyncio.sleep(every_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), every_s)

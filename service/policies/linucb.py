@@ -94,8 +94,9 @@ class LinUCB(Policy):
             NumericalError: an A cannot be factored.
         """
         new = len(self._row) + 1 - len(self._theta)
-        self._theta = np.pad(self._theta, ((0, new), (0, 0)))
-        self._inverse = np.pad(self._inverse, ((0, new), (0, 0)))
+        if new:
+            self._theta = np.pad(self._theta, ((0, new), (0, 0)))
+            self._inverse = np.pad(self._inverse, ((0, new), (0, 0)))
         changed = np.array(sorted(self._changed), dtype=np.intp)
         for part in blocks(len(changed), self.d**2):
             rows = changed[part]

@@ -212,7 +212,7 @@ def test_after_the_wait_the_default_counts_and_feedback_is_late(client: httpx.Cl
     ("aggregation", "learned"), [("first", 0.25), ("sum", 0.75), ("max", 0.5), ("last", 0.5), ("sum-clipped", 1.0)]
 )
 def test_several_rewards_become_one(client: httpx.Client, make_loop: Make, aggregation: str, learned: float) -> None:
-    loop = make_loop(policy="popularity", wait_time=0.3, aggregation=aggregation.split("-")[0])
+    loop = make_loop(policy="popularity", wait_time=1.0, aggregation=aggregation.split("-")[0])
     decision = recommend(client, loop)["decision_id"]
     rewards = [0.9, 0.9] if aggregation == "sum-clipped" else [0.25, 0.5]
     for number, reward in enumerate(rewards):

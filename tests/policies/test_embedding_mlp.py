@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -68,11 +70,16 @@ def test_uses_the_features_for_users_that_it_has_not_seen() -> None:
             assert score == pytest.approx(np.where(t == np.arange(4) // 2, 0.9, 0.1), abs=0.12)
 
 
-def test_an_unknown_item_stands_between_the_good_and_the_bad() -> None:
-    policy = trained(parts(log()))
+def test_unknown_ids_stand_for_the_average_one() -> None:
+    # Everyone clicks on a, b and c at .9 and on d at .1; without knowing the item, the best guess is .7.
+    rng = np.random.default_rng(4)
+    batch = log()
+    reward = rng.random(len(batch.item)) < np.where(np.array(batch.item) == "d", 0.1, 0.9)
+    policy = trained(parts(batch._replace(reward=reward.astype(float))))
     scorer = EmbeddingMLP.scorer(policy.snapshot(), d=2, params=policy.params)
-    score = scorer.estimate(Candidates(np.full((5, 2), 0.5, dtype=np.float32), [*ITEMS, "new"], USERS[0]))[:, 0]
-    assert score[:4].min() + 0.1 < score[4] < score[:4].max() - 0.1
+    for user in ("user-0", "nobody", None):
+        score = scorer.estimate(Candidates(np.full((3, 2), 0.5, dtype=np.float32), ["a", "new", "d"], user))[:, 0]
+        assert score == pytest.approx([0.9, 0.7, 0.1], abs=0.08)
 
 
 def test_serving_agrees_with_torch() -> None:
@@ -92,9 +99,18 @@ def test_serving_agrees_with_torch() -> None:
         np.testing.assert_allclose(score, expected.numpy(), rtol=1e-5)
 
 
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
 def test_training_is_reproducible_and_leaves_no_trace_in_torch() -> None:
     history = parts(log(2000))
-    threads, rng = torch.get_num_threads(), torch.get_rng_state()
+    rng = torch.get_rng_state()
     first = trained(history, epochs=2)
     torch.manual_seed(12345)
     again, other = trained(history, epochs=2), trained(history, epochs=2, seed=1)
@@ -102,7 +118,7 @@ def test_training_is_reproducible_and_leaves_no_trace_in_torch() -> None:
     assert weights[0] == weights[1] != weights[2]
     torch.set_rng_state(rng)
     trained(history, epochs=1)
-    assert (torch.get_num_threads(), torch.get_rng_state().tolist()) == (threads, rng.tolist())
+    assert (torch.get_num_threads(), torch.get_rng_state().tolist()) == (3, rng.tolist())
 
 
 def test_frozen_until_trained_anew() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from service.policies import Batch, Candidates
+from service.policies._linalg import psd_cholesky
 from service.policies.linucb import LinUCB, LinUCBParams, LinUCBScorer
 
 
@@ -84,13 +85,17 @@ def test_an_item_gets_the_same_score_in_any_company() -> None:
     assert backwards[::-1].tobytes() == together.tobytes()
 
 
-def test_only_items_seen_since_the_last_snapshot_change_in_the_next() -> None:
+def test_only_items_seen_since_the_last_snapshot_are_solved_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    solved = []
+    monkeypatch.setattr("service.policies.linucb.psd_cholesky", lambda A: solved.append(len(A)) or psd_cholesky(A))
     policy = LinUCB(2, LinUCBParams())
     x = np.array([[0.5, 0.1], [0.5, 0.2]])
     policy.update(batch_of(x, ["a", "b"], [1.0, 1.0]))
     before = policy.snapshot()
     policy.update(batch_of(x[:1], ["b"], [0.0]))
     after = policy.snapshot()
+    policy.snapshot()
+    assert solved == [2, 1]
     for name in ("theta", "inverse"):
         assert (before[name][:2] == after[name][:2]).all()  # the unknown item and a
         assert (before[name][2] != after[name][2]).any()
