@@ -127,7 +127,11 @@ async def test_state_survives_ctrl_c(data: Path) -> None:
         traffic = Traffic(served.url, LOOP, 200)
         await traffic.run()
         learned = len(traffic.account.rewards)
-        await asyncio.to_thread(until, lambda: status(served.url)["policies"]["linucb"]["events"] == learned, "learned")
+
+        def all_learned() -> bool:
+            return {status(served.url)["policies"][name]["events"] for name in POLICIES} == {learned}
+
+        await asyncio.to_thread(until, all_learned, "all policies have learned all events")
         before = status(served.url)["policies"]
         assert served.stop() == 0
     again = Served(data)

@@ -70,16 +70,25 @@ def test_uses_the_features_for_users_that_it_has_not_seen() -> None:
             assert score == pytest.approx(np.where(t == np.arange(4) // 2, 0.9, 0.1), abs=0.12)
 
 
-def test_unknown_ids_stand_for_the_average_one() -> None:
-    # Everyone clicks on a, b and c at .9 and on d at .1; without knowing the item, the best guess is .7.
-    rng = np.random.default_rng(4)
+@pytest.mark.parametrize("side", ["item", "user"])
+def test_an_unknown_id_stands_for_the_average_one(side: str) -> None:
+    # The last quarter of the items, or users, is clicked on, or clicks, at .1 and the rest at .9: on average .7.
     batch = log()
-    reward = rng.random(len(batch.item)) < np.where(np.array(batch.item) == "d", 0.1, 0.9)
+    names = ITEMS if side == "item" else USERS
+    good = np.array([names.index(name) < 0.75 * len(names) for name in getattr(batch, side)])
+    reward = np.random.default_rng(4).random(len(good)) < np.where(good, 0.9, 0.1)
     policy = trained(parts(batch._replace(reward=reward.astype(float))))
     scorer = EmbeddingMLP.scorer(policy.snapshot(), d=2, params=policy.params)
-    for user in ("user-0", "nobody", None):
-        score = scorer.estimate(Candidates(np.full((3, 2), 0.5, dtype=np.float32), ["a", "new", "d"], user))[:, 0]
-        assert score == pytest.approx([0.9, 0.7, 0.1], abs=0.08)
+
+    def score(item: str, user: str | None) -> float:
+        return float(scorer.estimate(Candidates(np.full((1, 2), 0.5, dtype=np.float32), [item], user))[0, 0])
+
+    if side == "item":
+        scores = [score(item, "user-0") for item in ("a", "new", "d")]
+    else:
+        scores = [score("a", user) for user in ("user-0", "nobody", "user-39")]
+        assert score("a", None) == scores[1]
+    assert scores == pytest.approx([0.9, 0.7, 0.1], abs=0.1)
 
 
 def test_serving_agrees_with_torch() -> None:
