@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -39,12 +39,13 @@ class LoopSettings(BaseModel):
         600.0, gt=0, le=30 * 86_400, description="seconds that a settled decision stays readable, after its wait time"
     )
 
-    @model_validator(mode="after")
-    def _default_in_range(self) -> LoopSettings:
-        low, high = self.reward_range
-        if not low <= self.default_reward <= high:
-            raise ValueError(f"default_reward {self.default_reward} lies outside reward_range [{low}, {high}]")
-        return self
+    @field_validator("default_reward")
+    @classmethod
+    def _default_in_range(cls, value: float, info: ValidationInfo) -> float:
+        low, high = info.data.get("reward_range", (value, value))
+        if not low <= value <= high:
+            raise ValueError(f"{value:g} lies outside reward_range [{low:g}, {high:g}]")
+        return value
 
     @property
     def wait_ms(self) -> int:

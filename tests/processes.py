@@ -30,15 +30,16 @@ class Served:
         self._command = [sys.executable, "-m", "service", "serve", "--port", str(self.port), "--data", str(data)]
         self._command += ["--workers", str(workers)]
         self._env = {**os.environ, **env}
-        self._log = (data.parent / f"{data.name}.log").open("ab")
+        self._log = data.parent / f"{data.name}.log"
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> None:
-        self.process = subprocess.Popen(self._command, env=self._env, stdout=self._log, stderr=self._log)
-        until(self.ready, f"the service at {self.url} is ready (its log: {self._log.name})", within_s=60)
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log)
+        until(self.ready, f"the service at {self.url} is ready (its log: {self._log})", within_s=60)
 
     def ready(self) -> bool:
-        assert self.process.poll() is None, Path(self._log.name).read_text()[-2000:]
+        assert self.process.poll() is None, self._log.read_text()[-2000:]
         try:
             status = httpx.get(f"{self.url}/status", timeout=2).json()
         except (httpx.HTTPError, ValueError):
@@ -72,9 +73,7 @@ class Served:
     def stop(self) -> int:
         """Ctrl-C; the exit code."""
         self.process.send_signal(signal.SIGINT)
-        code = self.process.wait(timeout=30)
-        self._log.close()
-        return code
+        return self.process.wait(timeout=30)
 
     def __enter__(self) -> Served:
         self.start()

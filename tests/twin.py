@@ -7,8 +7,8 @@ figures are those that the service must reach, whatever lies between.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,65 +17,20 @@ from service.decide.decision import draw_slate, seed_of
 from service.decide.features import Encoder
 from service.decide.schema import FeatureSchema
 from service.policies import KINDS, Batch, Candidates
+from simulator.shocks import find_shock
+from simulator.world.petshop import PERSONAS, Petshop
 
 Array = NDArray[Any]
 
-PERSONAS = ["new_puppy_parent", "cat_connoisseur", "budget_shopper", "fish_hobbyist"]
-CATEGORIES = ["Dog Food", "Dog Toy", "Cat Food", "Cat Toy", "Fish Supplies"]
-RATES = np.array(  # (personas, categories)
-    [
-        [0.40, 0.50, 0.10, 0.05, 0.02],
-        [0.05, 0.02, 0.55, 0.45, 0.05],
-        [0.25, 0.15, 0.40, 0.20, 0.20],
-        [0.02, 0.02, 0.10, 0.08, 0.60],
-    ]
-)
-SCHEMA = FeatureSchema.model_validate(
-    {
-        "context": {"persona": {"type": "categorical", "levels": PERSONAS}},
-        "item": {"category": {"type": "categorical", "levels": CATEGORIES}},
-        "crosses": [["persona", "category"]],
-        "hash_dims": 0,
-    }
-)
 
+class Row(NamedTuple):
+    """One event, as the log would hold it."""
 
-class PetShop:
-    """50 products, 1 000 users of 4 personas; at `shock_at` each persona's rates move to other categories."""
-
-    products = tuple(f"product-{i:02}" for i in range(50))
-    categories = np.arange(50) // 10
-    users = 1000
-
-    def __init__(self, seed: int, shock_at: int | None) -> None:
-        self.seed, self._shock_at = seed, shock_at
-        rng = np.random.default_rng([seed, 0])
-        self._swapped = np.stack([row[_derangement(rng, len(row))] for row in RATES])
-
-    def rates(self, step: int, persona: int) -> Array:
-        """Click probability of each product: (50,)."""
-        shocked = self._shock_at is not None and step >= self._shock_at
-        rates: Array = (self._swapped if shocked else RATES)[persona, self.categories]
-        return rates
-
-    def visit(self, step: int) -> tuple[int, Array]:
-        """The user at this step, and the luck of each product: (50,) uniform."""
-        rng = np.random.default_rng([self.seed, 1, step])
-        return int(rng.integers(self.users)), rng.random(len(self.products))
-
-    def history(self, size: int) -> tuple[Array, Array, Array]:
-        """Users, products and clicks (size,) of uniformly random impressions before the first step."""
-        rng = np.random.default_rng([self.seed, 2])
-        user, product = rng.integers(self.users, size=size), rng.integers(len(self.products), size=size)
-        click = rng.random(size) < RATES[user % len(PERSONAS), self.categories[product]]
-        return user, product, click.astype(np.float64)
-
-
-def _derangement(rng: np.random.Generator, n: int) -> Array:
-    while True:
-        order = rng.permutation(n)
-        if (order != np.arange(n)).all():
-            return order
+    x: Array
+    item_id: str
+    user_id: str
+    reward: float
+    propensity: float
 
 
 def run_twin(
@@ -87,56 +42,61 @@ def run_twin(
     snapshot_period: int,
     reward_delay: int,
     shock_at: int | None = None,
+    shock: str = "taste-swap",
     history: int = 0,
     floor: float = 0.01,
 ) -> Array:
-    """Expected click rate of the product shown at each step: (steps,).
+    """Expected click rate of the product shown at each step of the pet shop: (steps,).
 
     Args:
         policy_kind: a kind of `service.policies`, with its `params`.
         seed: of the world, the policy and the draws.
         snapshot_period: decisions from one snapshot to the next.
         reward_delay: decisions that are made between a decision and the arrival of its reward.
-        shock_at: the step of the taste-swap.
+        shock_at: the step at which `shock` strikes.
         history: uniformly random impressions to learn from, or train on, beforehand.
         floor: the loop's exploration floor.
     """
-    world, encoder = PetShop(seed, shock_at), Encoder(SCHEMA)
-    block = encoder.items([{"category": CATEGORIES[c]} for c in world.categories])
-    x = np.stack([encoder.encode({"persona": persona}, block) for persona in PERSONAS])  # (personas, n, d)
+    world = Petshop(seed, [] if shock_at is None else [(shock_at, find_shock(Petshop.name, shock))])
+    encoder = Encoder(FeatureSchema.model_validate(Petshop.schema))
     kind = KINDS[policy_kind]
     policy = kind(encoder.d, kind.Params.model_validate(params), seed=seed)
-
-    def batch(user: Array, product: Array, reward: Array, propensity: Array) -> Batch:
-        return Batch(
-            x[user % len(PERSONAS), product],
-            [world.products[p] for p in product],
-            [f"user-{u}" for u in user],
-            reward,
-            propensity,
-        )
-
+    on_offer = world.initial().catalogue
+    block = encoder.items([item.features for item in on_offer.items])
     if history:
-        past = batch(*world.history(history), np.full(history, 1 / len(world.products)))
+        x_of = {persona: encoder.encode({"persona": persona}, block) for persona in PERSONAS}  # each (n, d)
+        past = batch_of(
+            Row(x_of[e["context"]["persona"]][on_offer.row[e["item_id"]]], *(e[name] for name in Row._fields[1:]))
+            for e in world.history(history)
+        )
         policy.update(past)
         if policy.batch_trained:
             policy.train([past])
 
-    users, shown = np.zeros(steps, dtype=np.intp), np.zeros(steps, dtype=np.intp)
-    rewards, propensities, expected = np.zeros(steps), np.zeros(steps), np.zeros(steps)
+    log: list[Row] = []
+    expected = np.zeros(steps)
     learned = 0
     for step in range(steps):
         if step % snapshot_period == 0:
-            new = slice(learned, max(0, step - reward_delay))
-            if new.start < new.stop:
-                policy.update(batch(users[new], shown[new], rewards[new], propensities[new]))
-                learned = new.stop
+            arrived = max(0, step - reward_delay)
+            if arrived > learned:
+                policy.update(batch_of(log[learned:arrived]))
+                learned = arrived
             scorer = kind.scorer(policy.snapshot(), d=encoder.d, params=policy.params)
-        user, luck = world.visit(step)
-        persona = user % len(PERSONAS)
-        estimates = scorer.estimate(Candidates(x[persona], world.products, f"user-{user}"))
+        moment = world.at(step)
+        if moment.catalogue is not on_offer:
+            on_offer = moment.catalogue
+            block = encoder.items([item.features for item in on_offer.items])
+        x = encoder.encode(moment.visit.context, block)
+        ids, user = [item.id for item in on_offer.items], moment.visit.user_id
+        estimates = scorer.estimate(Candidates(x, ids, user))
         [pick] = draw_slate(scorer, estimates, k=1, floor=floor, seed=seed_of("twin", f"{seed}-{step}"))
-        rate = world.rates(step, persona)[pick.row]
-        users[step], shown[step] = user, pick.row
-        rewards[step], propensities[step], expected[step] = float(luck[pick.row] < rate), pick.propensity, rate
+        expected[step], clicked = moment.outcome(ids[pick.row])
+        log.append(Row(x[pick.row], ids[pick.row], user, float(clicked), pick.propensity))
     return expected
+
+
+def batch_of(rows: Iterable[Row]) -> Batch:
+    """Events in log order."""
+    x, item, user, reward, propensity = zip(*rows, strict=True)
+    return Batch(np.stack(x), item, user, np.array(reward), np.array(propensity))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from service.decide.features import FeatureSchema
 from service.loop import LOOP_NAME, LoopSettings
@@ -225,6 +225,11 @@ class LoopBody(LoopSettings):
     )
 
     feature_schema: FeatureSchema | None = Field(None, alias="schema")
+
+    @field_validator("default_reward")
+    @classmethod
+    def _default_in_range(cls, value: float) -> float:
+        return value  # checked against the loop's own range, which need not be in this body
 
 
 class LoopReply(BaseModel):

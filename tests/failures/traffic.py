@@ -25,7 +25,7 @@ class Account:
 
 class Traffic:
     """n decisions with ids of our own, and their feedback: 20 % sent twice, 10 % long after (out of order), 5 % for
-    unknown decisions, 5 % malformed, and for one decision in ten none at all. Whatever is not acknowledged is sent again.
+    unknown decisions, 5 % malformed, and for one decision in ten none at all. What is not acknowledged is sent again.
     """
 
     def __init__(self, url: str, loop: str, n: int, *, seed: int = 0, at_once: int = 32) -> None:

@@ -70,14 +70,15 @@ def test_uses_the_features_for_users_that_it_has_not_seen() -> None:
             assert score == pytest.approx(np.where(t == np.arange(4) // 2, 0.9, 0.1), abs=0.12)
 
 
+@pytest.mark.parametrize("seed", [0, 2])  # without id dropout both miss .3 by more than .1, for users or for items
 @pytest.mark.parametrize("side", ["item", "user"])
-def test_an_unknown_id_stands_for_the_average_one(side: str) -> None:
-    # The last quarter of the items, or users, is clicked on, or clicks, at .1 and the rest at .9: on average .7.
-    batch = log()
+def test_an_unknown_id_stands_for_the_average_one(side: str, seed: int) -> None:
+    # A quarter of the items, or users, is clicked on, or clicks, at .9 and the rest at .1: on average .3.
+    batch = log(seed=seed)
     names = ITEMS if side == "item" else USERS
-    good = np.array([names.index(name) < 0.75 * len(names) for name in getattr(batch, side)])
+    good = np.array([names.index(name) < len(names) / 4 for name in getattr(batch, side)])
     reward = np.random.default_rng(4).random(len(good)) < np.where(good, 0.9, 0.1)
-    policy = trained(parts(batch._replace(reward=reward.astype(float))))
+    policy = trained(parts(batch._replace(reward=reward.astype(float))), seed=seed)
     scorer = EmbeddingMLP.scorer(policy.snapshot(), d=2, params=policy.params)
 
     def score(item: str, user: str | None) -> float:
@@ -88,7 +89,7 @@ def test_an_unknown_id_stands_for_the_average_one(side: str) -> None:
     else:
         scores = [score("a", user) for user in ("user-0", "nobody", "user-39")]
         assert score("a", None) == scores[1]
-    assert scores == pytest.approx([0.9, 0.7, 0.1], abs=0.1)
+    assert scores == pytest.approx([0.9, 0.3, 0.1], abs=0.1)
 
 
 def test_serving_agrees_with_torch() -> None:

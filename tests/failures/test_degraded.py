@@ -1,0 +1,114 @@
+"""When things break: DESIGN's table, row by row."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import httpx
+from redis import Redis
+
+from service.store.keys import Keys
+from tests.processes import Served, alive
+from tests.waiting import until
+
+
+def recommend(url: str, **body: Any) -> dict[str, Any]:
+    reply = httpx.post(f"{url}/recommend", json={"candidates": ["a", "b", "c"], **body}, timeout=10)
+    assert reply.status_code == 200, reply.text
+    found: dict[str, Any] = reply.json()
+    return found
+
+
+def test_redis_gone_and_back(data: Path) -> None:
+    """Decisions go on from memory, feedback says try again; when Redis is back, what waited is written."""
+    with Served(data, REBOUND_FSYNC="always") as served:
+        first = recommend(served.url, decision_id="before")
+        (redis,) = served.children("redis-server")
+        os.kill(redis, signal.SIGSTOP)  # it hangs: the worst way to be gone
+        during = recommend(served.url, decision_id="during")
+        assert (first["degraded"], during["degraded"]) == (False, True)
+        refused = httpx.post(f"{served.url}/feedback", json={"decision_id": "before", "reward": 1}, timeout=20)
+        assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+        assert refused.headers["retry-after"]
+        until(lambda: httpx.get(f"{served.url}/readyz", timeout=20).status_code == 503, "it says that it is not ready")
+        os.kill(redis, signal.SIGCONT)
+        path = f"{served.url}/decisions/during"
+        until(lambda: httpx.get(path, timeout=10).status_code == 200, "the buffered decision is written")
+        assert httpx.get(path).json()["decision"]["items"] == during["items"]
+        for decision in ("before", "during"):
+            sent = {"decision_id": decision, "reward": 1, "feedback_id": "again"}
+            assert httpx.post(f"{served.url}/feedback", json=sent).status_code in (200, 202)
+        until(lambda: not recommend(served.url)["degraded"], "it is back to normal")
+
+
+def test_redis_dies_and_is_started_again(data: Path) -> None:
+    with Served(data, REBOUND_FSYNC="always") as served:
+        recommend(served.url, decision_id="kept")
+        pid = served.kill("redis-server")
+        until(lambda: not alive(pid), "redis is dead")
+        until(served.ready, "the supervisor has started it again", within_s=30)
+        assert httpx.get(f"{served.url}/decisions/kept").status_code == 200
+
+
+def test_a_corrupt_snapshot_is_refused_and_the_old_one_stays(data: Path) -> None:
+    with Served(data) as served:
+        sent = {"decision_id": recommend(served.url)["decision_id"], "reward": 1}
+        assert httpx.post(f"{served.url}/feedback", json=sent).status_code == 202
+        until(lambda: recommend(served.url)["version"] == 1, "version 1 serves")
+        keys = Keys("default")
+        with Redis.from_url(f"unix://{data}/redis.sock") as redis:
+            served.kill("service learn")  # or it would publish a good one next
+            redis.set(keys.snapshots("linucb") + "2", b"garbled")
+            redis.hset(keys.policy("linucb"), "version", 2)
+            redis.publish("rebound:changes", "default")
+
+        def refused() -> int:
+            count: int = httpx.get(f"{served.url}/status").json()["this_worker"]["refused_snapshots"]
+            return count
+
+        until(refused, "the snapshot is refused and counted")
+        assert recommend(served.url)["version"] == 1
+        assert refused() == 1, "it is not tried again and again"
+
+
+def test_a_poison_event_stops_nothing(data: Path) -> None:
+    with Served(data) as served:
+        keys = Keys("default")
+        with Redis.from_url(f"unix://{data}/redis.sock") as redis:
+            redis.xadd(keys.events, {"e": b"no json", "x": b"abc", "r": "1", "s": "feedback"})
+            redis.hincrby(keys.stats, "events", 1)
+        sent = {"decision_id": recommend(served.url)["decision_id"], "reward": 1}
+        assert httpx.post(f"{served.url}/feedback", json=sent).status_code == 202
+
+        def status() -> dict[str, Any]:
+            found: dict[str, Any] = httpx.get(f"{served.url}/status").json()["loops"]["default"]
+            return found
+
+        until(lambda: status()["policies"]["linucb"]["events"] == 2, "learning went on past it")
+        assert status()["dead_letters"] == 1
+
+
+def test_lost_data_is_not_papered_over(data: Path) -> None:
+    """FLUSHALL: workers serve on from memory, and the learner writes nothing until a person restarts them."""
+    with Served(data) as served:
+        sent = {"decision_id": recommend(served.url)["decision_id"], "reward": 1}
+        httpx.post(f"{served.url}/feedback", json=sent).raise_for_status()
+        until(lambda: recommend(served.url)["version"] == 1, "version 1 serves")
+        with Redis.from_url(f"unix://{data}/redis.sock") as redis:
+            redis.flushall()
+            until(lambda: httpx.get(f"{served.url}/status").json()["rung"] == "store_lost", "the loss is noticed")
+            assert recommend(served.url)["version"] == 1
+            assert not redis.exists(Keys("default").policy("linucb"), Keys("default").state("linucb"))
+
+
+def test_no_orphans_after_kill_9_of_the_supervisor(data: Path) -> None:
+    served = Served(data)
+    served.start()
+    pids = served.children()
+    assert len(pids) == 3
+    os.kill(served.process.pid, signal.SIGKILL)
+    served.process.wait()
+    until(lambda: not any(alive(pid) for pid in pids), "Redis, worker and learner have ended too")
