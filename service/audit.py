@@ -14,6 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import orjson
@@ -31,12 +32,10 @@ from service.store.codec import pack
 from service.store.decisions import ledger
 from service.store.loops import LoopRecord
 
-Z99 = 2.5758  # of the two-sided 99 % interval of a normal mean
-
 
 @dataclass(frozen=True)
 class Propensities:
-    """Mean of 1 / (n p) over a policy's logged decisions, and the half width of its 99 % interval."""
+    """Mean of 1 / (n p) over a policy's logged decisions, and the half width of its confidence interval."""
 
     decisions: int
     mean: float
@@ -56,8 +55,9 @@ class Replayed:
     gone: int
 
 
-async def audit_propensities(redis: Redis, loop: str) -> dict[str, Propensities]:
-    """Policy -> its propensity audit, over the retained log."""
+async def audit_propensities(redis: Redis, loop: str, *, confidence: float = 0.99) -> dict[str, Propensities]:
+    """Policy -> its propensity audit, over the retained log; an honest log fails with probability 1 - confidence."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     d = (await loops.read_loop(redis, loop)).d
     weights: dict[str, list[float]] = defaultdict(list)
     async for entries in log.scan(redis, loop):
@@ -68,14 +68,14 @@ async def audit_propensities(redis: Redis, loop: str) -> dict[str, Propensities]
                 continue
             if isinstance(event, Event) and event.n and event.propensity and event.policy:
                 weights[event.policy].append(1.0 / (event.n * event.propensity))
-    return {policy: _mean(values) for policy, values in sorted(weights.items())}
+    return {policy: _mean(values, z) for policy, values in sorted(weights.items())}
 
 
-def _mean(values: list[float]) -> Propensities:
+def _mean(values: list[float], z: float) -> Propensities:
     n = len(values)
     mean = math.fsum(values) / n
     variance = math.fsum((value - mean) ** 2 for value in values) / max(n - 1, 1)
-    return Propensities(n, mean, Z99 * math.sqrt(variance / n))
+    return Propensities(n, mean, z * math.sqrt(variance / n))
 
 
 async def audit_learning(redis: Redis, loop: str) -> dict[str, bool]:

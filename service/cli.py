@@ -177,6 +177,7 @@ def audit(
     redis: Redis = None,
     data: Annotated[Path, typer.Option(help="Data folder of a running `rebound serve`.")] = Path(".rebound"),
     decisions: Annotated[int, typer.Option(help="Newest decisions to make again.", min=1)] = 1000,
+    confidence: Annotated[float, typer.Option(help="Of the propensities' interval.", min=0.5, max=0.999999)] = 0.99,
 ) -> None:
     """Check the promises on real traffic: propensities, decisions bit for bit, learned state byte for byte.
 
@@ -188,11 +189,11 @@ def audit(
 
     settings = read_settings(redis_url=redis)
     url = settings.redis_url or EmbeddedRedis(data).url
-    if not asyncio.run(_audit(url, loop, decisions)):
+    if not asyncio.run(_audit(url, loop, decisions, confidence)):
         raise typer.Exit(1)
 
 
-async def _audit(url: str, loop: str, most: int) -> bool:
+async def _audit(url: str, loop: str, most: int, confidence: float) -> bool:
     from service import audit as audits
     from service.errors import ReboundError
     from service.store.connection import connect
@@ -200,7 +201,7 @@ async def _audit(url: str, loop: str, most: int) -> bool:
     connection = connect(url, name="audit", timeout_s=30)
     try:
         with console.status("propensities: the mean of 1 / (n p) over the log"):
-            found = await audits.audit_propensities(connection, loop)
+            found = await audits.audit_propensities(connection, loop, confidence=confidence)
         for policy, result in found.items():
             line = (
                 f"propensities of {policy}: {result.mean:.4f} ± {result.half_width:.4f} over {result.decisions} events"

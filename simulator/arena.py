@@ -195,7 +195,7 @@ async def change_catalogue(service: Service, loop: str, before: Catalogue, after
 
 
 def _swap(service: Service, track: Track, step: int, steps: int) -> None:
-    """When it is time, ask for the successor, under the traffic that goes on meanwhile; note when all workers have it."""
+    """When it is time, ask for the successor while the traffic goes on; note from when on all workers have it."""
     successor = track.contestant.successor
     if successor is None:
         return

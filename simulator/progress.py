@@ -18,8 +18,8 @@ class Stages:
     """One bar below the other on a terminal; one line a stage elsewhere.
 
     Args:
-        plan: stages that will come, in order, with the seconds that each is likely to take; it is corrected by how long the
-            past ones have taken. With a plan each stage says how long all that follows will take.
+        plan: stages that will come, in order, with the seconds that each is likely to take, to be corrected by how long
+            the past ones have taken. With a plan each stage says how long all that follows will take.
     """
 
     def __init__(self, console: Console, plan: Mapping[str, float] | None = None) -> None:

@@ -62,7 +62,7 @@ class Worker:
     def __enter__(self) -> str:
         self._thread.start()
         until(lambda: self.server.started or not self._thread.is_alive(), "the worker starts")
-        return "http://127.0.0.1:%d" % self.server.servers[0].sockets[0].getsockname()[1]
+        return f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}"
 
     def __exit__(self, *exc: object) -> None:
         self.server.should_exit = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from service.decide.features import FeatureSchema
 from service.loop import LOOP_NAME, LoopSettings
@@ -228,7 +228,7 @@ class LoopBody(LoopSettings):
 
     @field_validator("default_reward")
     @classmethod
-    def _default_in_range(cls, value: float) -> float:
+    def _default_in_range(cls, value: float, info: ValidationInfo) -> float:
         return value  # checked against the loop's own range, which need not be in this body
 
 

@@ -1,0 +1,94 @@
+"""`rebound audit` on real traffic, and that it can fail."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import orjson
+import pytest
+
+from service.audit import audit_decisions, audit_propensities
+from service.store.connection import connect
+from service.store.keys import Keys
+from tests.processes import Served
+
+pytestmark = pytest.mark.anyio
+KINDS = ("random", "popularity", "linucb", "embedding_mlp")
+
+
+async def traffic(url: str, kind: str, n: int) -> None:
+    """n decisions by one policy in a loop of its own, half of them with a clicked first item."""
+    async with httpx.AsyncClient(base_url=url, timeout=30, params={"loop": kind}) as client:
+        (await client.put(f"/loops/{kind}", json={"exploration_floor": 0.1})).raise_for_status()
+        items = [{"id": f"p{i}", "features": {"category": "abc"[i % 3]}} for i in range(12)]
+        (await client.post("/items", json={"items": items})).raise_for_status()
+        history = [
+            {"event_id": f"e{i}", "user_id": f"u{i % 10}", "item_id": f"p{i % 12}", "reward": i % 3 == 0}
+            for i in range(600)
+        ]
+        (await client.post("/events", json={"events": history})).raise_for_status()
+        (await client.post("/policies", json={"name": kind, "kind": kind})).raise_for_status()
+        (await client.post(f"/policies/{kind}/activate")).raise_for_status()
+        turn = asyncio.Semaphore(16)
+
+        async def one(number: int) -> None:
+            async with turn:
+                body = {
+                    "loop": kind,
+                    "user_id": f"u{number % 10}",
+                    "context": {"hour": number % 24},
+                    "k": 1 + number % 2,
+                }
+                decision = (await client.post("/recommend", json=body)).json()
+                for item in decision["items"]:
+                    sent = {"loop": kind, "decision_id": decision["decision_id"], "item_id": item["id"]}
+                    clicked = float(item["id"] in ("p1", "p4"))
+                    (await client.post("/feedback", json={**sent, "reward": clicked})).raise_for_status()
+
+        await asyncio.gather(*map(one, range(n)))
+
+        async def lag() -> int:
+            found: int = (await client.get(f"/policies/{kind}")).json()["lag"]
+            return found
+
+        while await lag():
+            await asyncio.sleep(0.05)
+
+
+async def test_the_audit_passes_on_real_traffic_and_fails_on_a_false_log(data: Path, size: float) -> None:
+    n = max(500, int(20_000 * size / 2))
+    with Served(data) as served:
+        for kind in KINDS:
+            await asyncio.wait_for(traffic(served.url, kind, n), 600)
+            command = [sys.executable, "-m", "service", "audit", "--loop", kind, "--data", str(data)]
+            command += ["--confidence", "0.99999"]  # four policies, each run: a test may not fail one time in 25
+            done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
+            print(done.stdout)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "0 different" in done.stdout
+            assert "after a replay of the log" in done.stdout
+        await the_audit_can_fail(data)
+
+
+async def the_audit_can_fail(data: Path) -> None:
+    """Log 1/n for every draw of a greedy policy, as some do, and claim another score: both are found out."""
+    redis = connect(f"unix://{data}/redis.sock", name="test", timeout_s=10)
+    keys = Keys("linucb")
+    entries = await redis.xrange(keys.events)
+    await redis.delete(keys.events)
+    for _, fields in entries:
+        e = orjson.loads(fields[b"e"])
+        if e["n"]:
+            e["propensity"] = min(1.0, 2 * e["propensity"])
+        await redis.xadd(keys.events, {**fields, b"e": orjson.dumps(e)})
+    assert not (await audit_propensities(redis, "linucb"))["linucb"].passed
+    decision = next(orjson.loads(f[b"e"])["decision_id"] for _, f in reversed(entries))
+    record = orjson.loads(await redis.hget(keys.decision(decision), "record"))
+    record["items"][0]["score"] += 1e-12
+    await redis.hset(keys.decision(decision), "record", orjson.dumps(record))
+    assert (await audit_decisions(redis, "linucb", most=50)).different == [decision]
+    await redis.aclose()
