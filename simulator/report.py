@@ -103,9 +103,7 @@ def _policy(plan: Plan, runs: Sequence[Run], tracks: Sequence[Track], labels: Se
         "policies": [str(policy) for policy in contestant.policies],
         **_rates(plan, [track.expected for track in tracks]),
         "clicked": _spread([track.clicks.mean() for track in tracks]),
-        "regret": _spread(
-            [regret(track.expected, run.oracle)[-1] for run, track in zip(runs, tracks, strict=True)]
-        ),
+        "regret": _spread([regret(track.expected, run.oracle)[-1] for run, track in zip(runs, tracks, strict=True)]),
         "overtakes_baseline": None
         if baseline is None
         else _steps(
@@ -235,7 +233,19 @@ def headline(report: Figures) -> str:
     return " ".join(said)
 
 
-COLUMNS = ("policy", "before", "last 2k before", "after", "last 2k", "regret", "90 %", "95 %", "overtakes", "p50", "p99")
+COLUMNS = (
+    "policy",
+    "before",
+    "last 2k before",
+    "after",
+    "last 2k",
+    "regret",
+    "90 %",
+    "95 %",
+    "overtakes",
+    "p50",
+    "p99",
+)
 LEGEND = (
     "Expected clicks per recommendation: before the shock, in the last 2,000 steps before it, after it, in the last 2,000 of "
     "the run. Regret: clicks missed against always choosing best. 90 %, 95 %: steps from the shock to the end of the first "
@@ -278,9 +288,13 @@ def _parts(rates: Figures) -> list[str]:
         if spread is None:
             cells.append("")
         else:
-            sd = f" ±{spread['sd']:.3f}"[0:2] + f"{spread['sd']:.3f}"[1:] if len(spread["seeds"]) > 1 else ""
-            cells.append(f"{spread['mean']:.3f}"[1:] + sd)
+            sd = f" ±{_decimals(spread['sd'])}" if len(spread["seeds"]) > 1 else ""
+            cells.append(_decimals(spread["mean"]) + sd)
     return cells
+
+
+def _decimals(rate: float) -> str:
+    return f"{rate:.3f}".removeprefix("0")
 
 
 def _never(steps: Figures) -> str:
@@ -464,17 +478,30 @@ def _plots(report: Figures) -> list[Any]:
                 if at := find(report, label):
                     marker = {"color": colour, "size": 12, "symbol": symbol, "line": {"color": "white", "width": 1.5}}
                     figure.add_scatter(
-                        x=[at[0]], y=[at[1]], mode="markers", marker=marker, showlegend=False, legendgroup=label, name=text
+                        x=[at[0]],
+                        y=[at[1]],
+                        mode="markers",
+                        marker=marker,
+                        showlegend=False,
+                        legendgroup=label,
+                        name=text,
                     )
         ends = [curves[kind][label]["mean"][-1] for label in colours]
         for (label, colour), y in zip(colours.items(), _spread_out(ends, top * 0.055), strict=True):
             text = _end_label(report, label) if kind == "rate" else label
             font = {"color": colour, "size": 13}
-            figure.add_annotation(x=end, y=y, text=f"<b>{text}</b>", font=font, showarrow=False, xanchor="left", xshift=6)
+            figure.add_annotation(
+                x=end, y=y, text=f"<b>{text}</b>", font=font, showarrow=False, xanchor="left", xshift=6
+            )
         for shock in report["shocks"]:
             figure.add_vline(x=shock["step"], line={"color": "black", "dash": "dot", "width": 1.5})
             figure.add_annotation(
-                x=shock["step"], y=top, text=f"{shock['name']}: {shock['says']}", showarrow=False, xanchor="left", xshift=4
+                x=shock["step"],
+                y=top,
+                text=f"{shock['name']}: {shock['says']}",
+                showarrow=False,
+                xanchor="left",
+                xshift=4,
             )
         figure.update_layout(
             template="plotly_white",
@@ -508,7 +535,7 @@ def _page(report: Figures) -> str:
     found = rows(report)
     head = "".join(f"<th>{html.escape(column)}</th>" for column in COLUMNS)
     body = "".join(
-        f'<tr{" class=reference" if number >= len(found) - 2 else ""}>'
+        f"<tr{' class=reference' if number >= len(found) - 2 else ''}>"
         + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
         + "</tr>"
         for number, row in enumerate(found)

@@ -1,0 +1,276 @@
+"""The command `rebound-sim`."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import signal
+import sys
+from collections.abc import Coroutine
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+
+from simulator.client import Service
+from simulator.contestants import PolicySpec, parse_contestants
+from simulator.errors import SimulatorError, UnknownName
+from simulator.progress import Stages
+from simulator.shocks import SHOCKS
+from simulator.world import WORLDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+T = TypeVar("T")
+
+console = Console()
+errors = Console(stderr=True)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Simulated users for Rebound: worlds whose truth is known, shocks that change it, and reports on who copes.\n\n"
+    "`rebound-sim demo` needs nothing else. The others talk to a running service (`rebound serve`), over HTTP alone.",
+)
+
+Url = Annotated[str, typer.Option(envvar="REBOUND_URL", help="Address of the service.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(envvar="REBOUND_API_KEY", help="An admin's key, if the service has keys.", show_default=False),
+]
+Out = Annotated[Path, typer.Option(help="Folder for reports; each gets a folder of its own in it.")]
+WorldName = Annotated[str, typer.Option("--world", help=f"One of: {', '.join(WORLDS)}.")]
+LOCAL = "http://127.0.0.1:8000"
+
+
+@app.command()
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="A short one, for a first look and for CI.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 1,
+    out: Out = Path("runs"),
+) -> None:
+    """The whole story, with a service of its own: learn, be shocked, recover, swap a policy live, report.
+
+    Example: `rebound-sim demo --quick`
+    """
+    from simulator import demo as story
+
+    run(story.run(console, story.arena_plan(quick=quick, seed=seed), out=out, command=_command()))
+
+
+@app.command()
+def arena(
+    policies: Annotated[
+        list[str] | None,
+        typer.Argument(help="Each in a loop of its own, such as linucb:alpha=1.5.", show_default=False),
+    ] = None,
+    swap: Annotated[
+        str | None,
+        typer.Option(
+            help="One more loop, whose policy is changed under traffic: popularity,linucb@0.25 at a quarter.",
+            show_default=False,
+        ),
+    ] = None,
+    shock: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"What happens when, as a share of the run: taste-swap@0.5. May be repeated. There are: "
+            f"{', '.join(name for of_world in SHOCKS.values() for name in of_world)}; or none.",
+            show_default="taste-swap@0.5",
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=100, help="Recommendations for each policy.")] = 20_000,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="How many runs, each with the next seed.")] = 1,
+    history: Annotated[int, typer.Option(min=1000, help="Random impressions that embedding_mlp trains on.")] = 200_000,
+    window: Annotated[int, typer.Option(min=1, max=1000, help="Requests in flight for each policy.")] = 16,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the loops in the service, for `rebound audit`.")] = False,
+    world: WorldName = "petshop",
+    url: Url = LOCAL,
+    api_key: ApiKey = None,
+    out: Out = Path("runs"),
+) -> None:
+    """Policies head to head: same users, same steps, same luck.
+
+    Without names: random, popularity, embedding_mlp and linucb:alpha=1.5.
+
+    Examples:
+
+    - `rebound-sim arena`
+    - `rebound-sim arena linucb:alpha=0.5 linucb:alpha=1.5 --seeds 5`
+    - `rebound-sim arena linucb popularity --shock bestseller-collapse@0.3 --shock catalogue-churn@0.6`
+    - `rebound-sim arena linucb --swap popularity,linucb@0.25 --shock none`
+    """
+    from simulator import report
+    from simulator.arena import Plan, play
+    from simulator.demo import POLICIES
+    from simulator.shocks import find_shock
+
+    with told():
+        shocks = [_shock(text) for text in shock or ["taste-swap@0.5"] if text != "none"]
+        plan = Plan(
+            parse_contestants(policies or POLICIES, swap),
+            world=_world(world),
+            steps=steps,
+            seeds=range(seed, seed + seeds),
+            shocks=shocks,
+            window=window,
+            history=history,
+            keep=keep,
+        )
+        for name, _ in shocks:
+            find_shock(world, name)
+
+    async def go() -> None:
+        started = datetime.now().astimezone()
+        async with Service(url, api_key=api_key) as service:
+            await service.wait_ready(5)
+            with Stages(console) as stages:
+                runs = await play(service, plan, stages)
+        found = report.summarise(plan, runs, command=_command(), started=started)
+        files = report.write(report.new_folder(out), found)
+        console.print(report.table(found))
+        for file in files:
+            console.print(f"  {file}", highlight=False, soft_wrap=True)
+        if keep:
+            for number, track in enumerate(track for run in runs for track in run.tracks):
+                console.print(f"  {'loops kept:' if number == 0 else '           '} {track.loop}", highlight=False)
+
+    run(go())
+
+
+@app.command()
+def load(
+    rate: Annotated[float, typer.Option(min=0.1, help="Recommendations per second (Poisson).")] = 200,
+    seconds: Annotated[float, typer.Option(min=1, help="How long new requests start.")] = 20,
+    feedback: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the recommendations that get feedback.")
+    ] = 0.5,
+    policy: Annotated[str, typer.Option(help="What serves, such as linucb:alpha=1.5.")] = "linucb",
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds after which a request has failed.")] = 10,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    url: Url = LOCAL,
+    api_key: ApiKey = None,
+    out: Out = Path("runs"),
+) -> None:
+    """Open-loop load: latency counted from the intended start, failures as samples.
+
+    Example: `rebound-sim load --rate 500 --seconds 30`
+    """
+    import orjson
+
+    from simulator import load as loads
+    from simulator.report import new_folder
+
+    with told():
+        plan = loads.LoadPlan(rate=rate, seconds=seconds, feedback=feedback, seed=seed, policy=PolicySpec.parse(policy))
+
+    async def go() -> None:
+        async with Service(url, api_key=api_key, timeout_s=timeout, connections=4096) as service:
+            await service.wait_ready(5)
+            with Stages(console) as stages:
+                figures = await loads.run(service, plan, stages)
+        file = new_folder(out) / "load.json"
+        file.write_bytes(orjson.dumps({"command": _command(), **figures}, option=orjson.OPT_INDENT_2))
+        console.print(loads.table(figures))
+        console.print(f"  {file}", highlight=False, soft_wrap=True)
+
+    run(go())
+
+
+@app.command()
+def live(
+    rate: Annotated[float, typer.Option(min=0.1, max=5000, help="Recommendations per second (Poisson).")] = 50,
+    loop: Annotated[str, typer.Option(help="The loop to send to; made if absent.")] = "petshop",
+    policies: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--policy",
+            help="Made if absent; the first serves, the others learn in its shadow. May be repeated.",
+            show_default="linucb:alpha=1.5, popularity",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    world: WorldName = "petshop",
+    host: Annotated[str, typer.Option(help="Address of the control endpoint.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the control endpoint.")] = 8080,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the service at the start.")] = 60,
+    url: Url = LOCAL,
+    api_key: ApiKey = None,
+) -> None:
+    """Endless traffic, until Ctrl-C. A shock is one request away.
+
+    Examples:
+
+    - `rebound-sim live --rate 100`
+    - `curl -X POST http://127.0.0.1:8080/shock -H 'content-type: application/json' -d '{"name": "taste-swap"}'`
+    - `curl http://127.0.0.1:8080/` tells how it goes
+    """
+    from simulator import live as lives
+
+    with told():
+        specs = [PolicySpec.parse(text) for text in policies or ["linucb:alpha=1.5", "popularity"]]
+        name = _world(world)
+
+    async def go() -> None:
+        async with Service(url, api_key=api_key, timeout_s=10) as service:
+            await service.wait_ready(wait)
+            traffic = lives.Live(service, loop=loop, world=name, rate=rate, seed=seed, policies=specs)
+            console.print(
+                f"● {rate:g} recommendations/s to loop {loop} at {url}; control endpoint: http://{host}:{port}/docs\n"
+                f"  curl -X POST http://{host}:{port}/shock -H 'content-type: application/json' "
+                '-d \'{"name": "taste-swap"}\'\n  Ctrl-C stops it.',
+                highlight=False,
+                soft_wrap=True,
+            )
+            await lives.serve(traffic, host=host, port=port)
+        console.print(f"stopped after {traffic.decisions:,} decisions, {traffic.failures.total():,} failures")
+
+    run(go())
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Do it; errors of ours become one line and exit code 1, Ctrl-C and SIGTERM end it in order."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with told():
+        try:
+            return asyncio.run(work)
+        except KeyboardInterrupt:
+            errors.print("stopped")
+            raise typer.Exit(130) from None
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors of ours, told to a person."""
+    try:
+        yield
+    except SimulatorError as error:
+        errors.print(f"[red]✗[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+def _shock(text: str) -> tuple[str, float]:
+    name, at, share = text.partition("@")
+    try:
+        found = float(share) if at else 0.5
+    except ValueError:
+        found = -1.0
+    if not 0 < found < 1:
+        raise UnknownName(f"cannot read the shock {text!r}; write it as taste-swap@0.5, a share of the run")
+    return name, found
+
+
+def _world(name: str) -> str:
+    if name not in WORLDS:
+        raise UnknownName(f"there is no world {name!r}; there are: {', '.join(WORLDS)}")
+    return name
+
+
+def _command() -> str:
+    return shlex.join(["rebound-sim", *sys.argv[1:]])

@@ -1,0 +1,159 @@
+"""The learner's parts on a real Redis: lease, fencing, checkpoints, replay."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from redis.asyncio import Redis
+
+from service import events
+from service.audit import audit_learning
+from service.learn.learner import LeaseLost, PolicyLearner
+from service.learn.sweeper import Sweeper
+from service.loop import LoopSettings
+from service.settings import Settings
+from service.store import log, loops, policies
+from service.store.codec import unpack
+from service.store.connection import connect
+from service.store.keys import Keys
+from service.store.loops import LoopRecord
+from service.store.policies import PolicyRecord
+
+pytestmark = pytest.mark.anyio
+D = 4
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    connection = connect(redis_url, name="test", timeout_s=5)
+    yield connection
+    await connection.aclose()
+
+
+@pytest.fixture
+async def loop(redis: Redis) -> AsyncIterator[str]:
+    """A loop that no running learner knows: it is not listed."""
+    name = f"learn-{uuid4().hex[:10]}"
+    record = LoopRecord(name, LoopSettings(retention=1000), {}, D, "test", 1, 0, {}, {})
+    await loops.create_loop(redis, record)
+    await redis.srem("rebound:loops", name)
+    yield name
+    await loops.delete_loop(redis, name)
+
+
+async def append(redis: Redis, loop: str, n: int, *, first: int = 0) -> None:
+    rng = np.random.default_rng(first)
+    rows = []
+    for number in range(first, first + n):
+        e = events.body(
+            decision_id=f"d{number}",
+            item=f"p{number % 3}",
+            user=None,
+            context={},
+            n=3,
+            propensity=0.5,
+            policy=None,
+            version=0,
+        )
+        rows.append((f"d{number}", e, rng.normal(size=D).astype("<f4").tobytes(), float(number % 2)))
+    await log.append_imported(redis, loop, rows)
+
+
+async def policy(redis: Redis, loop: str, kind: str = "linucb") -> None:
+    await policies.create_policy(redis, loop, PolicyRecord(kind, kind, {}, seed=0))
+
+
+async def test_a_learner_goes_on_from_the_checkpoint(redis: Redis, loop: str, settings: Settings) -> None:
+    await policy(redis, loop)
+    await append(redis, loop, 30)
+    first = PolicyLearner(redis, loop, "linucb", settings)
+    assert await first.open()
+    assert await first.drain() == 30
+    await append(redis, loop, 7, first=30)  # learned by nobody: the first one "crashes" here
+    await redis.delete(Keys(loop).lease("linucb"))
+    second = PolicyLearner(redis, loop, "linucb", settings)
+    assert await second.open()
+    assert await second.drain() == 7
+    record = await policies.read_policy(redis, loop, "linucb")
+    assert (record.events, record.version) == (37, 2)
+    assert await audit_learning(redis, loop) == {"linucb": True}
+
+
+async def test_how_the_log_is_cut_does_not_show(redis: Redis, loop: str, settings: Settings) -> None:
+    """One learner reads all at once, the other in three bites: the states are the same bytes."""
+    for kind in ("linucb", "popularity"):
+        await policy(redis, loop, kind)
+    await append(redis, loop, 10)
+    bites = PolicyLearner(redis, loop, "linucb", settings)
+    assert await bites.open()
+    await bites.drain()
+    for first in (10, 25):
+        await append(redis, loop, 15, first=first)
+        await bites.drain()
+    assert await audit_learning(redis, loop) == {"linucb": True, "popularity": False}  # popularity never learned
+    state = unpack(await policies.read_state(redis, loop, "linucb") or b"")
+    assert all(np.isfinite(array).all() for array in state.values())
+
+
+async def test_only_the_holder_of_the_lease_writes(redis: Redis, loop: str, settings: Settings) -> None:
+    await policy(redis, loop)
+    await append(redis, loop, 5)
+    old = PolicyLearner(redis, loop, "linucb", settings)
+    assert await old.open()
+    assert not await PolicyLearner(redis, loop, "linucb", settings).open(), "two hold one lease"
+    await redis.delete(Keys(loop).lease("linucb"))  # it ran out while `old` was stopped
+    new = PolicyLearner(redis, loop, "linucb", settings)
+    assert await new.open()
+    with pytest.raises(LeaseLost):
+        await old.drain()
+    record = await policies.read_policy(redis, loop, "linucb")
+    assert (record.events, record.version) == (0, 0), "a fenced learner wrote"
+    assert await new.drain() == 5
+
+
+async def test_poison_is_set_aside_once_however_many_read_it(redis: Redis, loop: str, settings: Settings) -> None:
+    await append(redis, loop, 2)
+    good = (await redis.xrange(Keys(loop).events))[0][1]
+    for wrong in ({b"x": b"short"}, {b"r": b"nan"}, {b"e": b"{}"}, {b"x": np.full(D, np.inf, "<f4").tobytes()}):
+        await redis.xadd(Keys(loop).events, {**good, **wrong})
+    await append(redis, loop, 1, first=2)
+    for kind in ("linucb", "popularity"):
+        await policy(redis, loop, kind)
+        learner = PolicyLearner(redis, loop, kind, settings)
+        assert await learner.open()
+        assert await learner.drain() == 7
+        assert (await policies.read_policy(redis, loop, kind)).events == 7
+    assert (await log.read_stats(redis, loop))["dead_letters"] == 4
+    assert await redis.hlen(Keys(loop).dead) == 4
+
+
+async def test_old_versions_go_by_bytes_and_the_pinned_one_stays(redis: Redis, loop: str, settings: Settings) -> None:
+    await policy(redis, loop)
+    await loops.change_loop(redis, loop, {"pins": b'{"linucb":2}'})
+    learner = PolicyLearner(redis, loop, "linucb", settings.model_copy(update={"snapshot_budget_mb": 0}))
+    assert await learner.open()
+    for number in range(5):
+        await append(redis, loop, 1, first=number)
+        await learner.drain()
+    assert await policies.kept_versions(redis, loop, "linucb") == [2, 5]
+    assert await policies.read_snapshot(redis, loop, "linucb", 4) is None
+    assert await policies.version_position(redis, loop, "linucb", 4), "it could not be rebuilt"
+
+
+async def test_the_log_keeps_to_its_length_but_nothing_unread_goes(redis: Redis, loop: str, settings: Settings) -> None:
+    await policy(redis, loop)
+    await append(redis, loop, 1500)
+    sweeper = Sweeper(redis, loop)
+    await sweeper.step()
+    assert await redis.xlen(Keys(loop).events) == 1500, "unread events were dropped"
+    learner = PolicyLearner(redis, loop, "linucb", settings)
+    assert await learner.open()
+    await learner.drain()
+    await sweeper.step()
+    assert await redis.xlen(Keys(loop).events) == 1000
+    assert (await log.read_stats(redis, loop))["trimmed"] == 500
+    await policies.create_policy(redis, loop, PolicyRecord("late", "popularity", {}, seed=0))
+    assert (await policies.read_policy(redis, loop, "late")).skipped == 500
