@@ -34,7 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Simulated users for Rebound: worlds whose truth is known, shocks that change it, and reports on who copes.\n\n"
+    help="Simulated users for Rebound: worlds whose truth is known, shocks that change it, reports on who copes.\n\n"
     "`rebound-sim demo` needs nothing else. The others talk to a running service (`rebound serve`), over HTTP alone.",
 )
 
@@ -106,9 +106,10 @@ def arena(
     - `rebound-sim arena linucb popularity --shock bestseller-collapse@0.3 --shock catalogue-churn@0.6`
     - `rebound-sim arena linucb --swap popularity,linucb@0.25 --shock none`
     """
-    from simulator import report
     from simulator.arena import Plan, play
     from simulator.demo import POLICIES
+    from simulator.figures import summarise, table
+    from simulator.report import new_folder, write
     from simulator.shocks import find_shock
 
     with told():
@@ -132,9 +133,9 @@ def arena(
             await service.wait_ready(5)
             with Stages(console) as stages:
                 runs = await play(service, plan, stages)
-        found = report.summarise(plan, runs, command=_command(), started=started)
-        files = report.write(report.new_folder(out), found)
-        console.print(report.table(found))
+        found = summarise(plan, runs, command=_command(), started=started)
+        files = write(new_folder(out), found)
+        console.print(table(found))
         for file in files:
             console.print(f"  {file}", highlight=False, soft_wrap=True)
         if keep:

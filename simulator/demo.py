@@ -18,12 +18,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from simulator import report
 from simulator.arena import HISTORY, PLAY, TRAINING, Plan, play
 from simulator.client import Service
 from simulator.contestants import parse_contestants
 from simulator.errors import Failing
+from simulator.figures import Figures, summarise, table
 from simulator.progress import Stages
+from simulator.report import new_folder, write
 
 START, WRITE = "starting the service", "writing the report"
 READY_S, STOP_S = 60.0, 20.0
@@ -31,8 +32,8 @@ POLICIES = ["random", "popularity", "embedding_mlp", "linucb:alpha=1.5"]
 SWAP = "popularity,linucb:alpha=1.5@0.25"
 
 STORY = """\
-A recommender trained on {history:,} past impressions meets bandits that start from nothing, over HTTP, in a pet shop with
-four kinds of customers. After {half:,} of {steps:,} steps every customer's tastes change. In one more loop the
+A recommender trained on {history:,} past impressions meets bandits that start from nothing, over HTTP, in a pet shop
+with four kinds of customers. After {half:,} of {steps:,} steps every customer's tastes change. In one more loop the
 served policy is swapped under traffic. It takes about {minutes}.
 """
 
@@ -44,7 +45,7 @@ def arena_plan(*, quick: bool, seed: int) -> Plan:
     return Plan(contestants, steps=steps, seeds=(seed,), history=history)
 
 
-async def run(console: Console, plan: Plan, *, out: Path, command: str) -> report.Figures:
+async def run(console: Console, plan: Plan, *, out: Path, command: str) -> Figures:
     """All of it; the figures. The service is stopped and its data removed however this ends.
 
     Raises:
@@ -70,9 +71,9 @@ async def run(console: Console, plan: Plan, *, out: Path, command: str) -> repor
                     await child.ready(service)
                 runs = await play(service, plan, stages)
         with stages.stage(WRITE):
-            found = report.summarise(plan, runs, command=command, started=started)
-            files = report.write(report.new_folder(out), found)
-    console.print(report.table(found))
+            found = summarise(plan, runs, command=command, started=started)
+            files = write(new_folder(out), found)
+    console.print(table(found))
     console.print(f"\nin {time.monotonic() - began:.0f} s; nothing is left running. The report:", highlight=False)
     for file in files:
         console.print(f"  {file}", highlight=False, soft_wrap=True)
@@ -121,7 +122,7 @@ class Child:
             self._process.send_signal(signal.SIGINT)
             try:
                 self._process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
                 self._process.kill()  # its children die with it
                 self._process.wait()
 

@@ -175,8 +175,8 @@ def table(figures: dict[str, Any]) -> Table:
         title=title,
         title_justify="left",
         title_style="bold",
-        caption=f"Latency in ms from the intended start; failures count. The simulator itself started late by {late:.1f} ms "
-        "(p99): where that is not small, it was the bottleneck.",
+        caption="Latency in ms from the intended start; failures count. The simulator itself started late by "
+        f"{late:.1f} ms (p99): where that is not small, it was the bottleneck.",
     )
     shown.caption_justify = "left"
     shown.add_column("route")

@@ -1,0 +1,103 @@
+"""Open loop: a stall shows in every request that it delays, and failures are samples."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+
+import numpy as np
+import orjson
+import pytest
+from rich.console import Console
+
+from simulator.client import Service
+from simulator.load import LoadPlan, arrivals, run, table
+from simulator.progress import Stages
+from tests.simulator.servers import reply, serving
+
+pytestmark = pytest.mark.anyio
+
+ADMIN = {"adopted": True, "missing": [], "status": "ready"}
+DECISION = {"decision_id": "d", "items": [{"id": "product-01"}], "policy": "linucb", "version": 1, "degraded": False}
+
+
+def stages() -> Stages:
+    return Stages(Console(file=io.StringIO()))
+
+
+def test_arrivals_are_a_poisson_process_and_drawn_beforehand() -> None:
+    times = arrivals(1000, 20, seed=1)
+    assert times == arrivals(1000, 20, seed=1) != arrivals(1000, 20, seed=2)
+    assert times[0] > 0
+    assert times[-1] < 20
+    gaps = np.diff(times)
+    assert (gaps > 0).all()
+    assert len(times) == pytest.approx(20_000, abs=4 * 20_000**0.5)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05), "exponential"
+
+
+async def test_latency_counts_from_the_intended_start_when_the_server_stalls() -> None:
+    stalled_until = 0.0
+
+    async def stalling(head: bytes, body: bytes) -> bytes:
+        """Answers at once, but for one stall of 0.6 s that holds up all requests."""
+        nonlocal stalled_until
+        if b"/recommend" not in head:
+            return reply(orjson.dumps(ADMIN))
+        stalled_until = stalled_until or time.monotonic() + 0.6
+        await asyncio.sleep(max(0.0, stalled_until - time.monotonic()))
+        return reply(orjson.dumps(DECISION))
+
+    plan = LoadPlan(rate=200, seconds=1.5, feedback=0)
+    # One connection: what comes while it is stalled waits for its turn, as behind any full server.
+    async with serving(stalling) as (url, _), Service(url, connections=1) as service:
+        figures = await run(service, plan, stages())
+    latency = figures["routes"]["/recommend"]["latency_ms"]
+    requests = figures["routes"]["/recommend"]["requests"]
+    assert requests == len(arrivals(200, 1.5, seed=1))
+    # 0.6 of 1.5 s were stalled: so were 40 % of the requests, by 300 ms on average
+    assert latency["max"] > 550
+    assert latency["p90"] > 300
+    assert latency["p50"] < 300
+
+
+async def test_failures_and_time_outs_are_samples() -> None:
+    asked = 0
+
+    async def unreliable(head: bytes, body: bytes) -> bytes:
+        nonlocal asked
+        if b"/recommend" not in head:
+            return reply(orjson.dumps({**ADMIN, "results": [{"status": "accepted"}]}))
+        asked += 1
+        if asked % 3 == 0:
+            return reply(b'{"code": "store_unavailable", "detail": "gone"}', "503 Service Unavailable")
+        if asked % 3 == 1:
+            await asyncio.sleep(5)
+        return reply(orjson.dumps(DECISION))
+
+    plan = LoadPlan(rate=100, seconds=1, feedback=1)
+    async with serving(unreliable) as (url, _), Service(url, timeout_s=0.2) as service:
+        figures = await run(service, plan, stages())
+    recommend, feedback = figures["routes"]["/recommend"], figures["routes"]["/feedback"]
+    assert set(recommend["failures"]) == {"Failing", "TooSlow"}
+    assert recommend["failed"] == pytest.approx(recommend["requests"] * 2 / 3, abs=1)
+    assert feedback["requests"] == recommend["requests"] - recommend["failed"] > 0
+    assert feedback["failed"] == 0
+    assert recommend["latency_ms"]["p90"] >= 199, "a time-out counts as long as it took"
+    shown = Console(file=io.StringIO(), width=120)
+    shown.print(table(figures))
+    assert "/recommend" in shown.file.getvalue()  # type: ignore[attr-defined]
+
+
+async def test_against_the_service(service: str) -> None:
+    async with Service(service) as client:
+        before = len(await _loops(client))
+        figures = await run(client, LoadPlan(rate=100, seconds=1), stages())
+        assert len(await _loops(client)) == before, "the loop is deleted"
+    assert figures["routes"]["/recommend"]["failed"] == figures["routes"]["/feedback"]["failed"] == 0
+    assert figures["routes"]["/feedback"]["requests"] > 20
+
+
+async def _loops(client: Service) -> list[str]:
+    return list((await client._call("GET", "/status"))["loops"])
