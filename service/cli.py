@@ -6,18 +6,20 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 
 from service import logs
-from service.settings import Settings, unknown_variables
+from service.settings import Settings, unknown_variables, without_password
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_show_locals=False,  # they hold keys
     rich_markup_mode="markdown",
     help="""Online recommendation that keeps learning while the market shifts.
 
@@ -34,6 +36,13 @@ Port = Annotated[int | None, typer.Option(help="Port to listen on; 0: any free o
 Redis = Annotated[str | None, typer.Option("--redis", help="Redis URL; default: REBOUND_REDIS_URL.")]
 
 
+def fail(*messages: str, code: int) -> NoReturn:
+    """Say what is wrong, a line each, and exit."""
+    for message in messages:
+        errors.print(f"[red]✗[/] {escape(message)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
 def read_settings(**flags: Any) -> Settings:
     """Flags over environment over defaults; exits with a readable list of what is wrong."""
     try:
@@ -42,9 +51,7 @@ def read_settings(**flags: Any) -> Settings:
     except ValidationError as error:
         wrong += [_readable(found) for found in error.errors()]
     if wrong:
-        for message in wrong:
-            errors.print(f"[red]✗[/] {message}", highlight=False)
-        raise typer.Exit(2)
+        fail(*wrong, code=2)
     logs.configure(settings)
     return settings
 
@@ -57,10 +64,7 @@ def _readable(found: Any) -> str:
 def need_redis(settings: Settings) -> str:
     """The URL of Redis; exits where none is given."""
     if settings.redis_url is None:
-        errors.print(
-            "[red]✗[/] set REBOUND_REDIS_URL (redis://host:6379/0), or run `rebound serve`, which brings its own"
-        )
-        raise typer.Exit(2)
+        fail("set REBOUND_REDIS_URL (redis://host:6379/0), or run `rebound serve`, which brings its own", code=2)
     return settings.redis_url
 
 
@@ -84,11 +88,12 @@ def serve(
     settings = read_settings(host=host, port=port, workers=workers, data=data)
 
     def announce(url: str) -> None:
-        state = settings.redis_url or settings.data.resolve()
-        console.print(f"[green]●[/] Rebound is ready at [bold]{url}[/]   (documentation: {url}/docs, state: {state})")
+        state = without_password(settings.redis_url) if settings.redis_url else str(settings.data.resolve())
+        console.print("[green]●[/] Rebound is ready at", escape(url), soft_wrap=True)
+        console.print(f"  documentation {escape(url)}/docs   state {escape(state)}", soft_wrap=True, highlight=False)
         console.print(
-            f"  curl {url}/recommend -H 'content-type: application/json' "
-            """-d '{"user_id": "u1", "candidates": ["a", "b", "c"]}'""",
+            f"  curl {escape(url)}/recommend -H 'content-type: application/json' "
+            """-d '{"user_id": "u1", "candidates": \\["a", "b", "c"]}'""",
             soft_wrap=True,
             highlight=False,
         )
@@ -97,8 +102,7 @@ def serve(
     try:
         run(settings, announce=announce)
     except (PortTaken, EmbeddedRedisError) as error:
-        errors.print(f"[red]✗[/] {error}", highlight=False)
-        raise typer.Exit(1) from error
+        fail(str(error), code=1)
 
 
 @app.command()
@@ -112,7 +116,8 @@ def api(
 
     Example: `REBOUND_REDIS_URL=redis://localhost:6379/0 rebound api --port 8000`
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported: small products, many workers
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # before NumPy is imported: small products, many workers
     settings = read_settings(host=host, port=port, redis_url=redis)
     need_redis(settings)
     import uvicorn
@@ -167,7 +172,9 @@ def settings() -> None:
     current = read_settings()
     table = Table("variable", "value", "meaning", title="Settings", title_justify="left")
     for name, field in Settings.model_fields.items():
-        table.add_row(f"REBOUND_{name.upper()}", str(getattr(current, name)), field.description or "")
+        value = getattr(current, name)
+        shown = without_password(value) if name == "redis_url" and value else str(value)
+        table.add_row(f"REBOUND_{name.upper()}", escape(shown), field.description or "")
     console.print(table)
 
 
@@ -216,7 +223,7 @@ async def _audit(url: str, loop: str, most: int, confidence: float) -> bool:
         for policy, same in learned.items():
             _verdict(same, f"state of {policy}: {'the same' if same else 'not the same'} after a replay of the log")
     except ReboundError as error:
-        errors.print(f"[red]✗[/] {error.detail}", highlight=False)
+        errors.print(f"[red]✗[/] {escape(error.detail)}", highlight=False)
         return False
     finally:
         await connection.aclose()

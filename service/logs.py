@@ -1,4 +1,7 @@
-"""Structured logs: one line an event, ids as fields. Uvicorn's lines go the same way."""
+"""Structured logs: one line an event, ids as fields. Uvicorn's lines go the same way.
+
+Tracebacks never show local variables: those of a request hold API keys and people's data.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sys
 from typing import Any
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 from service.settings import Settings
 
@@ -19,9 +23,11 @@ def configure(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if settings.log_format == "json":
-        last: list[Any] = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        tracebacks = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+        last: list[Any] = [tracebacks, structlog.processors.JSONRenderer()]
     else:
-        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        plain = structlog.dev.plain_traceback
+        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     level = getattr(logging, settings.log_level.upper())
     structlog.configure(
         processors=[*shared, *last],

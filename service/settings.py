@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,16 +14,26 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "REBOUND_"
+SIMULATOR = "REBOUND_SIM_"  # the simulator's own variables, which are none of ours
 
 
 class Settings(BaseSettings):
     """How a process runs. What may differ from loop to loop is in `loop.py`."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,  # the input holds keys
+    )
 
-    redis_url: str | None = Field(None, description="where Redis is; without it `serve` starts one of its own")
+    # Not in the repr: it may hold a password.
+    redis_url: str | None = Field(
+        None, repr=False, description="where Redis is; without it `serve` starts one of its own"
+    )
     host: str = Field("127.0.0.1", description="address to listen on; another than loopback needs keys")
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: any free one")
     workers: int = Field(1, ge=1, le=64, description="API worker processes of `serve`")
     data: Path = Field(Path(".rebound"), description="folder of the embedded Redis")
     fsync: Literal["everysec", "always"] = Field(
@@ -30,15 +41,17 @@ class Settings(BaseSettings):
     )
     client_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="keys for /recommend and /feedback")
     admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="keys for everything")
-    max_body_bytes: int = Field(8 * 2**20, ge=1024, le=2**30)
-    max_candidates: int = Field(10_000, ge=1, le=1_000_000)
-    max_k: int = Field(100, ge=1, le=1000)
+    max_body_bytes: int = Field(8 * 2**20, ge=1024, le=2**30, description="largest request taken")
+    max_candidates: int = Field(10_000, ge=1, le=1_000_000, description="most candidates of one decision")
+    max_k: int = Field(100, ge=1, le=1000, description="longest slate")
     store_timeout_s: float = Field(2.0, gt=0, le=60, description="after which Redis counts as gone")
-    buffer_decisions: int = Field(10_000, ge=0, description="decisions kept in memory while Redis is gone")
+    buffer_decisions: int = Field(
+        10_000, ge=0, le=1_000_000, description="decisions kept in memory while Redis is gone"
+    )
     publish_period_ms: int = Field(100, ge=1, le=60_000, description="least time between two versions of a policy")
-    snapshot_budget_mb: int = Field(64, ge=1, description="kept versions of one policy")
-    log_format: Literal["console", "json"] = "console"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    snapshot_budget_mb: int = Field(64, ge=1, le=65_536, description="MiB for the kept versions of one policy")
+    log_format: Literal["console", "json"] = Field("console", description="for people, or one JSON object a line")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
     @field_validator("client_keys", "admin_keys", mode="before")
     @classmethod
@@ -63,11 +76,18 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def without_password(url: str) -> str:
+    """The URL of Redis as it may be shown: `***` in place of user and password."""
+    return re.sub(r"(?<=//)[^/]*(?=@)|(?<=password=)[^&]*", "***", url)
+
+
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
     """One message for each `REBOUND_*` variable that is no setting."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     messages = []
-    for name in sorted(set(filter(lambda n: n.startswith(PREFIX), environ)) - known):
+    for name in sorted(set(environ) - known):
+        if not name.startswith(PREFIX) or name.startswith(SIMULATOR):
+            continue
         near = difflib.get_close_matches(name, known, n=1)
         messages.append(f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
     return messages

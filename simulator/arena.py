@@ -111,9 +111,10 @@ async def _play_seed(service: Service, plan: Plan, seed: int, stages: Stages) ->
     run = Run(seed, np.zeros(plan.steps), np.zeros(plan.steps), tracks)
     async with AsyncExitStack() as made:
         for track in tracks:
-            await _prepare(service, world, track)
+            await service.put_loop(track.loop, {"schema": world.schema})
             if not plan.keep:
                 made.push_async_callback(service.delete_loop, track.loop)
+            await _prepare(service, world, track)
         await _train(service, world, plan, run, stages)
         for track in tracks:
             await service.activate(track.loop, track.contestant.policy.kind)
@@ -126,8 +127,7 @@ async def _play_seed(service: Service, plan: Plan, seed: int, stages: Stages) ->
 
 
 async def _prepare(service: Service, world: World[Any], track: Track) -> None:
-    """The loop, its catalogue, and its policies but for those that wait for the history."""
-    await service.put_loop(track.loop, {"schema": world.schema})
+    """The catalogue, and the policies but for those that wait for the history."""
     await service.put_items(track.loop, world.catalogue(0).items)
     for policy in track.contestant.policies:
         if policy.kind not in BATCH_TRAINED:

@@ -38,10 +38,10 @@ app = typer.Typer(
     "`rebound-sim demo` needs nothing else. The others talk to a running service (`rebound serve`), over HTTP alone.",
 )
 
-Url = Annotated[str, typer.Option(envvar="REBOUND_URL", help="Address of the service.")]
+Url = Annotated[str, typer.Option(envvar="REBOUND_SIM_URL", help="Address of the service.")]
 ApiKey = Annotated[
     str | None,
-    typer.Option(envvar="REBOUND_API_KEY", help="An admin's key, if the service has keys.", show_default=False),
+    typer.Option(envvar="REBOUND_SIM_API_KEY", help="An admin's key, if the service has keys.", show_default=False),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for reports; each gets a folder of its own in it.")]
 WorldName = Annotated[str, typer.Option("--world", help=f"One of: {', '.join(WORLDS)}.")]
@@ -130,7 +130,7 @@ def arena(
     async def go() -> None:
         started = datetime.now().astimezone()
         async with Service(url, api_key=api_key) as service:
-            await service.wait_ready(5)
+            await service.wait_ready(1)
             with Stages(console) as stages:
                 runs = await play(service, plan, stages)
         found = summarise(plan, runs, command=_command(), started=started)
@@ -173,7 +173,7 @@ def load(
 
     async def go() -> None:
         async with Service(url, api_key=api_key, timeout_s=timeout, connections=4096) as service:
-            await service.wait_ready(5)
+            await service.wait_ready(1)
             with Stages(console) as stages:
                 figures = await loads.run(service, plan, stages)
         file = new_folder(out) / "load.json"

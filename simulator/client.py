@@ -208,8 +208,8 @@ class Service:
 
 
 NEXT = {
-    401: "give a key with --api-key or REBOUND_API_KEY",
-    403: "this key may not do that; give an admin's with --api-key or REBOUND_API_KEY",
+    401: "give a key with --api-key or REBOUND_SIM_API_KEY",
+    403: "this key may not do that; give an admin's with --api-key or REBOUND_SIM_API_KEY",
 }
 
 

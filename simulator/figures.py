@@ -60,7 +60,7 @@ def summarise(plan: Plan, runs: Sequence[Run], *, command: str, started: datetim
 def _policy(plan: Plan, runs: Sequence[Run], tracks: Sequence[Track], labels: Sequence[str]) -> Figures:
     contestant = tracks[0].contestant
     steps = [step for _, step in plan.shock_steps]
-    until = [*steps[1:], None]
+    until = [*steps[1:], None][: len(steps)]
     latency = np.concatenate([track.latency_ms for track in tracks])
     gaps = np.concatenate([between_versions(track.policy, track.version) for track in tracks])
     baseline = labels.index(BASELINE) if BASELINE in labels and contestant.label != BASELINE else None

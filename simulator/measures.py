@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 WINDOW = 500  # steps
+ROUNDING = 1e-9  # sums over a run are exact to about 1e-11
 
 
 def rolling(values: Array, window: int = WINDOW) -> Array:
@@ -34,7 +35,7 @@ def overtaking(expected: Array, baseline: Array) -> int | None:
 
     0: it never was behind. None: it still is at the end.
     """
-    behind = np.flatnonzero(np.cumsum(expected - baseline) < -1e-9)  # the sums are exact to about 1e-11
+    behind = np.flatnonzero(np.cumsum(expected - baseline) < -ROUNDING)
     if len(behind) == 0:
         return 0
     last = int(behind[-1])
@@ -51,7 +52,7 @@ def recovery(
     after = slice(shock, until)
     if len(expected[after]) < window:
         return None
-    reached = np.flatnonzero(rolling(expected[after], window) >= share * rolling(oracle[after], window))
+    reached = np.flatnonzero(rolling(expected[after], window) >= share * rolling(oracle[after], window) - ROUNDING)
     return int(reached[0]) + window if len(reached) else None
 
 

@@ -14,18 +14,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
+import structlog
 from redis import Redis
-from redis.exceptions import BusyLoadingError
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
 
-from service.store._children import die_with_parent
+from service.store._children import die_with
 
-SOCKET_PATH = 100  # characters; the kernel takes 107
+SOCKET_PATH = 100  # bytes; the kernel takes 107
 START_S = 60.0
+
+log = structlog.get_logger()
 
 
 class EmbeddedRedisError(RuntimeError):
@@ -56,33 +64,28 @@ class EmbeddedRedis:
     def __init__(self, data: Path, *, fsync: str = "everysec") -> None:
         self.data, self._fsync = data.resolve(), fsync
         self.socket = self.data / "redis.sock"
-        if len(str(self.socket)) > SOCKET_PATH:
-            short = hashlib.sha256(str(self.data).encode()).hexdigest()[:16]
+        if len(os.fsencode(self.socket)) > SOCKET_PATH:
+            short = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
             self.socket = Path(tempfile.gettempdir()) / f"rebound-{short}.sock"
-        self.url = f"unix://{self.socket}"
+        self.url = f"unix://{quote(str(self.socket))}"
         self.process: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
 
-    def start(self) -> None:
-        """Returns when it answers, its data loaded.
+    def lock(self) -> None:
+        """Make the folder and take it for this process, until `stop`.
 
         Raises:
-            EmbeddedRedisError: no binary, the folder is in use, or it does not come up.
+            EmbeddedRedisError: another process has it, or it cannot be written.
         """
-        binary = find_redis_server()
-        self.data.mkdir(parents=True, exist_ok=True)
-        if self._lock is None:
-            self._lock = self._take_lock()
-            self._end_predecessor()
-        command = [binary, "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"]
-        command += ["--dir", str(self.data), "--appendonly", "yes", "--appendfsync", self._fsync]
-        command += ["--aof-load-truncated", "yes", "--maxmemory-policy", "noeviction", "--save", ""]
-        command += ["--logfile", str(self.data / "redis.log"), "--daemonize", "no"]
-        self.process = subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent)
-        self._await_answer()
-
-    def _take_lock(self) -> IO[str]:
-        lock = (self.data / "lock").open("a+")
+        if self._lock is not None:
+            return
+        try:
+            self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = (self.data / "lock").open("a+")
+        except OSError as error:
+            raise EmbeddedRedisError(
+                f"the data folder {self.data} cannot be used ({error.strerror}); choose another with --data"
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -95,36 +98,68 @@ class EmbeddedRedis:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        return lock
+        self._lock = lock
+
+    def start(self, *, give_up: Callable[[], bool] = lambda: False) -> None:
+        """Returns when it answers, its data loaded; or, not ready, as soon as `give_up` (asked all the time) is true.
+
+        Raises:
+            EmbeddedRedisError: no binary, the folder is in use, or it does not come up.
+        """
+        binary = find_redis_server()
+        self.lock()
+        self._end_predecessor()
+        command = [binary, "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"]
+        command += ["--dir", str(self.data), "--appendonly", "yes", "--appendfsync", self._fsync]
+        command += ["--aof-load-truncated", "yes", "--maxmemory-policy", "noeviction", "--save", ""]
+        command += ["--logfile", str(self.data / "redis.log"), "--daemonize", "no"]
+        # A session of its own: Ctrl-C reaches whoever started it, who stops it when its clients are done.
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=partial(die_with, os.getpid())
+        )
+        self._await_answer(give_up)
+
+    def _client(self) -> Redis:
+        """Tries once: redis-py's own retries would add seconds to every start."""
+        return Redis(unix_socket_path=str(self.socket), socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
     def _end_predecessor(self) -> None:
         """A redis-server whose service was killed may still run on the folder: it must end before ours reads it."""
-        with Redis(unix_socket_path=str(self.socket), socket_timeout=5) as predecessor:
+        if self.socket.exists() and self.socket.stat().st_uid != os.getuid():  # in /tmp, anyone may have made it
+            raise EmbeddedRedisError(f"{self.socket} belongs to another user; choose another folder with --data")
+        with self._client() as predecessor:
             try:
-                pid = int(predecessor.info("server")["process_id"])
+                # Its log is flushed, and it has ended, when it closes the connection; that is what this waits for.
                 predecessor.shutdown(nosave=True)
-            except (RedisConnectionError, OSError, BusyLoadingError):
-                return
-        deadline = time.monotonic() + START_S
-        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+            except RedisError as error:
+                raise EmbeddedRedisError(
+                    f"a redis-server of an earlier run on {self.data} does not end ({error}); end that process first"
+                ) from error
 
-    def _await_answer(self) -> None:
+    def _await_answer(self, give_up: Callable[[], bool]) -> None:
         assert self.process is not None
-        deadline = time.monotonic() + START_S
-        with Redis(unix_socket_path=str(self.socket), socket_timeout=5) as probe:
-            while True:
+        deadline, told = time.monotonic() + START_S, False
+        with self._client() as probe:
+            while not give_up():
                 if self.process.poll() is not None or time.monotonic() > deadline:
-                    tail = (self.data / "redis.log").read_text(errors="replace")[-500:]
-                    raise EmbeddedRedisError(f"redis-server did not start on {self.data}; the end of its log:\n{tail}")
+                    raise EmbeddedRedisError(f"redis-server did not start on {self.data}; {self._last_words()}")
                 try:
                     probe.ping()
                     return
                 except BusyLoadingError:  # a large log is being read: that is progress
                     deadline = time.monotonic() + START_S
+                    if not told:
+                        told = True
+                        log.info("redis is loading its data", data=str(self.data))
                     time.sleep(0.05)
                 except (RedisConnectionError, OSError):
                     time.sleep(0.005)
+
+    def _last_words(self) -> str:
+        try:
+            return f"the end of its log:\n{(self.data / 'redis.log').read_text(errors='replace')[-500:]}"
+        except OSError:
+            return "it wrote no log"
 
     def stop(self) -> None:
         """Ends it; its log is complete on disk when this returns."""

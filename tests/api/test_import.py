@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import pytest
 
 from tests.waiting import until
 
-OBD = Path(os.environ.get("REBOUND_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data")) / "obd" / "women"
+OBD = Path(__file__).parents[2].parent / "shared" / "data" / "obd" / "women"
 
 
 @pytest.mark.skipif(not OBD.exists(), reason=f"the Open Bandit Dataset sample is not at {OBD}")
