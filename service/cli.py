@@ -89,8 +89,12 @@ def serve(
 
     def announce(url: str) -> None:
         state = without_password(settings.redis_url) if settings.redis_url else str(settings.data.resolve())
-        console.print("[green]●[/] Rebound is ready at", escape(url), soft_wrap=True)
-        console.print(f"  documentation {escape(url)}/docs   state {escape(state)}", soft_wrap=True, highlight=False)
+        console.print(
+            f"[green]●[/] Rebound is ready at [bold]{escape(url)}[/]   "
+            f"(documentation: {escape(url)}/docs, state: {escape(state)})",
+            soft_wrap=True,
+            highlight=False,
+        )
         console.print(
             f"  curl {escape(url)}/recommend -H 'content-type: application/json' "
             """-d '{"user_id": "u1", "candidates": \\["a", "b", "c"]}'""",

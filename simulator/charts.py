@@ -110,7 +110,8 @@ def image(report: Figures, path: Path) -> None:
     for name, style in (("oracle", "--"), ("random", ":")):
         top.plot(curves["rate_step"], curves[name]["mean"], style, color="black", linewidth=1.2, zorder=2)
     top.annotate("best possible", (end * 0.01, curves["oracle"]["mean"][0]), va="bottom", fontsize=10)
-    top.annotate("chance", (end * 0.01, curves["random"]["mean"][0]), va="top", fontsize=10)
+    below = {"xytext": (0, -12), "textcoords": "offset points"}
+    top.annotate("chance", (end * 0.01, curves["random"]["mean"][0]), va="top", fontsize=10, **below)
     draw(top, "rate", {label: _end_label(report, label) for label in colours})
     for label, colour in colours.items():
         if at := _recovered(report, label):

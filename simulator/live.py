@@ -102,10 +102,16 @@ class Live:
         await asyncio.gather(*self._going)
 
     async def _offer(self, catalogue: Catalogue) -> bool:
-        """Loop, items and policies as they should be; whether that worked."""
+        """Loop, items and policies as they should be; whether that worked.
+
+        Raises:
+            Refused: for want of the right key, which no waiting mends.
+        """
         try:
             await self._set_up(catalogue)
         except ServiceError as error:
+            if isinstance(error, Refused) and error.status in (401, 403):
+                raise
             self.connected = False
             self._failed(type(error).__name__, str(error))
             return False
@@ -191,7 +197,11 @@ class _Server(uvicorn.Server):
 
 
 async def serve(live: Live, *, host: str, port: int) -> None:
-    """Traffic and control endpoint, until SIGTERM or SIGINT."""
+    """Traffic and control endpoint, until SIGTERM or SIGINT.
+
+    Raises:
+        Refused: the service wants another key.
+    """
     stop = asyncio.Event()
     server = _Server(
         uvicorn.Config(control(live), host=host, port=port, log_level="warning", timeout_graceful_shutdown=3)

@@ -13,10 +13,13 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from service.settings import Settings
 from simulator.client import Service
 from simulator.contestants import PolicySpec
 from simulator.live import Live, control
+from tests.conftest import Worker
 from tests.processes import free_port
 from tests.simulator.servers import Gate
 from tests.waiting import until
@@ -100,6 +103,14 @@ def test_the_process_stops_cleanly(service: str, number: signal.Signals) -> None
     said, _ = process.communicate(timeout=20)
     assert process.returncode == 0, said
     assert "0 failures" in said
+
+
+def test_a_missing_key_ends_it(settings: Settings) -> None:
+    with Worker(settings.model_copy(update={"admin_keys": (SecretStr("k" * 20),)}), learner=False) as url:
+        command = [sys.executable, "-m", "simulator", "live", "--url", url, "--port", str(free_port())]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "--api-key" in done.stderr
 
 
 def test_without_a_service_it_says_so() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from structlog.testing import capture_logs
 
 from service.store.embedded import EmbeddedRedis, EmbeddedRedisError, find_redis_server
 from tests.processes import alive
@@ -25,6 +26,35 @@ def test_data_survives_kill_9(data: Path) -> None:
         assert redis.get("answer") == b"42"
         assert redis.config_get("appendonly")["appendonly"] == "yes"
         assert redis.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
+
+
+def test_a_log_cut_off_in_the_middle_of_a_write_is_loaded(data: Path) -> None:
+    """What a kill -9 (or a power loss) in the middle of a write leaves."""
+    with EmbeddedRedis(data, fsync="always") as first, Redis.from_url(first.url) as redis:
+        redis.set("whole", 1)
+        redis.set("torn", 1)
+    written = max(data.rglob("*.aof"), key=lambda path: path.stat().st_size)
+    os.truncate(written, written.stat().st_size - 5)
+    with EmbeddedRedis(data) as second, Redis.from_url(second.url) as redis:
+        assert (redis.exists("whole"), redis.exists("torn")) == (1, 0)
+
+
+def test_a_large_log_is_waited_for(data: Path) -> None:
+    data.mkdir()
+    count = 300_000
+    sets = (f"*3\r\n$3\r\nSET\r\n${len(key)}\r\n{key}\r\n$1\r\n1\r\n" for key in map(str, range(count)))
+    (data / "appendonly.aof").write_text("".join(sets), newline="")
+    with capture_logs() as logged, EmbeddedRedis(data) as redis, Redis.from_url(redis.url) as client:
+        assert client.dbsize() == count
+    assert [line["event"] for line in logged] == ["redis is loading its data"]
+
+
+def test_a_start_can_be_given_up(data: Path) -> None:
+    redis = EmbeddedRedis(data)
+    redis.start(give_up=lambda: True)
+    assert redis.process is not None
+    redis.stop()
+    assert redis.process.returncode is not None
 
 
 def test_a_folder_serves_one(data: Path) -> None:
@@ -50,6 +80,27 @@ def test_a_long_folder_gets_a_short_socket(tmp_path: Path) -> None:
     with EmbeddedRedis(deep) as redis:
         assert len(str(redis.socket)) < 100
         assert Redis.from_url(redis.url).ping()
+
+
+@pytest.mark.parametrize("name", ["50% off?", "größe#1", "a b"])
+def test_any_folder_name_makes_a_good_url(tmp_path: Path, name: str) -> None:
+    with EmbeddedRedis(tmp_path / name) as redis, Redis.from_url(redis.url) as client:
+        assert client.ping()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EmbeddedRedisError, match="cannot be used"):
+        EmbeddedRedis(tmp_path / "file" / "data").start()
+
+
+def test_a_server_that_does_not_start_leaves_its_last_words(data: Path) -> None:
+    data.mkdir()
+    (data / "appendonly.aof").write_text("this is no log of Redis\n")
+    redis = EmbeddedRedis(data)
+    with pytest.raises(EmbeddedRedisError, match="Bad file format"):
+        redis.start()
+    redis.stop()
 
 
 def test_no_server_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,182 @@
+"""The supervisor, with stand-ins for its children: real processes, really killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+from service.store.embedded import EmbeddedRedis
+from service.supervisor import FIRST_PAUSE_S, PortTaken, listen
+from tests.processes import alive
+from tests.waiting import until
+
+SUPERVISOR = """
+import sys
+from pathlib import Path
+from service.store.embedded import EmbeddedRedis
+from service.supervisor import Child, Supervisor
+
+folder, redis = Path(sys.argv[1]), sys.argv[2] == "redis"
+child = '''
+import os, signal, sys
+def end(number, frame):
+    with open(sys.argv[1] + "/ended", "a") as ended:
+        ended.write(sys.argv[2] + "\\\\n")
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+with open(sys.argv[1] + "/" + sys.argv[2], "a") as started:
+    started.write(str(os.getpid()) + "\\\\n")
+while True:
+    signal.pause()
+'''
+def make(name):
+    return Child(name, [sys.executable, "-c", child, str(folder), name], {})
+
+def died(pid):
+    with (folder / "died").open("a") as file:
+        file.write(f"{pid}\\n")
+
+supervisor = Supervisor(
+    [[make("learner")], [make("api-0"), make("api-1")]],
+    redis=EmbeddedRedis(folder / "data", fsync="always") if redis else None,
+    on_death=died,
+)
+up = lambda: all((folder / name).exists() for name in ("learner", "api-0", "api-1"))
+supervisor.run(up, (folder / "announced").touch)
+"""
+
+
+class Running:
+    """A supervisor in a process of its own; children write their ids to a file of their name."""
+
+    def __init__(self, folder: Path, *, redis: bool) -> None:
+        self.folder = folder
+        command = [sys.executable, "-c", SUPERVISOR, str(folder), "redis" if redis else ""]
+        self.process = subprocess.Popen(command)
+        until(lambda: (folder / "announced").exists(), "all children run")
+
+    def lines(self, name: str) -> list[str]:
+        file = self.folder / name
+        return file.read_text().splitlines() if file.exists() else []
+
+    def pid(self, name: str) -> int:
+        """The newest process of that name."""
+        return int(self.lines(name)[-1])
+
+    def children(self) -> list[int]:
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    running: list[Running] = []
+
+    def begin(*, redis: bool = False) -> Running:
+        (tmp_path / "announced").unlink(missing_ok=True)
+        for name in ("learner", "api-0", "api-1"):
+            (tmp_path / name).unlink(missing_ok=True)
+        running.append(Running(tmp_path, redis=redis))
+        return running[-1]
+
+    yield begin
+    for one in running:
+        if one.process.poll() is None:
+            one.process.terminate()
+            one.process.wait(timeout=30)
+
+
+def test_a_dead_child_is_started_again_and_reported(start: Callable[..., Running]) -> None:
+    running = start()
+    others = [running.pid("learner"), running.pid("api-1")]
+    killed = running.pid("api-0")
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: len(running.lines("api-0")) == 2, "it runs again")
+    assert running.lines("died") == [str(killed)]
+    assert [running.pid("learner"), running.pid("api-1")] == others, "the others were left alone"
+    assert all(alive(pid) for pid in others)
+
+
+def test_a_child_that_dies_again_and_again_waits_longer_each_time(start: Callable[..., Running]) -> None:
+    running = start()
+    took = []
+    for restart in range(2, 5):
+        os.kill(running.pid("api-0"), signal.SIGKILL)
+        killed = time.monotonic()
+        until(lambda wanted=restart: len(running.lines("api-0")) == wanted, "it runs again")  # type: ignore[misc]
+        took.append(time.monotonic() - killed)
+    for doublings, seconds in enumerate(took):
+        assert seconds >= FIRST_PAUSE_S * 2**doublings
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_stops_in_order(start: Callable[..., Running], number: signal.Signals) -> None:
+    running = start(redis=True)
+    pids = running.children()
+    assert len(pids) == 4
+    running.process.send_signal(number)
+    assert running.process.wait(timeout=30) == 0
+    *workers, learner = running.lines("ended")
+    assert (sorted(workers), learner) == (["api-0", "api-1"], "learner")
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_kill_9_of_the_supervisor_leaves_nothing(start: Callable[..., Running]) -> None:
+    running = start(redis=True)
+    pids = running.children()
+    assert len(pids) == 4
+    assert all(alive(pid) for pid in pids)
+    running.process.kill()
+    running.process.wait()
+    until(lambda: not any(alive(pid) for pid in pids), "all children have ended")
+
+
+def test_redis_is_started_again_on_its_data(start: Callable[..., Running]) -> None:
+    running = start(redis=True)
+    worker = running.pid("api-0")
+    with Redis.from_url(EmbeddedRedis(running.folder / "data").url) as redis:
+        redis.set("answer", 42)
+        pid = int(redis.info("server")["process_id"])
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not alive(pid), "redis is dead")
+
+        def back() -> bool:
+            try:
+                return bool(redis.get("answer") == b"42")
+            except RedisError:
+                return False
+
+        until(back, "it answers again")
+        assert redis.info("server")["process_id"] != pid
+    assert running.pid("api-0") == worker, "its clients were left alone"
+
+
+def test_state_survives_kill_9_of_everything(start: Callable[..., Running]) -> None:
+    running = start(redis=True)
+    url = EmbeddedRedis(running.folder / "data").url
+    with Redis.from_url(url) as redis:
+        redis.set("answer", 42)
+    pids = [*running.children(), running.process.pid]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    running.process.wait()
+    until(lambda: not any(alive(pid) for pid in pids), "all are dead")
+    start(redis=True)
+    with Redis.from_url(url) as redis:
+        assert redis.get("answer") == b"42"
+
+
+def test_a_taken_port_is_refused() -> None:
+    with listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(PortTaken, match=f"127.0.0.1:{port} .*--port"):
+            listen("127.0.0.1", port)
