@@ -54,6 +54,7 @@ class Route:
         self.latency_us = HdrHistogram(1, LONGEST_US, 3)
         self.failures: Counter[str] = Counter()
         self.sent = 0
+        self.last = 0.0  # perf_counter of the last answer
 
     async def measure(self, intended: float, request: Awaitable[Any]) -> Any:
         """Its reply, None if it failed; `intended` is when it should have started (perf_counter)."""
@@ -63,7 +64,8 @@ class Route:
             reply = await request
         except ServiceError as error:
             self.failures[type(error).__name__] += 1
-        us = int((time.perf_counter() - intended) * 1e6)
+        self.last = time.perf_counter()
+        us = int((self.last - intended) * 1e6)
         self.latency_us.record_value(min(max(us, 1), LONGEST_US))
         return reply
 
@@ -106,11 +108,12 @@ async def run(service: Service, plan: LoadPlan, stages: Stages) -> dict[str, Any
         times = arrivals(plan.rate, plan.seconds, plan.seed)
         with stages.stage(f"{plan.rate:g} recommendations/s for {plan.seconds:g} s", len(times)) as advance:
             load = Load(service, loop, world, plan)
-            seconds = await load.run(times, advance)
+            await load.run(times, advance)
     finally:
         await service.delete_loop(loop)
     recommend = load.routes["/recommend"]
     answered = recommend.sent - recommend.failures.total()
+    seconds = max(recommend.last - load.began, plan.seconds)
     return {
         "settings": {
             "url": service.url,
@@ -137,10 +140,11 @@ class Load:
         self._feedback = plan.feedback
         self.routes = {"/recommend": Route(), "/feedback": Route()}
         self.late_us = HdrHistogram(1, LONGEST_US, 3)  # by how much we ourselves missed an intended start
+        self.began = 0.0  # perf_counter
 
-    async def run(self, times: list[float], advance: Advance) -> float:
-        """Send everything and wait for the last answer; the seconds that took."""
-        began = time.perf_counter()
+    async def run(self, times: list[float], advance: Advance) -> None:
+        """Send everything and wait for the last answer."""
+        self.began = began = time.perf_counter()
         async with asyncio.TaskGroup() as going:
             for step, at in enumerate(times):
                 moment = self._world.at(step)
@@ -151,7 +155,6 @@ class Load:
                 self.late_us.record_value(max(1, int((time.perf_counter() - began - at) * 1e6)))
                 going.create_task(self._visit(moment, began + at, thinking if reports else None))
                 advance(1)
-        return time.perf_counter() - began
 
     async def _visit(self, moment: Moment, intended: float, thinking: float | None) -> None:
         """One recommendation and perhaps, after some thought, its feedback."""

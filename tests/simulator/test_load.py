@@ -97,6 +97,7 @@ async def test_against_the_service(service: str) -> None:
         assert len(await _loops(client)) == before, "the loop is deleted"
     assert figures["routes"]["/recommend"]["failed"] == figures["routes"]["/feedback"]["failed"] == 0
     assert figures["routes"]["/feedback"]["requests"] > 20
+    assert 70 < figures["answered_per_s"] < 140
 
 
 async def _loops(client: Service) -> list[str]:
