@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from textwrap import fill
+from textwrap import fill, wrap
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,7 @@ def image(report: Figures, path: Path) -> None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
 
-    top.set_ylim(0, 1.12 * max(curves["oracle"]["max"]))
+    top.set_ylim(0, 1.2 * max(curves["oracle"]["max"]))
     for name, style in (("oracle", "--"), ("random", ":")):
         top.plot(curves["rate_step"], curves[name]["mean"], style, color="black", linewidth=1.2, zorder=2)
     top.annotate("best possible", (end * 0.01, curves["oracle"]["mean"][0]), va="bottom", fontsize=10)
@@ -122,7 +122,8 @@ def image(report: Figures, path: Path) -> None:
             text = f"swapped live to {second}"
             top.annotate(text, at, xytext=(0, -16), textcoords="offset points", color=colour, ha="left", va="top")
     for shock in report["shocks"]:
-        top.annotate(f" {shock['name']}:\n {shock['says']}", (shock["step"], top.get_ylim()[1]), va="top", fontsize=10)
+        text = "\n ".join([f" {shock['name']}:", *wrap(shock["says"], 34)])
+        top.annotate(text, (shock["step"], top.get_ylim()[1]), va="top", fontsize=10)
     top.set_ylabel(f"expected clicks per recommendation\n(mean of the last {curves['window']} steps)")
     top.set_title("● back at 90 % of the best possible", loc="left", fontsize=10, color="#444444")
     draw(bottom, "regret", {label: label for label in colours})
@@ -141,15 +142,15 @@ def _plots(report: Figures) -> list[Any]:
     end = report["settings"]["steps"]
     figures = []
     for kind, axis in (
-        ("rate", f"expected clicks per recommendation (mean of the last {curves['window']} steps)"),
-        ("regret", "clicks missed so far, against always choosing best"),
+        ("rate", f"expected clicks per recommendation<br>(mean of the last {curves['window']} steps)"),
+        ("regret", "clicks missed so far<br>(against always choosing best)"),
     ):
         figure, steps = go.Figure(), curves[f"{kind}_step"]
         if kind == "rate":
             for name, shown, dash in (("oracle", "best possible", "dash"), ("random", "chance", "dot")):
                 line = {"color": "black", "width": 1.5, "dash": dash}
                 figure.add_scatter(x=steps, y=curves[name]["mean"], name=shown, line=line, hovertemplate="%{y:.3f}")
-        top = max(curves["oracle"]["max"]) * 1.12 if kind == "rate" else 0.0
+        top = max(curves["oracle"]["max"]) * 1.2 if kind == "rate" else 0.0
         for label, colour in colours.items():
             curve = curves[kind][label]
             if len(report["settings"]["seeds"]) > 1:
@@ -185,14 +186,14 @@ def _plots(report: Figures) -> list[Any]:
             )
         for shock in report["shocks"]:
             figure.add_vline(x=shock["step"], line={"color": "black", "dash": "dot", "width": 1.5})
-            figure.add_annotation(
-                x=shock["step"],
-                y=top,
-                text=f"{shock['name']}: {shock['says']}",
-                showarrow=False,
-                xanchor="left",
-                xshift=4,
-            )
+            text = f"<b>{shock['name']}</b>" + (f"<br>{fill(shock['says'], 30)}" if kind == "rate" else "")
+            place = {"xanchor": "left", "yanchor": "top", "align": "left", "xshift": 4, "showarrow": False}
+            figure.add_annotation(x=shock["step"], y=top, text=text.replace("\n", "<br>"), **place)
+        for label, colour in colours.items() if kind == "rate" else ():
+            if at := _swapped(report, label):
+                text = f"swapped live to {report['policies'][label]['policies'][1]}"
+                place = {"xanchor": "left", "yanchor": "top", "yshift": -8, "showarrow": False}
+                figure.add_annotation(x=at[0], y=at[1], text=text, font={"color": colour}, **place)
         figure.update_layout(
             template="plotly_white",
             hovermode="x unified",
@@ -233,6 +234,7 @@ def page(report: Figures) -> str:
     )
     settings = report["settings"]
     seeds = ", ".join(map(str, settings["seeds"]))
+    shaded = " Shaded: lowest to highest of the seeds." if len(settings["seeds"]) > 1 else ""
     played = f"{settings['world']}, {settings['steps']:,} steps, seed{'s' * (len(settings['seeds']) > 1)} {seeds}"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -240,7 +242,7 @@ def page(report: Figures) -> str:
 <h1>{html.escape(report["headline"])}</h1>
 <p class="small">{played}, {report["started"]}.
 All policies met the same users at the same steps with the same luck, over HTTP.
-Dots: back at 90 % of the best possible. Shaded: lowest to highest of the seeds.</p>
+Dots: back at 90 % of the best possible.{shaded}</p>
 <h2>Click rate over time</h2>{rate}
 <h2>Clicks missed</h2>{missed}
 <h2>Figures</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>

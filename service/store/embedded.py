@@ -67,6 +67,7 @@ class EmbeddedRedis:
         if len(os.fsencode(self.socket)) > SOCKET_PATH:
             short = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
             self.socket = Path(tempfile.gettempdir()) / f"rebound-{short}.sock"
+        self._pidfile = self.data / "redis.pid"
         self.url = f"unix://{quote(str(self.socket))}"
         self.process: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
@@ -112,7 +113,7 @@ class EmbeddedRedis:
         command = [binary, "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"]
         command += ["--dir", str(self.data), "--appendonly", "yes", "--appendfsync", self._fsync]
         command += ["--aof-load-truncated", "yes", "--maxmemory-policy", "noeviction", "--save", ""]
-        command += ["--logfile", str(self.data / "redis.log"), "--daemonize", "no"]
+        command += ["--logfile", str(self.data / "redis.log"), "--pidfile", str(self._pidfile), "--daemonize", "no"]
         # A session of its own: Ctrl-C reaches whoever started it, who stops it when its clients are done.
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=partial(die_with, os.getpid())
@@ -132,8 +133,9 @@ class EmbeddedRedis:
                 # Its log is flushed, and it has ended, when it closes the connection; that is what this waits for.
                 predecessor.shutdown(nosave=True)
             except RedisError as error:
+                pid = self._pidfile.read_text().strip() if self._pidfile.exists() else "?"
                 raise EmbeddedRedisError(
-                    f"a redis-server of an earlier run on {self.data} does not end ({error}); end that process first"
+                    f"the redis-server of an earlier run on {self.data} does not end ({error}); end process {pid} first"
                 ) from error
 
     def _await_answer(self, give_up: Callable[[], bool]) -> None:

@@ -75,6 +75,16 @@ def test_the_server_of_a_killed_service_is_ended(data: Path) -> None:
         assert redis.get("answer") == b"42"
 
 
+def test_a_server_that_hangs_is_named(data: Path) -> None:
+    with EmbeddedRedis(data) as left:
+        assert left.process is not None
+        left._lock.close()  # as the kernel does when the holder is killed
+        os.kill(left.process.pid, signal.SIGSTOP)
+        with pytest.raises(EmbeddedRedisError, match=f"end process {left.process.pid} first"):
+            EmbeddedRedis(data).start()
+        os.kill(left.process.pid, signal.SIGCONT)
+
+
 def test_a_long_folder_gets_a_short_socket(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 120)
     with EmbeddedRedis(deep) as redis:
