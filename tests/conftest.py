@@ -48,9 +48,10 @@ class Worker:
         )
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._stop: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def _run(self) -> None:
-        self._stop = asyncio.Event()
+        self._stop, self._loop = asyncio.Event(), asyncio.get_running_loop()
         redis = connect(str(self._settings.redis_url), name="test", timeout_s=5)
         learner = asyncio.create_task(Learner(redis, self._settings).run(self._stop)) if self._learner else None
         await self.server.serve()
@@ -67,7 +68,11 @@ class Worker:
     def __exit__(self, *exc: object) -> None:
         self.server.should_exit = True
         self._thread.join(timeout=20)
-        assert not self._thread.is_alive(), "the worker did not stop"
+        if self._thread.is_alive():
+            assert self._loop is not None
+            for task in asyncio.all_tasks(self._loop):
+                task.print_stack()
+            raise AssertionError("the worker did not stop; its tasks are above")
 
 
 @pytest.fixture(scope="session")

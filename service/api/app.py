@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -68,14 +69,15 @@ def create_app(settings: Settings) -> ASGIApp:
             decisions = DecisionLog(commit, buffer=settings.buffer_decisions)
             stack.push_async_callback(decisions.close)
             await _when_there(control, live)
-            follower = asyncio.create_task(live.run())
-            gauges = asyncio.create_task(_gauges(metrics, live, decisions))
+            tasks = [*live.run(), asyncio.create_task(_gauges(metrics, live, decisions))]
+            for task in tasks:
+                task.add_done_callback(_end_worker)
             hot.hot = Hot(live, decisions, commit, settings, metrics)
             state = State(redis=redis, live=live, control=control, decisions=decisions, hot=hot.hot, metrics=metrics)
             try:
                 yield state
             finally:
-                await _end(follower, gauges)
+                await _end(*tasks)
                 with suppress(StoreUnavailable):
                     await sign_off(redis, live.worker)
 
@@ -93,6 +95,13 @@ def create_app(settings: Settings) -> ASGIApp:
     app.add_exception_handler(HTTPException, _http_error)
     hot = HotPath(app, metrics)
     return Guard(hot, settings)
+
+
+def _end_worker(task: asyncio.Task[None]) -> None:
+    """A worker that no longer follows its store is worse than none: whoever started it starts another."""
+    if not task.cancelled() and (error := task.exception()):
+        log.critical("a background task died; this worker ends", exc_info=error)
+        signal.raise_signal(signal.SIGTERM)
 
 
 async def _end(*tasks: asyncio.Task[None]) -> None:

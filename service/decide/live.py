@@ -97,7 +97,7 @@ class Live:
         self._redis, self.worker = redis, worker
         self._loops: Mapping[str, LiveLoop] = {}
         self._dirty: set[str] = set()
-        self._wake = asyncio.Event()
+        self._wake, self._refreshing = asyncio.Event(), asyncio.Lock()
         self._refused: dict[tuple[str, str], int] = {}  # (loop, policy) -> version not to be tried again
         self._identity: str | None = None
         self.swaps = self.refused = 0
@@ -117,7 +117,7 @@ class Live:
         self._wake.set()
 
     def forget(self, name: str) -> None:
-        """The loop was deleted by a call to this worker."""
+        """The loop was deleted."""
         self._loops = {other: live for other, live in self._loops.items() if other != name}
 
     @property
@@ -133,12 +133,9 @@ class Live:
         self._identity = await loops.store_identity(self._redis)
         await self._poll()
 
-    async def run(self) -> None:
-        """Follow the announcements, and poll, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
-            tasks.create_task(self._pulse())
-            tasks.create_task(self._follow())
+    def run(self) -> list[asyncio.Task[None]]:
+        """Follow the announcements, and poll, until each task is cancelled."""
+        return [asyncio.create_task(part) for part in (self._listen(), self._pulse(), self._follow())]
 
     async def _listen(self) -> None:
         while True:
@@ -162,8 +159,6 @@ class Live:
                     await self._refresh(name)
                 except StoreUnavailable:
                     self._lost_touch()
-                except Exception:  # one broken loop must not stop the others from being followed
-                    log.exception("refresh failed", loop=name)
 
     async def _pulse(self) -> None:
         while True:
@@ -172,8 +167,6 @@ class Live:
                 self.store_since = None
             except StoreUnavailable:
                 self._lost_touch()
-            except Exception:
-                log.exception("poll failed")
             await asyncio.sleep(POLL_S)
 
     def _lost_touch(self) -> None:
@@ -190,19 +183,26 @@ class Live:
             return
         self.store_lost = False
         await loops.heartbeat(self._redis, self.worker)
-        names = await loops.loop_names(self._redis)
-        for name in names:
+        for name in {*self._loops, *await loops.loop_names(self._redis)}:
             await self._refresh(name)
-        self._loops = {name: live for name, live in self._loops.items() if name in names}
 
     async def _refresh(self, name: str) -> None:
         """Build the loop's newest state beside the old one, check it, swap."""
+        async with self._refreshing:  # or a state that was read earlier could replace one that was read later
+            try:
+                await self._rebuild(name)
+            except StoreUnavailable:
+                raise
+            except Exception:  # one broken loop must not stop the others from being followed
+                log.exception("refresh failed", loop=name)
+
+    async def _rebuild(self, name: str) -> None:
         if self.store_lost:
             return
         try:
             record = await loops.read_loop(self._redis, name)
         except NotFound:
-            self._loops = {other: live for other, live in self._loops.items() if other != name}
+            self.forget(name)
             return
         old = self._loops.get(name)
         encoder = old.encoder if old else Encoder(FeatureSchema.model_validate(record.schema))

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import StoreUnavailable
@@ -98,17 +98,17 @@ class GroupCommit:
             batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
             try:
                 results = await self._execute(batch)
-            except (*GONE, RedisError) as error:
+            except Exception as error:  # whatever it is, nobody may wait for ever
                 results = [error] * len(batch)
             for (_, _, _, future), result in zip(batch, results, strict=True):
                 if future.done():  # its request was cancelled
                     continue
-                if isinstance(result, ResponseError):
-                    future.set_exception(result)
-                elif isinstance(result, Exception):
+                if isinstance(result, GONE):
                     gone = StoreUnavailable("Redis does not answer; send it again")
                     gone.__cause__ = result
                     future.set_exception(gone)
+                elif isinstance(result, Exception):
+                    future.set_exception(result)
                 else:
                     future.set_result(result)
 

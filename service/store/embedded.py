@@ -109,16 +109,20 @@ class EmbeddedRedis:
         """
         binary = find_redis_server()
         self.lock()
-        self._end_predecessor()
         command = [binary, "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"]
         command += ["--dir", str(self.data), "--appendonly", "yes", "--appendfsync", self._fsync]
         command += ["--aof-load-truncated", "yes", "--maxmemory-policy", "noeviction", "--save", ""]
         command += ["--logfile", str(self.data / "redis.log"), "--pidfile", str(self._pidfile), "--daemonize", "no"]
-        # A session of its own: Ctrl-C reaches whoever started it, who stops it when its clients are done.
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=partial(die_with, os.getpid())
-        )
-        self._await_answer(give_up)
+        try:
+            self._end_predecessor()
+            # A session of its own: Ctrl-C reaches whoever started it, who stops it when its clients are done.
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=partial(die_with, os.getpid())
+            )
+            self._await_answer(give_up)
+        except BaseException:
+            self.stop()
+            raise
 
     def _client(self) -> Redis:
         """Tries once: redis-py's own retries would add seconds to every start."""

@@ -80,9 +80,11 @@ def test_a_server_that_hangs_is_named(data: Path) -> None:
         assert left.process is not None
         left._lock.close()  # as the kernel does when the holder is killed
         os.kill(left.process.pid, signal.SIGSTOP)
-        with pytest.raises(EmbeddedRedisError, match=f"end process {left.process.pid} first"):
-            EmbeddedRedis(data).start()
-        os.kill(left.process.pid, signal.SIGCONT)
+        try:
+            with pytest.raises(EmbeddedRedisError, match=f"end process {left.process.pid} first"):
+                EmbeddedRedis(data).start()
+        finally:
+            os.kill(left.process.pid, signal.SIGCONT)
 
 
 def test_a_long_folder_gets_a_short_socket(tmp_path: Path) -> None:
