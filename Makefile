@@ -31,4 +31,4 @@ fix: setup  ## what `check` can mend by itself
 	@$(BIN)/ruff check --fix .
 
 bench: setup  ## the figures of docs/benchmarks.md
-	@$(RUN) $(BIN)/python -m pytest --override-ini=addopts= tests/benchmarks -s $(ARGS)
+	@$(RUN) $(BIN)/python -m pytest --override-ini=addopts= --override-ini=testpaths=tests/benchmarks -s $(ARGS)
