@@ -80,15 +80,15 @@ def _mean(values: list[float], z: float) -> Propensities:
 
 async def audit_learning(redis: Redis, loop: str) -> dict[str, bool]:
     """Policy -> whether a replay of the log from its start gives the checkpointed state, byte for byte."""
-    d = (await loops.read_loop(redis, loop)).d
+    loop_record = await loops.read_loop(redis, loop)
     found = {}
     for name in await policies.policy_names(redis, loop):
         record = await policies.read_policy(redis, loop, name)
         state = await policies.read_state(redis, loop, name)
-        student = Student(redis, loop, record, d)
+        student = Student(redis, loop_record, record)
         async for entries in log.scan(redis, loop, until=record.position):
             await student.learn(entries)
-        found[name] = state == pack(student.policy.state()) and student.events == record.events
+        found[name] = state == pack(student.state()) and student.events == record.events
     return found
 
 
@@ -162,7 +162,7 @@ async def _scorers(redis: Redis, record: LoopRecord, wanted: set[tuple[str, int]
             rebuild[name][position] = version
     for name, stops in rebuild.items():
         stored = await policies.read_policy(redis, record.name, name)
-        student = Student(redis, record.name, stored, record.d)
+        student = Student(redis, record, stored)
         for position in sorted(stops, key=log.order):
             while entries := await log.read(redis, record.name, student.position, until=position):
                 await student.learn(entries)

@@ -4,8 +4,9 @@ An entry of the log has four fields: `e` (JSON: who, what, under which policy), 
 float32 little-endian), `r` (the reward in decimal) and `s` (where the reward came from). `e` and `x` are made when the
 decision is, and lie beside it until its feedback comes: the join copies them and adds `r` and `s`.
 
-A control entry has one field, `c`: something that a policy is asked to do at this very place in the log, so that a
-replay does it at the same place.
+A control entry has one field, `c`. Either it asks a policy to do something at this very place in the log, so that a
+replay does it at the same place; or it says that a policy noticed a change of the world, for whoever reads the log
+later: what the policy did about it, a replay does again by itself.
 """
 
 from __future__ import annotations
@@ -43,10 +44,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A request written into the log: `train` is the name of the policy that is to train on all that stands before."""
+    """An entry that is no event.
+
+    `train` is the name of the policy that is to train on all that stands before; `alarm` says which policy noticed a
+    change, when (unix seconds), after how many events, at which position of the log, and how it reacted.
+    """
 
     position: str
-    train: str
+    train: str | None = None
+    alarm: Mapping[str, Any] | None = None
 
 
 def body(
@@ -83,7 +89,7 @@ def decode(position: str, fields: Mapping[bytes, bytes], d: int) -> Event | Cont
     """
     try:
         if b"c" in fields:
-            return Control(position, str(orjson.loads(fields[b"c"])["train"]))
+            return _control(position, orjson.loads(fields[b"c"]))
         e = orjson.loads(fields[b"e"])
         x = np.frombuffer(fields[b"x"], dtype="<f4")
         reward = float(fields[b"r"])
@@ -95,3 +101,7 @@ def decode(position: str, fields: Mapping[bytes, bytes], d: int) -> Event | Cont
     if not np.isfinite(x).all() or not np.isfinite(reward):
         raise UndecodableEvent("a feature or the reward is not finite")
     return event
+
+
+def _control(position: str, said: Mapping[str, Any]) -> Control:
+    return Control(position, alarm=said["alarm"]) if "alarm" in said else Control(position, train=str(said["train"]))

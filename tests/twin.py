@@ -1,4 +1,4 @@
-"""The loop in one process: the same policies on the same world as the arena, without HTTP, Redis or learner.
+"""The loop in one process: the same policies on the same worlds as the arena, without HTTP, Redis or learner.
 
 It does by hand what the service promises: encode, pmf, floor, one draw; a reward arrives `reward_delay` decisions after
 its decision, in that order; every `snapshot_period` decisions all that has arrived is learned and served. So its
@@ -8,17 +8,19 @@ figures are those that the service must reach, whatever lies between.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from service.decide.decision import draw_slate, seed_of
 from service.decide.features import Encoder
 from service.decide.schema import FeatureSchema
+from service.learn.drift import Drift
 from service.policies import KINDS, Batch, Candidates
-from simulator.shocks import find_shock
-from simulator.world.petshop import PERSONAS, Petshop
+from simulator.world import Catalogue, World
 
 Array = NDArray[Any]
 
@@ -33,67 +35,104 @@ class Row(NamedTuple):
     propensity: float
 
 
+class Twin(NamedTuple):
+    """What a run came to."""
+
+    expected: Array  # (steps,): the click rate of the item shown at each step
+    alarms: list[int]  # the steps at which a change was noticed
+    drift: Drift  # as it was at the end
+
+
 def run_twin(
     policy_kind: str,
     params: Mapping[str, Any],
     *,
+    world: World[Any],
     steps: int,
-    seed: int,
     snapshot_period: int,
     reward_delay: int,
-    shock_at: int | None = None,
-    shock: str = "taste-swap",
     history: int = 0,
     floor: float = 0.01,
-) -> Array:
-    """Expected click rate of the product shown at each step of the pet shop: (steps,).
+) -> Twin:
+    """One policy through `steps` decisions.
 
     Args:
         policy_kind: a kind of `service.policies`, with its `params`.
-        seed: of the world, the policy and the draws.
+        world: with its shocks; its seed is also the policy's and that of the draws.
         snapshot_period: decisions from one snapshot to the next.
         reward_delay: decisions that are made between a decision and the arrival of its reward.
-        shock_at: the step at which `shock` strikes.
         history: uniformly random impressions to learn from, or train on, beforehand.
         floor: the loop's exploration floor.
     """
-    world = Petshop(seed, [] if shock_at is None else [(shock_at, find_shock(Petshop.name, shock))])
-    encoder = Encoder(FeatureSchema.model_validate(Petshop.schema))
+    encoder = Encoder(FeatureSchema.model_validate(world.schema))
+    shelf = Shelf(encoder)
     kind = KINDS[policy_kind]
-    policy = kind(encoder.d, kind.Params.model_validate(params), seed=seed)
-    on_offer = world.initial().catalogue
-    block = encoder.items([item.features for item in on_offer.items])
+    policy = kind(encoder.d, kind.Params.model_validate(params), seed=world.seed)
+    drift = Drift(policy)
     if history:
-        x_of = {persona: encoder.encode({"persona": persona}, block) for persona in PERSONAS}  # each (n, d)
+        on_offer = world.catalogue(0)
         past = batch_of(
-            Row(x_of[e["context"]["persona"]][on_offer.row[e["item_id"]]], *(e[name] for name in Row._fields[1:]))
+            Row(shelf.rows(e["context"], on_offer)[on_offer.row[e["item_id"]]], *(e[name] for name in Row._fields[1:]))
             for e in world.history(history)
         )
-        policy.update(past)
+        learn(drift, past, at=0.0)
         if policy.batch_trained:
             policy.train([past])
 
     log: list[Row] = []
+    alarms: list[int] = []
     expected = np.zeros(steps)
     learned = 0
     for step in range(steps):
         if step % snapshot_period == 0:
             arrived = max(0, step - reward_delay)
             if arrived > learned:
-                policy.update(batch_of(log[learned:arrived]))
+                alarms += [step] * learn(drift, batch_of(log[learned:arrived]), at=float(step))
                 learned = arrived
             scorer = kind.scorer(policy.snapshot(), d=encoder.d, params=policy.params)
         moment = world.at(step)
-        if moment.catalogue is not on_offer:
-            on_offer = moment.catalogue
-            block = encoder.items([item.features for item in on_offer.items])
-        x = encoder.encode(moment.visit.context, block)
-        ids, user = [item.id for item in on_offer.items], moment.visit.user_id
+        x = shelf.rows(moment.visit.context, moment.catalogue)
+        ids, user = list(moment.catalogue.row), moment.visit.user_id
         estimates = scorer.estimate(Candidates(x, ids, user))
-        [pick] = draw_slate(scorer, estimates, k=1, floor=floor, seed=seed_of("twin", f"{seed}-{step}"))
+        [pick] = draw_slate(scorer, estimates, k=1, floor=floor, seed=seed_of("twin", f"{world.seed}-{step}"))
         expected[step], clicked = moment.outcome(ids[pick.row])
         log.append(Row(x[pick.row], ids[pick.row], user, float(clicked), pick.propensity))
-    return expected
+    return Twin(expected, alarms, drift)
+
+
+class Shelf:
+    """What is on offer, encoded; remembers the contexts that it met lately."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._catalogue: Catalogue | None = None
+        self._rows = lru_cache(maxsize=100)(self._encode)
+
+    def rows(self, context: Mapping[str, Any], catalogue: Catalogue) -> Array:
+        """x (n, d) of the whole catalogue."""
+        if catalogue is not self._catalogue:
+            self._catalogue = catalogue
+            self._block = self._encoder.items([item.features for item in catalogue.items])
+            self._rows.cache_clear()
+        return self._rows(orjson.dumps(context))
+
+    def _encode(self, context: bytes) -> Array:
+        return self._encoder.encode(orjson.loads(context), self._block)
+
+
+def learn(drift: Drift, batch: Batch, *, at: float) -> int:
+    """Learn B events that came at the time `at`; the number of alarms."""
+    return sum(drift.update(part(batch, rows), at) for rows in drift.parts(len(batch.item)))
+
+
+def part(batch: Batch, rows: slice) -> Batch:
+    """Some of the events."""
+    return Batch(batch.x[rows], batch.item[rows], batch.user[rows], batch.reward[rows], batch.propensity[rows])
+
+
+def oracle(world: World[Any], steps: int) -> Array:
+    """The best expected click rate at each step: (steps,)."""
+    return np.array([world.at(step).oracle for step in range(steps)])
 
 
 def batch_of(rows: Iterable[Row]) -> Batch:

@@ -108,6 +108,7 @@ class _Stored(Collector):
             ("lag", "Events in the log still to be learned"),
             ("bytes", "Bytes of learned state and newest snapshot"),
             ("snapshot_age_s", "Seconds since the newest version was published"),
+            ("alarms", "Changes of the world that it noticed"),
         ):
             family = GaugeMetricFamily(f"rebound_policy_{field}", text, labels=["loop", "policy"])
             for loop, status in self._loops.items():

@@ -251,6 +251,14 @@ class PolicyBody(Body):
     params: dict[str, Any] = Field(default_factory=dict)
 
 
+class Alarm(BaseModel):
+    number: int = Field(description="from 1")
+    at: float = Field(description="unix time of the event that gave it away")
+    events: int = Field(description="events that the policy had learned by then")
+    position: str = Field(description="of that event in the log")
+    reaction: Literal["reset"] = Field(description="all that it had learned was forgotten")
+
+
 class PolicyReply(BaseModel):
     name: str
     kind: str
@@ -263,7 +271,7 @@ class PolicyReply(BaseModel):
     pinned: int | None = Field(description="the version that a rollback fixed")
     kept_versions: list[int] = Field(description="versions that a rollback can go to, oldest first")
     published: float | None = Field(description="unix time of the newest version")
-    alarms: list[dict[str, Any]]
+    alarms: list[Alarm] = Field(description="changes of the world that it noticed: the newest 100, oldest first")
     summary: dict[str, Any] | None = Field(None, description="what the policy tells of its learned state")
 
 

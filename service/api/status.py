@@ -54,6 +54,8 @@ async def _loop(redis: Redis, name: str) -> dict[str, Any]:
             "lag": lag,
             "bytes": stored.bytes,
             "snapshot_age_s": age,
+            "alarms": stored.alarms[-1]["number"] if stored.alarms else 0,
+            "last_alarm": stored.alarms[-1] if stored.alarms else None,
         }
     behind = any(found["lag"] and (found["snapshot_age_s"] or STALE_S) >= STALE_S for found in learners.values())
     counters = ("decisions", "joined", "defaulted", "late", "duplicate", "rejected", "imported", "events", "pending")

@@ -71,7 +71,7 @@ class Control:
 
         Raises:
             InvalidRequest: the name is no loop name, or the settings do not fit together.
-            Conflict: the schema would change, and vectors of the old one are in the log or in a policy.
+            Conflict: the schema or the reward range would change, and there are policies or events of the old one.
         """
         if not LOOP_NAME.fullmatch(name):
             raise InvalidRequest(
@@ -83,22 +83,24 @@ class Control:
             created = await self._create_loop(name, self._settings({}, settings), schema or FeatureSchema())
             await self._adopted(name, 1)
             return created
-        changes: dict[str, str | bytes | int] = {
-            "settings": self._settings(record.settings.model_dump(), settings).model_dump_json()
-        }
+        changed = self._settings(record.settings.model_dump(), settings)
+        changes: dict[str, str | bytes | int] = {"settings": changed.model_dump_json()}
+        if changed.reward_range != record.settings.reward_range:
+            await self._check_unused(name, "reward_range")
         if schema is not None and Encoder(schema).version != record.encoder:
-            changes |= await self._new_schema(name, schema)
+            await self._check_unused(name, "schema")
+            encoder = Encoder(schema)
+            changes |= {"schema": _dump(schema), "d": encoder.d, "encoder": encoder.version}
         await self._adopted(name, await loops.change_loop(self._redis, name, changes))
         return False
 
-    async def _new_schema(self, name: str, schema: FeatureSchema) -> dict[str, str | bytes | int]:
+    async def _check_unused(self, name: str, what: str) -> None:
+        """Raises Conflict when policies or events were made with the loop's present schema or reward range."""
         if await policies.policy_names(self._redis, name) or await log.read(self._redis, name, log.START, most=1):
             raise Conflict(
-                f"policies or events of loop {name!r} were made with its schema; make a new loop and import the log",
-                code="schema_in_use",
+                f"policies or events of loop {name!r} were made with its {what}; make a new loop and import the log",
+                code=f"{what}_in_use",
             )
-        encoder = Encoder(schema)
-        return {"schema": _dump(schema), "d": encoder.d, "encoder": encoder.version}
 
     @staticmethod
     def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> LoopSettings:

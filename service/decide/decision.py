@@ -92,6 +92,7 @@ def decide(request: Request, live: LiveLoop, served: Served | None = None) -> De
     seed = seed_of(live.name, request.decision_id)
     floor = live.settings.exploration_floor
     slate = draw_slate(served.scorer, estimates, k=request.k, floor=floor, seed=seed)
+    low, high = live.settings.reward_range  # policies see rewards as shares of it
     record = {
         "decision_id": request.decision_id,
         "loop": live.name,
@@ -108,7 +109,10 @@ def decide(request: Request, live: LiveLoop, served: Served | None = None) -> De
         "encoder": live.encoder.version,
         "exploration_floor": floor,
         "seed": seed,
-        "items": [{"id": ids[pick.row], "score": pick.score, "propensity": pick.propensity} for pick in slate],
+        "items": [
+            {"id": ids[pick.row], "score": low + pick.score * (high - low), "propensity": pick.propensity}
+            for pick in slate
+        ],
     }
     return Decision(
         loop=live.name,

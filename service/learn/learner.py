@@ -51,12 +51,12 @@ class PolicyLearner:
         if not await self._lease.acquire():
             return False
         record = await policies.read_policy(self._redis, self._loop, self._name)  # the last holder's last word
-        self._student = Student(self._redis, self._loop, record, (await loops.read_loop(self._redis, self._loop)).d)
+        self._student = Student(self._redis, await loops.read_loop(self._redis, self._loop), record)
         self._publisher = Publisher(self._lease, self._settings, record)
         state = await policies.read_state(self._redis, self._loop, self._name)
         if state is not None:
             self._student.resume(record, state)
-            self._publisher.resume(self._student.policy)
+            self._publisher.resume(self._student)
         return True
 
     async def step(self) -> int:
@@ -88,8 +88,7 @@ class PolicyLearner:
         self._publisher.touch(trained=trained)
 
     async def _publish(self) -> bool:
-        student = self._student
-        return await self._publisher.publish(student.policy, position=student.position, events=student.events)
+        return await self._publisher.publish(self._student)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Learn until `stop`, or until the policy is gone; at the end publish what was learned and let go."""

@@ -6,16 +6,21 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import structlog
 from redis.asyncio import Redis
 
 from service.events import Event, UndecodableEvent, decode
-from service.policies import KINDS, Batch, NumericalError, Policy
+from service.learn.drift import Drift
+from service.policies import KINDS, Arrays, Batch, NumericalError, Policy
 from service.store import log as event_log
 from service.store.codec import unpack
+from service.store.loops import LoopRecord
 from service.store.policies import PolicyRecord
+
+ALARMS_KEPT = 100  # in a policy's record; all stay in the log for as long as it reaches
 
 log = structlog.get_logger()
 
@@ -23,11 +28,14 @@ log = structlog.get_logger()
 class Student:
     """One policy from its record, having learned nothing; `position` and `events` tell how far it has come."""
 
-    def __init__(self, redis: Redis, loop: str, record: PolicyRecord, d: int) -> None:
-        kind = KINDS[record.kind]
-        self.policy: Policy = kind(d, kind.Params.model_validate(record.params), seed=record.seed)
+    def __init__(self, redis: Redis, record: LoopRecord, of: PolicyRecord) -> None:
+        kind = KINDS[of.kind]
+        self.policy: Policy = kind(record.d, kind.Params.model_validate(of.params), seed=of.seed)
         self.position, self.events = event_log.START, 0
-        self._redis, self._loop, self._name, self._d = redis, loop, record.name, d
+        self.alarms: list[dict[str, Any]] = []  # the newest ALARMS_KEPT, oldest first
+        self._drift = Drift(self.policy)
+        self._redis, self._loop, self._name, self._d = redis, record.name, of.name, record.d
+        self._reward_range = record.settings.reward_range
 
     def resume(self, record: PolicyRecord, state: bytes) -> None:
         """Go on from a checkpoint.
@@ -35,11 +43,15 @@ class Student:
         Raises:
             ValueError: the state is garbled.
         """
-        self.policy.load(unpack(state))
-        self.position, self.events = record.position, record.events
+        self._drift.load(unpack(state))
+        self.position, self.events, self.alarms = record.position, record.events, list(record.alarms)
+
+    def state(self) -> Arrays:
+        """All that learning needs to go on, bit for bit."""
+        return self._drift.state()
 
     async def learn(self, entries: Sequence[event_log.Entry]) -> bool:
-        """Apply entries that follow the position; True when one of them was this policy's order to train."""
+        """Apply entries that follow the position; True when the policy trained on the way."""
         run: list[Event] = []
         trained = False
         for position, fields in entries:
@@ -50,7 +62,10 @@ class Student:
                 continue
             if isinstance(entry, Event):
                 run.append(entry)
-            elif entry.train == self._name:
+                asked = self.policy.train_due(self.events + len(run))
+            else:
+                asked = entry.train == self._name
+            if asked:
                 await self._update(run)
                 await self._train(until=position)
                 run, trained = [], True
@@ -61,15 +76,34 @@ class Student:
     async def _update(self, events: Sequence[Event]) -> None:
         if not events:
             return
-        try:
-            await asyncio.to_thread(self.policy.update, batch_of(events))
-            self.events += len(events)
-        except NumericalError as error:  # `update` left the state as it was
-            if len(events) == 1:
-                await self._dead_letter(events[0].position, error)
-                return
-            for event in events:
-                await self._update([event])
+        for event, error in await asyncio.to_thread(self._apply, events):
+            await self._dead_letter(event.position, error)
+
+    def _apply(self, events: Sequence[Event]) -> list[tuple[Event, NumericalError]]:
+        """Learn events; those that could not be learned come back."""
+        refused = []
+        for rows in self._drift.parts(len(events)):
+            part = events[rows]
+            try:
+                self._learn(part)
+            except NumericalError as error:  # nothing was changed
+                if len(part) == 1:
+                    refused.append((part[0], error))
+                else:
+                    for event in part:
+                        refused += self._apply([event])
+        return refused
+
+    def _learn(self, part: Sequence[Event]) -> None:
+        position = part[-1].position
+        at = event_log.order(position)[0] / 1000
+        alarmed = self._drift.update(batch_of(part, self._reward_range), at)
+        self.events += len(part)
+        if alarmed:
+            number = self.alarms[-1]["number"] + 1 if self.alarms else 1
+            alarm = {"number": number, "at": at, "events": self.events, "position": position, "reaction": "reset"}
+            self.alarms = [*self.alarms, alarm][-ALARMS_KEPT:]
+            log.warning("the world has changed", loop=self._loop, policy=self._name, **alarm)
 
     async def _dead_letter(self, position: str, error: Exception) -> None:
         """Set the entry aside. It counts as learned: that number stays comparable with the number in the log."""
@@ -82,7 +116,7 @@ class Student:
         history = []
         async for entries in event_log.scan(self._redis, self._loop, until=until):
             if events := self._decoded(entries):
-                history.append(batch_of(events))
+                history.append(batch_of(events, self._reward_range))
         started = time.monotonic()
         await asyncio.to_thread(self.policy.train, history)
         rows, seconds = sum(len(batch.item) for batch in history), round(time.monotonic() - started, 1)
@@ -98,12 +132,14 @@ class Student:
         return events
 
 
-def batch_of(events: Sequence[Event]) -> Batch:
-    """B events as arrays, in log order."""
+def batch_of(events: Sequence[Event], reward_range: tuple[float, float]) -> Batch:
+    """B events as arrays, in log order; of each reward, the share of the loop's range that it reaches."""
+    low, high = reward_range
+    reward = np.array([event.reward for event in events], dtype=np.float64)
     return Batch(
         x=np.stack([event.x for event in events]),
         item=[event.item for event in events],
         user=[event.user for event in events],
-        reward=np.array([event.reward for event in events], dtype=np.float64),
+        reward=(reward - low) / (high - low),
         propensity=np.array([np.nan if event.propensity is None else event.propensity for event in events]),
     )

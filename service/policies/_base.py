@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     x: Array  # (B, d) float32: the chosen item's vector, as it was served
     item: Sequence[str]  # (B,)
     user: Sequence[str | None]  # (B,)
-    reward: Array  # (B,) float64, inside the loop's reward range
+    reward: Array  # (B,) float64: where in the loop's reward range, from 0 (its lower end) to 1; sums may lie outside
     propensity: Array  # (B,) float64 in (0, 1]; nan where an imported event did not say
 
 
@@ -45,9 +45,16 @@ class Candidates(NamedTuple):
 
 
 class Params(BaseModel):
-    """A policy's knobs: typed, ranged, and closed to unknown names."""
+    """A policy's knobs: typed, ranged, and closed to unknown names.
+
+    These three any policy takes; `learn/drift.py` acts on them by calling the policy's `forget`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    half_life: float | None = Field(default=None, gt=0)  # in the loop's events: so much later, one counts half
+    half_life_s: float | None = Field(default=None, gt=0)  # the same in seconds
+    detect_change: bool = False  # start anew when rewards no longer are as predicted
 
 
 AnyParams: TypeAlias = Params  # inside `Policy` the name `Params` means that kind's own
@@ -86,12 +93,26 @@ class Policy(ABC):
         self.d, self.params, self.seed = d, params, seed
 
     @abstractmethod
-    def update(self, batch: Batch) -> None:
+    def update(self, batch: Batch) -> Array | None:
         """Learn from B events, exactly as if they came one by one (bit for bit: replays must agree).
 
+        Returns:
+            The expected reward of each event, (B,) float64, as it was just before learning from it; None from a
+            policy that has no cheap one.
+
         Raises:
-            NumericalError: a statistic is no longer finite.
+            NumericalError: a statistic would no longer be finite; the state is as it was before the call.
         """
+
+    @abstractmethod
+    def forget(self, keep: float) -> None:
+        """Let all evidence so far weigh `keep` of what it does, in [0, 1). At 0 only the prior is left, in mean and in
+        uncertainty alike: a reset of one without the other locks a policy in. Nothing is done where nothing is learned.
+        """
+
+    def train_due(self, events: int) -> bool:
+        """Whether to train unasked, now that the log holds so many events (`batch_trained` policies only)."""
+        return False
 
     def train(self, history: Iterable[Batch]) -> None:
         """Learn anew from the whole retained log, in batches in log order (`batch_trained` policies only)."""
@@ -128,6 +149,19 @@ def ids_from_array(array: Array) -> list[str]:
     """The inverse of `ids_to_array`."""
     ids: list[str] = orjson.loads(array.tobytes())
     return ids
+
+
+def fade(weight: float, keep: float) -> tuple[float, float]:
+    """To forget without touching any sum: events to come weigh more instead.
+
+    Returns:
+        (weight of an event from now on, factor to apply to the sums so far). The factor is 0 for a reset, else 1, but
+        once in a long while, before the weights leave the floats.
+    """
+    if keep == 0:
+        return 1.0, 0.0
+    weight /= keep
+    return (weight, 1.0) if weight < 1e100 else (1.0, 1.0 / weight)
 
 
 def greedy(score: Array) -> Array:

@@ -67,6 +67,9 @@ class EmbeddingMLP(Policy):
     def update(self, batch: Batch) -> None:
         """Nothing: frozen between trainings."""
 
+    def forget(self, keep: float) -> None:
+        """Nothing: what it learns from is the log."""
+
     def train(self, history: Iterable[Batch]) -> None:
         """Learn the weights from the B events of the whole history; about 4 s for 200 000 on one core.
 

@@ -17,6 +17,7 @@ from service.policies._base import (
     Policy,
     Scorer,
     expect,
+    fade,
     greedy,
     ids_from_array,
     ids_to_array,
@@ -35,8 +36,8 @@ class LinUCBParams(Params):
 class LinUCB(Policy):
     """Per item: A = ridge I + Σ x xᵀ (d, d), b = Σ r x (d,), θ = A⁻¹ b (d,), over the item's own events.
 
-    The sums are kept packed and without the prior, 8 (d (d + 1) / 2 + d + 1) bytes per item, and grow one event after
-    the other. θ and A⁻¹ are worked out when a snapshot is taken, for the items seen since the one before.
+    The sums are kept packed, without the prior and in units of `weight`, 8 (d (d + 1) / 2 + d + 1) bytes per item, and
+    grow one event after the other. θ and A⁻¹ are worked out when a snapshot is taken, for the items that have changed.
     """
 
     kind = "linucb"
@@ -50,6 +51,7 @@ class LinUCB(Policy):
         self._outer = np.zeros((0, d * (d + 1) // 2))  # Σ x xᵀ, packed
         self._b = np.zeros((0, d))
         self._pulls = np.zeros(0, dtype=np.int64)
+        self._weight = 1.0  # of one event in the two sums
         # What is served, and what in it is out of date. Its row 0 is the item that nobody has seen.
         self._inverse = pack(np.eye(d)[None] / self.params.ridge)
         self._theta = np.zeros((1, d))
@@ -60,10 +62,17 @@ class LinUCB(Policy):
         rows = [self._row.setdefault(item, len(self._row)) for item in batch.item]
         self._reserve(len(self._row))
         for row, outer, rx in zip(rows, packed_outer(x), batch.reward[:, None] * x, strict=True):
-            self._outer[row] += outer
-            self._b[row] += rx
+            self._outer[row] += self._weight * outer
+            self._b[row] += self._weight * rx
             self._pulls[row] += 1
         self._changed.update(rows)
+
+    def forget(self, keep: float) -> None:
+        self._weight, scale = fade(self._weight, keep)
+        if scale != 1:
+            self._outer *= scale
+            self._b *= scale
+        self._changed = set(range(len(self._row)))
 
     def _reserve(self, m: int) -> None:
         if m > len(self._pulls):
@@ -79,11 +88,13 @@ class LinUCB(Policy):
             "outer": self._outer[:m].copy(),
             "b": self._b[:m].copy(),
             "pulls": self._pulls[:m].copy(),
+            "weight": np.array([self._weight]),
         }
 
     def load(self, state: Arrays) -> None:
         self._row = {item: row for row, item in enumerate(ids_from_array(state["items"]))}
         self._outer, self._b, self._pulls = state["outer"].copy(), state["b"].copy(), state["pulls"].copy()
+        self._weight = float(state["weight"][0])
         self._inverse, self._theta = self._inverse[:1], self._theta[:1]
         self._changed = set(range(len(self._row)))
 
@@ -100,7 +111,7 @@ class LinUCB(Policy):
         changed = np.array(sorted(self._changed), dtype=np.intp)
         for part in blocks(len(changed), self.d**2):
             rows = changed[part]
-            theta, inverse = self._solve(self._outer[rows], self._b[rows])
+            theta, inverse = self._solve(self._outer[rows] / self._weight, self._b[rows] / self._weight)
             self._theta[rows + 1], self._inverse[rows + 1] = theta, pack(inverse)
         self._changed.clear()
         return {

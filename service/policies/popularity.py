@@ -19,6 +19,7 @@ from service.policies._base import (
     Policy,
     Scorer,
     expect,
+    fade,
     greedy,
     ids_from_array,
     ids_to_array,
@@ -30,17 +31,16 @@ class PopularityParams(Params):
     """The knobs of `Popularity`."""
 
     epsilon: float = Field(default=0.1, ge=0, le=1)  # mass spread evenly over the candidates
-    half_life: float | None = Field(default=10_000, gt=0)  # in the loop's events; None: never forget
+    half_life: float | None = Field(default=10_000, gt=0)
     prior_clicks: float = Field(default=1, ge=0)  # pseudo-counts: a new item starts at
     prior_impressions: float = Field(default=10, gt=0)  # prior_clicks / prior_impressions
 
 
 class Popularity(Policy):
-    """rate = (prior_clicks + Σ γᵃ r) / (prior_impressions + Σ γᵃ), over the item's own events.
+    """rate = (prior_clicks + Σ w r) / (prior_impressions + Σ w), over the item's own events.
 
-    a is how many events of the loop came after one, γ = ½^(1 / half_life), r its reward. The sums are discounted when
-    their item is next seen, so an event costs the same whatever the number of items. Beside them stand the item's raw
-    counts: impressions and Σ r (the clicks, where rewards are 0 or 1).
+    r is an event's reward, w what is left of its weight after `forget`. Beside the two sums, which are kept in units of
+    `weight`, stand the item's raw counts: impressions and Σ r (the clicks, where rewards are 0 or 1).
     """
 
     kind = "popularity"
@@ -49,65 +49,66 @@ class Popularity(Policy):
 
     def __init__(self, d: int, params: PopularityParams, *, seed: int = 0) -> None:
         super().__init__(d, params, seed=seed)
-        self._clock = 0  # events of the loop so far
         self._row: dict[str, int] = {}
         self._impressions: list[int] = []
         self._clicks: list[float] = []
-        self._seen: list[int] = []  # the clock at the item's last event; the two sums below are as of then
-        self._discounted_impressions: list[float] = []
-        self._discounted_clicks: list[float] = []
+        self._weight = 1.0  # of one event in the two sums below
+        self._weighed_impressions: list[float] = []
+        self._weighed_clicks: list[float] = []
 
-    def update(self, batch: Batch) -> None:
+    def update(self, batch: Batch) -> Array:
         finite_batch(batch, self.d)
-        for item, reward in zip(batch.item, batch.reward.tolist(), strict=True):
-            self._clock += 1
+        expected = np.empty(len(batch.item))
+        for at, (item, reward) in enumerate(zip(batch.item, batch.reward.tolist(), strict=True)):
             row = self._row.setdefault(item, len(self._row))
-            if row == len(self._seen):
+            if row == len(self._clicks):
                 self._impressions.append(0)
                 self._clicks.append(0.0)
-                self._seen.append(self._clock)
-                self._discounted_impressions.append(0.0)
-                self._discounted_clicks.append(0.0)
-            discount = self._discount(self._clock - self._seen[row])
+                self._weighed_impressions.append(0.0)
+                self._weighed_clicks.append(0.0)
+            expected[at] = self._rate(self._weighed_clicks[row], self._weighed_impressions[row])
             self._impressions[row] += 1
             self._clicks[row] += reward
-            self._seen[row] = self._clock
-            self._discounted_impressions[row] = self._discounted_impressions[row] * discount + 1.0
-            self._discounted_clicks[row] = self._discounted_clicks[row] * discount + reward
+            self._weighed_impressions[row] += self._weight
+            self._weighed_clicks[row] += self._weight * reward
+        return expected
 
-    def _discount(self, age: int) -> float:
-        return 1.0 if self.params.half_life is None else 0.5 ** (age / self.params.half_life)
+    def _rate(self, clicks: Any, impressions: Any) -> Any:
+        """From the two weighed sums, numbers or arrays."""
+        prior = self.params
+        return (prior.prior_clicks + clicks / self._weight) / (prior.prior_impressions + impressions / self._weight)
+
+    def forget(self, keep: float) -> None:
+        self._weight, scale = fade(self._weight, keep)
+        if scale != 1:
+            self._weighed_impressions = [scale * impressions for impressions in self._weighed_impressions]
+            self._weighed_clicks = [scale * clicks for clicks in self._weighed_clicks]
 
     def state(self) -> Arrays:
         return {
-            "clock": np.array([self._clock], dtype=np.int64),
             "items": ids_to_array(self._row),
             "impressions": np.array(self._impressions, dtype=np.int64),
             "clicks": np.array(self._clicks, dtype=np.float64),
-            "seen": np.array(self._seen, dtype=np.int64),
-            "discounted_impressions": np.array(self._discounted_impressions, dtype=np.float64),
-            "discounted_clicks": np.array(self._discounted_clicks, dtype=np.float64),
+            "weight": np.array([self._weight]),
+            "weighed_impressions": np.array(self._weighed_impressions, dtype=np.float64),
+            "weighed_clicks": np.array(self._weighed_clicks, dtype=np.float64),
         }
 
     def load(self, state: Arrays) -> None:
-        self._clock = int(state["clock"][0])
         self._row = {item: row for row, item in enumerate(ids_from_array(state["items"]))}
         self._impressions = state["impressions"].tolist()
         self._clicks = state["clicks"].tolist()
-        self._seen = state["seen"].tolist()
-        self._discounted_impressions = state["discounted_impressions"].tolist()
-        self._discounted_clicks = state["discounted_clicks"].tolist()
+        self._weight = float(state["weight"][0])
+        self._weighed_impressions = state["weighed_impressions"].tolist()
+        self._weighed_clicks = state["weighed_clicks"].tolist()
 
     def snapshot(self) -> Arrays:
         """The counts, and the rates as of now: row i is item i."""
-        discount = np.array([self._discount(self._clock - seen) for seen in self._seen], dtype=np.float64)
-        clicks = self.params.prior_clicks + discount * self._discounted_clicks
-        impressions = self.params.prior_impressions + discount * self._discounted_impressions
         return {
             "items": ids_to_array(self._row),
             "impressions": np.array(self._impressions, dtype=np.int64),
             "clicks": np.array(self._clicks, dtype=np.float64),
-            "rate": clicks / impressions,
+            "rate": self._rate(np.array(self._weighed_clicks), np.array(self._weighed_impressions)),
         }
 
     @classmethod

@@ -21,6 +21,9 @@ class Random(Policy):
     def load(self, state: Arrays) -> None:
         pass
 
+    def forget(self, keep: float) -> None:
+        pass
+
     def snapshot(self) -> Arrays:
         return {}
 

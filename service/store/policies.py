@@ -33,7 +33,7 @@ class PolicyRecord:
     bytes: int = 0  # of the learned state and the newest snapshot
     kept: int = 0  # of all kept snapshots
     published: float | None = None  # unix seconds
-    alarms: list[dict[str, Any]] = field(default_factory=list)
+    alarms: list[dict[str, Any]] = field(default_factory=list)  # the newest, each with its number, oldest first
 
 
 async def create_policy(redis: Redis, loop: str, record: PolicyRecord) -> None:
@@ -178,12 +178,24 @@ class Lease:
         snapshot: bytes,
         budget: int,
         alarms: Sequence[Mapping[str, Any]],
+        alarms_logged: int,
     ) -> bool:
-        """Checkpoint (and publish, unless `snapshot` is empty) in one atomic write; False when the lease was lost."""
+        """Checkpoint (and publish, unless `snapshot` is empty) in one atomic write; False when the lease was lost.
+
+        Alarms numbered above `alarms_logged` are appended to the event log too.
+        """
         keys, name = self._keys, self._policy
         done = await script("publish")(
             self._redis,
-            (keys.lease(name), keys.policy(name), keys.state(name), keys.versions(name), keys.history(name), keys.loop),
+            (
+                keys.lease(name),
+                keys.policy(name),
+                keys.state(name),
+                keys.versions(name),
+                keys.history(name),
+                keys.loop,
+                keys.events,
+            ),
             (
                 self.token or 0,
                 name,
@@ -195,6 +207,7 @@ class Lease:
                 keys.snapshots(name),
                 budget,
                 orjson.dumps(alarms),
+                *(orjson.dumps({"alarm": {"policy": name, **a}}) for a in alarms if a["number"] > alarms_logged),
             ),
         )
         if done and snapshot:

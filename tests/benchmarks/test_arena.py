@@ -15,6 +15,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from simulator.shocks import find_shock
+from simulator.world.petshop import Petshop
 from tests.processes import Served
 from tests.twin import run_twin
 
@@ -46,13 +48,12 @@ def in_process(policy: str, period: int) -> NDArray[np.float64]:
         run_twin(
             kind,
             params,
+            world=Petshop(seed, [(SHOCK, find_shock("petshop", "taste-swap"))]),
             steps=STEPS,
-            seed=seed,
             snapshot_period=period,
             reward_delay=WINDOW,
-            shock_at=SHOCK,
             history=history,
-        )
+        ).expected
         for seed in range(1, SEEDS + 1)
     ]
     return np.stack(runs)

@@ -157,3 +157,57 @@ async def test_the_log_keeps_to_its_length_but_nothing_unread_goes(redis: Redis,
     assert (await log.read_stats(redis, loop))["trimmed"] == 500
     await policies.create_policy(redis, loop, PolicyRecord("late", "popularity", {}, seed=0))
     assert (await policies.read_policy(redis, loop, "late")).skipped == 500
+
+
+async def test_an_alarm_stands_in_the_log_once_and_is_not_learned(redis: Redis, loop: str, settings: Settings) -> None:
+    await policies.create_policy(redis, loop, PolicyRecord("p", "popularity", {"detect_change": True}, seed=0))
+    await append(redis, loop, 2000)
+    learner = PolicyLearner(redis, loop, "p", settings)
+    assert await learner.open()
+    await learner.drain()
+    await append_rewards(redis, loop, [0.0] * 200)
+    await learner.drain()
+    await redis.delete(Keys(loop).lease("p"))
+    successor = PolicyLearner(redis, loop, "p", settings)
+    assert await successor.open()
+    await successor.drain()
+    await append(redis, loop, 10, first=5000)
+    await successor.drain()
+
+    record = await policies.read_policy(redis, loop, "p")
+    (alarm,) = record.alarms
+    assert alarm["number"] == 1
+    assert 2000 < alarm["events"] <= 2200
+    assert record.events == 2210
+    told = [
+        entry.alarm
+        for position, fields in await log.read(redis, loop, log.START, most=5000)
+        if isinstance(entry := events.decode(position, fields, D), events.Control)
+    ]
+    assert told == [{"policy": "p", **alarm}]
+    assert await audit_learning(redis, loop) == {"p": True}
+
+
+async def append_rewards(redis: Redis, loop: str, rewards: list[float]) -> None:
+    rows = []
+    for number, reward in enumerate(rewards):
+        who = {"user": None, "context": {}, "n": 3, "propensity": 0.5, "policy": None, "version": 0}
+        e = events.body(decision_id=f"r{number}", item=f"p{number % 3}", **who)
+        rows.append((f"r{number}", e, np.full(D, 0.1, "<f4").tobytes(), reward))
+    await log.append_imported(redis, loop, rows)
+
+
+async def test_rewards_are_learned_as_shares_of_the_loops_range(redis: Redis, settings: Settings) -> None:
+    name = f"range-{uuid4().hex[:10]}"
+    wide = LoopSettings(reward_range=(-10, 30), default_reward=0)
+    await loops.create_loop(redis, LoopRecord(name, wide, {}, D, "test", 1, 0, {}, {}))
+    await redis.srem("rebound:loops", name)
+    await policy(redis, name, "popularity")
+    await append_rewards(redis, name, [10.0, -10.0, 30.0])  # of p0, p1, p2
+    learner = PolicyLearner(redis, name, "popularity", settings)
+    assert await learner.open()
+    await learner.drain()
+    state = await policies.read_state(redis, name, "popularity")
+    assert state is not None
+    assert unpack(state)["clicks"].tolist() == [0.5, 0.0, 1.0]
+    await loops.delete_loop(redis, name)

@@ -221,6 +221,54 @@ def test_batch_update_equals_one_by_one(kind: type[Policy], cuts: list[int], pub
 
 
 @every_kind
+def test_what_is_expected_is_a_number_for_each_event_whatever_the_batches(kind: type[Policy]) -> None:
+    at_once, one_by_one = fresh(kind), fresh(kind)
+    expected = at_once.update(events(200))
+    each = [one_by_one.update(part(events(200), slice(row, row + 1))) for row in range(200)]
+    if expected is None:
+        assert set(map(type, each)) == {type(None)}
+        return
+    assert expected.shape == (200,)
+    assert expected.dtype == np.float64
+    assert np.isfinite(expected).all()
+    assert expected.tobytes() == np.concatenate([one for one in each if one is not None]).tobytes()
+
+
+@learns_online
+def test_a_reset_leaves_nothing_but_the_prior(kind: type[Policy]) -> None:
+    """In mean and in uncertainty alike; keeping some of the one locks a policy in."""
+    policy = taught(kind)
+    policy.snapshot()
+    policy.forget(0)
+    for request in requests():
+        reset, prior = scorer_of(policy).estimate(request), scorer_of(fresh(kind)).estimate(request)
+        np.testing.assert_allclose(reset, prior, rtol=1e-12)
+
+
+@learns_online
+def test_what_is_forgotten_counts_for_less_and_less(kind: type[Policy]) -> None:
+    policy = taught(kind)
+    request = next(requests())
+    prior = scorer_of(fresh(kind)).estimate(request)
+    for _ in range(400):
+        policy.forget(0.9)
+    np.testing.assert_allclose(scorer_of(policy).estimate(request), prior, rtol=1e-6, atol=1e-9)
+
+
+@every_kind
+def test_forgetting_goes_on_identically_after_a_load(kind: type[Policy]) -> None:
+    policy, other = taught(kind), fresh(kind)
+    policy.forget(0.7)
+    other.load(through_safetensors(policy.state()))
+    assert_same(policy.snapshot(), other.snapshot())
+    for each in (policy, other):
+        each.forget(0.5)
+        learn(each, events(50, seed=1))
+    assert_same(policy.state(), other.state())
+    assert_same(policy.snapshot(), other.snapshot())
+
+
+@every_kind
 def test_updates_change_neither_a_scorer_nor_what_was_handed_out(kind: type[Policy]) -> None:
     policy = taught(kind)
     state, snapshot = policy.state(), policy.snapshot()

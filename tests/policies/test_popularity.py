@@ -25,30 +25,36 @@ def scores(policy: Popularity, items: list[str]) -> list[float]:
     return scorer_of(policy).estimate(Candidates(x, items, None))[:, 0].tolist()
 
 
-@pytest.mark.parametrize("half_life", [0.5, 20, 1000, None])
-def test_discounted_rates_equal_a_recomputation_from_the_history(half_life: float | None) -> None:
+def test_rates_equal_a_recomputation_from_the_history() -> None:
+    """With some evidence forgotten now and then, up to beyond the largest float."""
     rng = np.random.default_rng(5)
-    item = [ITEMS[i] for i in rng.choice(3, 300, p=[0.6, 0.39, 0.01])]
-    reward = rng.uniform(0, 1, 300)
-    policy = Popularity(1, PopularityParams(half_life=half_life, prior_clicks=2, prior_impressions=5))
-    policy.update(batch_of(item[:100], reward[:100].tolist()))
-    policy.snapshot()
-    policy.update(batch_of(item[100:], reward[100:].tolist()))
-    age = np.arange(299, -1, -1)  # of each event, in events of the loop
-    weight = np.ones(300) if half_life is None else 0.5 ** (age / half_life)
-    for name in ITEMS:
-        mine = np.array([i == name for i in item])
-        expected = (2 + weight[mine] @ reward[mine]) / (5 + weight[mine].sum())
-        assert scores(policy, [name]) == pytest.approx([expected], rel=1e-12)
+    policy = Popularity(1, PopularityParams(prior_clicks=2, prior_impressions=5))
+    item, reward, weight = [], np.zeros(0), np.zeros(0)
+    for keep in (0.5, 0.0, 0.9, 1e-70, 1e-60, 0.3, 1.0 - 1e-9):
+        new = [ITEMS[i] for i in rng.choice(3, 100, p=[0.6, 0.39, 0.01])]
+        r = rng.uniform(0, 1, 100)
+        policy.update(batch_of(new, r.tolist()))
+        policy.forget(keep)
+        item, reward, weight = item + new, np.append(reward, r), keep * np.append(weight, np.ones(100))
+        for name in ITEMS:
+            mine = np.array([i == name for i in item])
+            expected = (2 + weight[mine] @ reward[mine]) / (5 + weight[mine].sum())
+            assert scores(policy, [name]) == pytest.approx([expected], rel=1e-12)
+
+
+def test_expects_the_rate_before_each_event() -> None:
+    policy = Popularity(1, PopularityParams(prior_clicks=1, prior_impressions=4))
+    assert policy.update(batch_of(["a", "a", "b"], [1.0, 0.0, 1.0])).tolist() == [0.25, 2 / 5, 0.25]
 
 
 def test_raw_rates_equal_those_counted_exactly() -> None:
     rng = np.random.default_rng(6)
     item = [ITEMS[i] for i in rng.integers(0, 3, 5000)]
     click = rng.integers(0, 2, 5000)
-    policy = Popularity(1, PopularityParams(half_life=10))
+    policy = Popularity(1, PopularityParams())
     for start in range(0, 5000, 1000):
         policy.update(batch_of(item[start : start + 1000], click[start : start + 1000].tolist()))
+        policy.forget(0.5)
     shown = scorer_of(policy).summary()["items"]
     assert shown.keys() == set(item)
     for name in shown:
@@ -70,11 +76,3 @@ def test_an_unknown_item_stands_at_the_prior() -> None:
     assert scores(policy, ["new"]) == [0.25]
     policy.update(batch_of(["a"], [1.0]))
     assert scores(policy, ["new", "a"]) == pytest.approx([0.25, 4 / 13])
-
-
-def test_forgets_what_was_liked_long_ago() -> None:
-    item, reward = ["a"] * 200 + ["a", "b"] * 20, [0.9] * 200 + [0.0, 0.5] * 20
-    for half_life, best in ((20, "b"), (None, "a")):
-        policy = Popularity(1, PopularityParams(half_life=half_life, prior_clicks=0, prior_impressions=1))
-        policy.update(batch_of(item, reward))
-        assert ["a", "b"][int(np.argmax(scores(policy, ["a", "b"])))] == best

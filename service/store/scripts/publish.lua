@@ -1,9 +1,9 @@
 -- Checkpoint a policy: state, position in the log and (if it learned) a new version, in one atomic write that
 -- only the holder of the lease can make. The oldest versions go when the kept ones outgrow their budget; the
 -- newest, and one that is pinned, stay.
--- KEYS: lease, policy, state, versions, history, loop
+-- KEYS: lease, policy, state, versions, history, loop, events
 -- ARGV: token, policy name, position, events learned, state, version, snapshot ('' = no new version),
---       prefix of the snapshots' keys, budget in bytes, alarms
+--       prefix of the snapshots' keys, budget in bytes, alarms, entries for the log (one for each new alarm)
 -- Returns 1, or 0 when another learner holds the lease or the policy is gone.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] or redis.call('EXISTS', KEYS[2]) == 0 then
   return 0
@@ -12,6 +12,9 @@ local time = redis.call('TIME')
 local now = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
 redis.call('HSET', KEYS[2], 'position', ARGV[3], 'events', ARGV[4], 'alarms', ARGV[10])
 redis.call('SET', KEYS[3], ARGV[5])
+for i = 11, #ARGV do
+  redis.call('XADD', KEYS[7], '*', 'c', ARGV[i])
+end
 if ARGV[7] == '' then
   return 1
 end

@@ -1,0 +1,176 @@
+"""The default: a logistic model shared by all items, explored by confidence bounds of random width.
+
+The model is a Bayesian logistic regression on the encoder's columns, crosses of context and item among them, with a
+Laplace posterior that is updated event by event (extended Kalman filter; Fahrmeir 1992, "Posterior mode estimation by
+extended Kalman filtering"), and an intercept of each item's own. Exploration is RandUCB (Vaswani et al. 2020,
+arXiv:1910.04928): one width for all candidates of a decision, drawn anew for each, so nothing is locked in and the
+probabilities are smooth and exact. Rewards are in [0, 1]; ones between are proper targets of the logistic loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from service.policies._base import (
+    Array,
+    Arrays,
+    Batch,
+    Candidates,
+    Params,
+    Policy,
+    Scorer,
+    expect,
+    ids_from_array,
+    ids_to_array,
+)
+from service.policies._envelope import random_width_pmf
+from service.policies._linalg import finite_batch, psd_cholesky
+
+REFRESH = 4096  # events after which the covariance is solved anew from the precision: no drift, however many come
+
+
+class AdaptiveParams(Params):
+    """The knobs of `Adaptive`."""
+
+    alpha: float = Field(default=1.0, ge=0, le=100)  # widths are alpha |N(0, 1)| standard deviations of the logit
+    ridge: float = Field(default=0.25, gt=0, le=1e9)  # prior precision of every column's weight
+    item_ridge: float = Field(default=100.0, gt=0, le=1e9)  # prior precision of every item's intercept
+    detect_change: bool = True
+
+
+class Adaptive(Policy):
+    """P(click) = σ(mᵀx + o_item), with x's weights ~ N(m, S), S (d, d), and intercepts ~ N(o_i, s_i), apart from S.
+
+    For an event with logit f, variance v = xᵀSx + s, p = σ(f), h = p (1 - p) and g = 1 / (1 + h v):
+
+        m += g (r - p) S x,   S -= g h S x xᵀ S,   and likewise o and s with x = 1.
+
+    The precision P = ridge I + Σ h x xᵀ is kept beside S, which is its inverse but for rounding.
+    """
+
+    kind = "adaptive"
+    Params = AdaptiveParams
+    params: AdaptiveParams
+
+    def __init__(self, d: int, params: AdaptiveParams, *, seed: int = 0) -> None:
+        super().__init__(d, params, seed=seed)
+        self._events = 0
+        self._mean = np.zeros(d)
+        self._precision = params.ridge * np.eye(d)
+        self._covariance = np.eye(d) / params.ridge
+        self._row: dict[str, int] = {}
+        self._intercept: list[float] = []
+        self._variance: list[float] = []
+
+    def update(self, batch: Batch) -> Array:
+        expected = np.empty(len(batch.item))
+        for at, (x, item, reward) in enumerate(
+            zip(finite_batch(batch, self.d), batch.item, batch.reward.tolist(), strict=True)
+        ):
+            expected[at] = self._learn(x, item, min(max(reward, 0.0), 1.0))
+        return expected
+
+    def _learn(self, x: Array, item: str, reward: float) -> float:
+        """What was expected of the event (d,), before it changed anything."""
+        row = self._row.setdefault(item, len(self._row))
+        if row == len(self._intercept):
+            self._intercept.append(0.0)
+            self._variance.append(1.0 / self.params.item_ridge)
+        Sx = self._covariance @ x
+        s = self._variance[row]
+        p = sigmoid(float(self._mean @ x) + self._intercept[row])
+        h = p * (1.0 - p)
+        g = 1.0 / (1.0 + h * (max(float(x @ Sx), 0.0) + s))
+        self._mean += (g * (reward - p)) * Sx
+        self._covariance -= (g * h) * np.multiply.outer(Sx, Sx)
+        self._precision += h * np.multiply.outer(x, x)
+        self._intercept[row] += g * (reward - p) * s
+        self._variance[row] = s - g * h * s * s
+        self._events += 1
+        if self._events % REFRESH == 0:
+            self._solve()
+        return p
+
+    def _solve(self) -> None:
+        root = np.linalg.solve(psd_cholesky(self._precision), np.eye(self.d))
+        self._covariance = root.T @ root
+
+    def forget(self, keep: float) -> None:
+        """Precisions return to the prior's, and with them what they were worth: P m fades as P does, o / s as 1 / s."""
+        prior = self.params.ridge * np.eye(self.d)
+        worth = self._precision @ self._mean
+        self._precision = prior + keep * (self._precision - prior)
+        self._solve()
+        self._mean = self._covariance @ (keep * worth)
+        for row, (o, s) in enumerate(zip(self._intercept, self._variance, strict=True)):
+            precision = self.params.item_ridge + keep * (1.0 / s - self.params.item_ridge)
+            self._variance[row] = 1.0 / precision
+            self._intercept[row] = keep * o / s / precision
+
+    def state(self) -> Arrays:
+        return {**self.snapshot(), "precision": self._precision.copy(), "events": np.array([self._events])}
+
+    def load(self, state: Arrays) -> None:
+        self._events = int(state["events"][0])
+        self._mean, self._precision = state["mean"].copy(), state["precision"].copy()
+        self._covariance = state["covariance"].copy()
+        self._row = {item: row for row, item in enumerate(ids_from_array(state["items"]))}
+        self._intercept, self._variance = state["intercept"].tolist(), state["variance"].tolist()
+
+    def snapshot(self) -> Arrays:
+        """mean (d,), covariance (d, d), and each item's intercept and its variance."""
+        return {
+            "mean": self._mean.copy(),
+            "covariance": self._covariance.copy(),
+            "items": ids_to_array(self._row),
+            "intercept": np.array(self._intercept, dtype=np.float64),
+            "variance": np.array(self._variance, dtype=np.float64),
+        }
+
+    @classmethod
+    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: BaseModel) -> AdaptiveScorer:
+        return AdaptiveScorer(snapshot, d, cast(AdaptiveParams, params))
+
+
+class AdaptiveScorer(Scorer):
+    """estimates: σ(logit), logit, alpha √variance; pmf: of being the best at a random width."""
+
+    def __init__(self, snapshot: Mapping[str, Array], d: int, params: AdaptiveParams) -> None:
+        items = ids_from_array(expect(snapshot.get("items"), "items", (None,)))
+        self._row = {item: row for row, item in enumerate(items)}
+        self._mean = expect(snapshot.get("mean"), "mean", (d,)).copy()
+        self._covariance = expect(snapshot.get("covariance"), "covariance", (d, d)).copy()
+        # One more item stands for those that nobody has seen.
+        self._intercept = np.append(expect(snapshot.get("intercept"), "intercept", (len(items),)), 0.0)
+        self._variance = np.append(expect(snapshot.get("variance"), "variance", (len(items),)), 1.0 / params.item_ridge)
+        self._alpha = params.alpha
+
+    def estimate(self, candidates: Candidates) -> Array:
+        find, unknown = self._row.get, len(self._row)
+        rows = np.array([find(item, unknown) for item in candidates.item], dtype=np.intp)
+        x = candidates.x.astype(np.float64)  # (n, d)
+        logit = x @ self._mean + self._intercept[rows]
+        variance = np.vecdot(x @ self._covariance, x) + self._variance[rows]
+        estimates = np.empty((len(rows), 3))
+        # In float32, so that equal candidates tie whatever order the matrix product added their rows in.
+        estimates[:, 1] = logit.astype(np.float32)
+        estimates[:, 2] = (self._alpha * np.sqrt(np.maximum(variance, 0.0))).astype(np.float32)
+        estimates[:, 0] = 0.5 + 0.5 * np.tanh(0.5 * estimates[:, 1])  # σ, without overflow
+        return estimates
+
+    def pmf(self, estimates: Array) -> Array:
+        return random_width_pmf(estimates[:, 1], estimates[:, 2])
+
+    def summary(self) -> dict[str, Any]:
+        """How many items were seen, and the columns whose weights are known best and least."""
+        return {"items": len(self._row)}
+
+
+def sigmoid(f: float) -> float:
+    """1 / (1 + exp(-f)), without overflow."""
+    return 0.5 + 0.5 * math.tanh(0.5 * f)

@@ -1,0 +1,124 @@
+"""Change detection and forgetting, as parts that any policy can take."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.learn.drift import ARMED_EVENTS, BLOCK, ChangeDetector, Drift
+from service.policies import KINDS, Batch
+
+D = 3
+
+
+def drift(kind: str, **params: float | bool) -> Drift:
+    return Drift(KINDS[kind](D, KINDS[kind].Params.model_validate(params)))
+
+
+def events(rate: float, size: int, *, seed: int = 0) -> Batch:
+    """`size` clicks at this rate, on one item with one row."""
+    clicks = (np.random.default_rng(seed).random(size) < rate).astype(np.float64)
+    return Batch(np.full((size, D), 0.5, np.float32), ["a"] * size, [None] * size, clicks, np.full(size, 0.5))
+
+
+def learn(drift: Drift, batch: Batch, *, at: float = 0.0, step: int = 1000) -> int:
+    """In batches of `step`; the number of alarms."""
+    alarms = 0
+    for start in range(0, len(batch.item), step):
+        some = Batch(*(column[start : start + step] for column in batch))  # type: ignore[arg-type]
+        for rows in drift.parts(len(some.item)):
+            alarms += drift.update(Batch(*(column[rows] for column in some)), at)  # type: ignore[arg-type]
+    return alarms
+
+
+def observe(detector: ChangeDetector, expected: float, rewards: NDArray[np.float64]) -> int | None:
+    """The number of rewards up to the alarm."""
+    for number, reward in enumerate(rewards.tolist(), start=1):
+        detector.observe(expected, reward)
+        if detector.alarmed:
+            return number
+    return None
+
+
+def clicks(rate: float, size: int, seed: int = 0) -> NDArray[np.float64]:
+    return (np.random.default_rng(seed).random(size) < rate).astype(np.float64)
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.1, 0.02])
+def test_a_decline_is_noticed_and_a_rise_is_not(rate: float) -> None:
+    detector = ChangeDetector()
+    assert observe(detector, rate, clicks(rate, 5000)) is None
+    assert observe(detector, rate, clicks(min(1.0, 1.5 * rate), 2000)) is None
+    noticed = observe(detector, rate, clicks(0.4 * rate, 100_000))
+    assert noticed is not None
+    assert noticed * rate < 120  # after so many clicks were expected
+
+
+@pytest.mark.parametrize("bias", [0.5, 0.8, 1.25, 1.9])
+def test_expectations_that_are_always_off_by_a_factor_are_no_change(bias: float) -> None:
+    assert observe(ChangeDetector(), 0.5 * bias, clicks(0.5, 50_000)) is None
+
+
+def test_nothing_is_known_at_the_start() -> None:
+    assert observe(ChangeDetector(), 1.0, np.zeros(ARMED_EVENTS)) is None
+
+
+def test_rewards_between_0_and_1_count_as_shares() -> None:
+    detector = ChangeDetector()
+    assert observe(detector, 0.5, np.random.default_rng(0).beta(2, 2, 5000)) is None
+    assert observe(detector, 0.5, np.random.default_rng(1).beta(2, 8, 1000)) is not None
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "linucb", "popularity"])  # linucb expects nothing by itself
+def test_an_alarm_resets_the_policy(kind: str) -> None:
+    one = drift(kind, detect_change=True)
+    assert learn(one, events(0.6, 3000)) == 0
+    assert learn(one, events(0.1, 400, seed=1)) == 1
+    assert learn(one, events(0.1, 3000, seed=2)) == 0  # the new world is no change
+
+
+def test_without_being_asked_nothing_is_detected() -> None:
+    one = drift("adaptive", detect_change=False)
+    assert learn(one, events(0.6, 3000)) + learn(one, events(0.05, 2000)) == 0
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "linucb", "popularity"])
+@pytest.mark.parametrize(
+    "params", [{"detect_change": True}, {"half_life": 50.0}, {"detect_change": True, "half_life": 500}]
+)
+def test_the_same_state_in_whatever_batches_and_through_a_restart(kind: str, params: dict[str, float]) -> None:
+    together, apart = drift(kind, **params), drift(kind, **params)
+    for batch in (events(0.6, 2000), events(0.1, 300, seed=1)):
+        learn(together, batch)
+        learn(apart, batch, step=7)
+        restarted = drift(kind, **params)
+        restarted.load(apart.state())
+        apart = restarted
+    state, other = together.state(), apart.state()
+    assert state.keys() == other.keys()
+    for name in state:
+        assert state[name].tobytes() == other[name].tobytes(), name
+
+
+def rate_of(one: Drift) -> float:
+    kind = type(one.policy)
+    return float(
+        kind.scorer(one.policy.snapshot(), d=D, params=one.policy.params).summary()["items"]["a"]["discounted_rate"]
+    )
+
+
+def test_after_a_half_life_an_event_counts_half() -> None:
+    one = drift("popularity", half_life=10 * BLOCK, prior_clicks=0, prior_impressions=1e-9)
+    ones, zeros = events(1.0, 1000 * BLOCK), events(0.0, 10 * BLOCK)
+    learn(one, ones)
+    assert rate_of(one) == pytest.approx(1.0)
+    learn(one, zeros)  # one half-life of zeros: the ones are worth half of all
+    assert rate_of(one) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_half_lives_in_seconds() -> None:
+    one = drift("popularity", half_life=1e12, half_life_s=3600, prior_clicks=0, prior_impressions=1e-9)
+    learn(one, events(1.0, 10 * BLOCK), at=1000.0)
+    learn(one, events(0.0, 5 * BLOCK), at=1000.0 + 3600)  # an hour after the ones, 5 blocks at once
+    assert rate_of(one) == pytest.approx(10 / 2 / (10 / 2 + 4.5), abs=1e-6)  # the hour falls at the first block's end
