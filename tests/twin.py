@@ -7,6 +7,7 @@ figures are those that the service must reach, whatever lies between.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from service.decide.features import Encoder
 from service.decide.schema import FeatureSchema
 from service.learn.drift import Drift
 from service.policies import KINDS, Batch, Candidates
+from service.policies._base import part
 from simulator.world import Catalogue, World
 
 Array = NDArray[Any]
@@ -41,6 +43,8 @@ class Twin(NamedTuple):
     expected: Array  # (steps,): the click rate of the item shown at each step
     alarms: list[int]  # the steps at which a change was noticed
     drift: Drift  # as it was at the end
+    decide_us: float  # scoring and pmf, mean over the decisions
+    update_us: float  # learning, mean over the events
 
 
 def run_twin(
@@ -69,35 +73,44 @@ def run_twin(
     kind = KINDS[policy_kind]
     policy = kind(encoder.d, kind.Params.model_validate(params), seed=world.seed)
     drift = Drift(policy)
+    past: list[Batch] = []
     if history:
         on_offer = world.catalogue(0)
-        past = batch_of(
+        rows = (
             Row(shelf.rows(e["context"], on_offer)[on_offer.row[e["item_id"]]], *(e[name] for name in Row._fields[1:]))
             for e in world.history(history)
         )
-        learn(drift, past, at=0.0)
+        past = [batch_of(rows)]
+        learn(drift, past[0], at=0.0)
         if policy.batch_trained:
-            policy.train([past])
+            policy.train(past)
 
     log: list[Row] = []
     alarms: list[int] = []
     expected = np.zeros(steps)
     learned = 0
+    deciding = learning = 0.0
     for step in range(steps):
         if step % snapshot_period == 0:
             arrived = max(0, step - reward_delay)
             if arrived > learned:
-                alarms += [step] * learn(drift, batch_of(log[learned:arrived]), at=float(step))
+                batch, started = batch_of(log[learned:arrived]), time.perf_counter()
+                alarms += [step] * learn(drift, batch, at=float(step))
+                if any(policy.train_due(events) for events in range(learned + 1, arrived + 1)):
+                    policy.train([*past, batch_of(log[:arrived])])
+                learning += time.perf_counter() - started
                 learned = arrived
             scorer = kind.scorer(policy.snapshot(), d=encoder.d, params=policy.params)
         moment = world.at(step)
         x = shelf.rows(moment.visit.context, moment.catalogue)
         ids, user = list(moment.catalogue.row), moment.visit.user_id
+        started = time.perf_counter()
         estimates = scorer.estimate(Candidates(x, ids, user))
         [pick] = draw_slate(scorer, estimates, k=1, floor=floor, seed=seed_of("twin", f"{world.seed}-{step}"))
+        deciding += time.perf_counter() - started
         expected[step], clicked = moment.outcome(ids[pick.row])
         log.append(Row(x[pick.row], ids[pick.row], user, float(clicked), pick.propensity))
-    return Twin(expected, alarms, drift)
+    return Twin(expected, alarms, drift, deciding / steps * 1e6, learning / max(learned, 1) * 1e6)
 
 
 class Shelf:
@@ -123,11 +136,6 @@ class Shelf:
 def learn(drift: Drift, batch: Batch, *, at: float) -> int:
     """Learn B events that came at the time `at`; the number of alarms."""
     return sum(drift.update(part(batch, rows), at) for rows in drift.parts(len(batch.item)))
-
-
-def part(batch: Batch, rows: slice) -> Batch:
-    """Some of the events."""
-    return Batch(batch.x[rows], batch.item[rows], batch.user[rows], batch.reward[rows], batch.propensity[rows])
 
 
 def oracle(world: World[Any], steps: int) -> Array:

@@ -118,7 +118,11 @@ class Student:
             if events := self._decoded(entries):
                 history.append(batch_of(events, self._reward_range))
         started = time.monotonic()
-        await asyncio.to_thread(self.policy.train, history)
+        try:
+            await asyncio.to_thread(self.policy.train, history)
+        except NumericalError as error:  # `train` left the weights as they were
+            log.error("training failed", loop=self._loop, policy=self._name, why=str(error))
+            return
         rows, seconds = sum(len(batch.item) for batch in history), round(time.monotonic() - started, 1)
         log.info("trained", loop=self._loop, policy=self._name, rows=rows, seconds=seconds)
 

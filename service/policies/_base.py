@@ -140,6 +140,11 @@ class Policy(ABC):
         """
 
 
+def part(batch: Batch, rows: slice) -> Batch:
+    """Some of the events."""
+    return Batch(batch.x[rows], batch.item[rows], batch.user[rows], batch.reward[rows], batch.propensity[rows])
+
+
 def ids_to_array(ids: Iterable[str]) -> Array:
     """Ids as a uint8 array (safetensors has no strings)."""
     return np.frombuffer(orjson.dumps(list(ids)), dtype=np.uint8).copy()

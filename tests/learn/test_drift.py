@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from service.learn.drift import ARMED_EVENTS, BLOCK, ChangeDetector, Drift
 from service.policies import KINDS, Batch
+from service.policies._base import part
 
 D = 3
 
@@ -26,9 +27,8 @@ def learn(drift: Drift, batch: Batch, *, at: float = 0.0, step: int = 1000) -> i
     """In batches of `step`; the number of alarms."""
     alarms = 0
     for start in range(0, len(batch.item), step):
-        some = Batch(*(column[start : start + step] for column in batch))  # type: ignore[arg-type]
-        for rows in drift.parts(len(some.item)):
-            alarms += drift.update(Batch(*(column[rows] for column in some)), at)  # type: ignore[arg-type]
+        some = part(batch, slice(start, start + step))
+        alarms += sum(drift.update(part(some, rows), at) for rows in drift.parts(len(some.item)))
     return alarms
 
 

@@ -211,3 +211,19 @@ async def test_rewards_are_learned_as_shares_of_the_loops_range(redis: Redis, se
     assert state is not None
     assert unpack(state)["clicks"].tolist() == [0.5, 0.0, 1.0]
     await loops.delete_loop(redis, name)
+
+
+async def test_a_policy_that_retrains_does_so_at_the_same_events_in_any_batches(
+    redis: Redis, loop: str, settings: Settings
+) -> None:
+    params = {"retrain_every": 150, "epochs": 1}
+    await policies.create_policy(redis, loop, PolicyRecord("mlp", "embedding_mlp", params, seed=0))
+    learner = PolicyLearner(redis, loop, "mlp", settings)
+    assert await learner.open()
+    for first in range(0, 400, 80):
+        await append(redis, loop, 80, first=first)
+        await learner.drain()
+    state = await policies.read_state(redis, loop, "mlp")
+    assert state is not None
+    assert unpack(state)["rows"].tolist() == [300]
+    assert await audit_learning(redis, loop) == {"mlp": True}

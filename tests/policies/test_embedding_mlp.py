@@ -154,3 +154,18 @@ def test_rewards_outside_0_and_1_are_clamped() -> None:
     wild = batch._replace(reward=np.where(batch.reward > 0, 7.0, -3.0))
     tame, clamped = trained([batch], epochs=1), trained([wild], epochs=1)
     assert all((tame.state()[name] == clamped.state()[name]).all() for name in tame.state())
+
+
+def test_trains_on_the_newest_events_where_a_window_is_set() -> None:
+    recent = log(2500, seed=3)
+    whole = [*parts(log(3000, seed=2), 700), *parts(recent, 700)]
+    windowed, expected = trained(whole, window=2500), trained([recent])
+    assert windowed.snapshot()["rows"].tolist() == [2500]
+    for name, array in expected.snapshot().items():
+        assert (windowed.snapshot()[name] == array).all(), name
+
+
+def test_a_retraining_is_due_every_so_many_events() -> None:
+    policy = EmbeddingMLP(2, EmbeddingMLPParams(retrain_every=500))
+    assert [events for events in range(1, 1600) if policy.train_due(events)] == [500, 1000, 1500]
+    assert not any(EmbeddingMLP(2, EmbeddingMLPParams()).train_due(events) for events in range(1, 2000))
