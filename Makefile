@@ -1,5 +1,5 @@
 # Every target does its own set-up. Python 3.11+ with venv, make and pip is all that must be there.
-.PHONY: setup demo serve test check fix bench
+.PHONY: setup demo serve test check fix bench bench-policies
 PYTHON ?= python3
 BIN = .venv/bin
 RUN = PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -31,4 +31,8 @@ fix: setup  ## what `check` can mend by itself
 	@$(BIN)/ruff check --fix .
 
 bench: setup  ## the figures of docs/benchmarks.md
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[rivals]'
 	@$(RUN) $(BIN)/python -m pytest --override-ini=addopts= --override-ini=testpaths=tests/benchmarks -s $(ARGS)
+
+bench-policies: setup  ## the table of policies and worlds; goes on where it stopped. ARGS=--quick: in minutes
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.policies $(ARGS)

@@ -22,11 +22,12 @@ from simulator.contestants import BATCH_TRAINED, Contestant, PolicySpec
 from simulator.errors import Unplayable
 from simulator.progress import Advance, Stages
 from simulator.shocks import find_shock
-from simulator.world import WORLDS, Catalogue, Moment, World
+from simulator.world import WORLDS, Catalogue, Moment, Visit, World
 
 Array = NDArray[Any]
 
 TRAINING_S = 300.0
+REPORTS = 1000  # in one request, at most
 HISTORY, TRAINING, PLAY = "importing the history", "training embedding_mlp", "playing"
 
 
@@ -35,7 +36,7 @@ class Plan:
     """What is to be played.
 
     Args:
-        shocks: (name, share of the run in [0, 1)).
+        shocks: (name, step as an int, or share of the run in [0, 1) as a float).
         window: requests in flight for each loop.
         history: random impressions that the batch-trained policies get.
         keep: leave the loops in the service, to be looked at.
@@ -45,7 +46,7 @@ class Plan:
     world: str = "petshop"
     steps: int = 20_000
     seeds: Sequence[int] = (1,)
-    shocks: Sequence[tuple[str, float]] = (("taste-swap", 0.5),)
+    shocks: Sequence[tuple[str, int | float]] = (("taste-swap", 0.5),)
     window: int = 16
     history: int = 200_000
     keep: bool = False
@@ -53,7 +54,8 @@ class Plan:
     @property
     def shock_steps(self) -> list[tuple[str, int]]:
         """(name, step), in order of step."""
-        return sorted(((name, int(share * self.steps)) for name, share in self.shocks), key=lambda entry: entry[1])
+        steps = ((name, at if isinstance(at, int) else int(at * self.steps)) for name, at in self.shocks)
+        return sorted(steps, key=lambda entry: entry[1])
 
 
 @dataclass
@@ -67,6 +69,7 @@ class Track:
     latency_ms: Array  # (T,), of /recommend
     version: Array  # (T,)
     policy: list[str]  # (T,): what served
+    held: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # (step, report that is sent then)
     swap: asyncio.Task[None] | None = None
     swapped_at: int | None = None  # the first step that the successor served
     adopted_at: int | None = None  # the first step that was asked after every worker had adopted it
@@ -176,7 +179,7 @@ async def _steps(service: Service, world: World[Any], plan: Plan, run: Run, adva
             run.oracle[moment.step], run.random[moment.step] = moment.oracle, moment.random
         for track in run.tracks:
             _swap(service, track, start, plan.steps)
-        await asyncio.gather(*(_window(service, track, moments) for track in run.tracks))
+        await asyncio.gather(*(_window(service, world, track, moments) for track in run.tracks))
         advance(end - start)
         start = end
     for track in run.tracks:
@@ -206,12 +209,28 @@ def _swap(service: Service, track: Track, step: int, steps: int) -> None:
         track.adopted_at = step
 
 
-async def _window(service: Service, track: Track, moments: Sequence[Moment]) -> None:
-    """Decide for all moments at once, then report all rewards."""
-    reports = await asyncio.gather(*(_step(service, track, moment) for moment in moments))
-    for result in await service.feedback(track.loop, reports):
-        if result["status"] != "accepted":
-            raise Unplayable(f"{track.contestant.label}: a reward was not accepted: {result}")
+async def _window(service: Service, world: World[Any], track: Track, moments: Sequence[Moment]) -> None:
+    """Decide for all moments at once, and for their bots, then report the rewards that are due."""
+    people = [_step(service, track, moment) for moment in moments]
+    bots = [_bot(service, track, visit) for moment in moments for visit in world.bots(moment.step)]
+    reports = await asyncio.gather(*people, *bots)
+    for moment, report in zip(moments, reports, strict=False):
+        traffic = world.traffic(moment.step)
+        if not traffic.silent:
+            track.held.append((moment.step + traffic.delay, report))
+    now = moments[-1].step
+    due = [report for step, report in track.held if step <= now] + reports[len(moments) :]
+    track.held = [entry for entry in track.held if entry[0] > now]
+    for start in range(0, len(due), REPORTS):
+        for result in await service.feedback(track.loop, due[start : start + REPORTS]):
+            if result["status"] != "accepted":
+                raise Unplayable(f"{track.contestant.label}: a reward was not accepted: {result}")
+
+
+async def _bot(service: Service, track: Track, visit: Visit) -> dict[str, Any]:
+    """It clicks whatever it is shown, and is in no figure."""
+    reply = await service.recommend(track.loop, visit.user_id, visit.context)
+    return {"decision_id": reply["decision_id"], "item_id": reply["items"][0]["id"], "reward": 1.0}
 
 
 async def _step(service: Service, track: Track, moment: Moment) -> dict[str, Any]:

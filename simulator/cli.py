@@ -12,15 +12,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import numpy as np
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from simulator.client import Service
-from simulator.contestants import PolicySpec, parse_contestants
-from simulator.errors import SimulatorError, UnknownName
+from simulator.contestants import PolicySpec
+from simulator.errors import SimulatorError, UnknownName, Unplayable
 from simulator.progress import Stages
 from simulator.shocks import SHOCKS
-from simulator.world import WORLDS
+from simulator.world import WORLDS, Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,17 +82,33 @@ def arena(
         list[str] | None,
         typer.Option(
             help=f"What happens when, as a share of the run: taste-swap@0.5. May be repeated. There are: "
-            f"{', '.join(name for of_world in SHOCKS.values() for name in of_world)}; or none.",
-            show_default="taste-swap@0.5",
+            f"{', '.join(dict.fromkeys(name for of_world in SHOCKS.values() for name in of_world))}; or none.",
+            show_default="the world's first, at 0.5",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=100, help="Recommendations for each policy.")] = 20_000,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 1,
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="How many runs, each with the next seed.")] = 1,
-    history: Annotated[int, typer.Option(min=1000, help="Random impressions that embedding_mlp trains on.")] = 200_000,
-    window: Annotated[int, typer.Option(min=1, max=1000, help="Requests in flight for each policy.")] = 16,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            help="All of this from a TOML file, from a report.json to play it again, or by name (`rebound-sim worlds` "
+            "lists them). Other options, where given, replace its fields.",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Recommendations for each policy, at least 100.", show_default="20000")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The first seed.", show_default="1")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=100, help="How many runs, each with the next seed.", show_default="1")
+    ] = None,
+    history: Annotated[
+        int | None, typer.Option(help="Random impressions that embedding_mlp trains on.", show_default="200000")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Requests in flight for each policy, up to 1000.", show_default="16")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the loops in the service, for `rebound audit`.")] = False,
-    world: WorldName = "petshop",
+    world: Annotated[str | None, typer.Option(help=f"One of: {', '.join(WORLDS)}.", show_default="petshop")] = None,
     url: Url = LOCAL,
     api_key: ApiKey = None,
     out: Out = Path("runs"),
@@ -105,27 +123,34 @@ def arena(
     - `rebound-sim arena linucb:alpha=0.5 linucb:alpha=1.5 --seeds 5`
     - `rebound-sim arena linucb popularity --shock bestseller-collapse@0.3 --shock catalogue-churn@0.6`
     - `rebound-sim arena linucb --swap popularity,linucb@0.25 --shock none`
+    - `rebound-sim arena --scenario s5-seasonality --seeds 1`
+    - `rebound-sim arena --scenario runs/20260131-120000/report.json`
     """
-    from simulator.arena import Plan, play
+    from simulator.arena import play
     from simulator.demo import POLICIES
     from simulator.figures import summarise, table
     from simulator.report import new_folder, write
-    from simulator.shocks import find_shock
+    from simulator.scenario import Scenario, load
 
     with told():
-        shocks = [_shock(text) for text in shock or ["taste-swap@0.5"] if text != "none"]
-        plan = Plan(
-            parse_contestants(policies or POLICIES, swap),
-            world=_world(world),
-            steps=steps,
-            seeds=range(seed, seed + seeds),
-            shocks=shocks,
-            window=window,
-            history=history,
-            keep=keep,
-        )
-        for name, _ in shocks:
-            find_shock(world, name)
+        given = {
+            "world": world,
+            "steps": steps,
+            "seeds": None if seed is None and seeds is None else _seeds(seed, seeds),
+            "policies": policies or None,
+            "swap": swap,
+            "shocks": None if shock is None else [_shock(text) for text in shock if text != "none"],
+            "window": window,
+            "history": history,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        if scenario is None:
+            first = next(iter(SHOCKS[_world(world or "petshop")]))
+            story = {"policies": POLICIES, "shocks": [{"name": first, "share": 0.5}]}
+            chosen = Scenario.of({**story, **changes}, where="arena")
+        else:
+            chosen = load(scenario, changes)
+        plan = chosen.plan(keep=keep)
 
     async def go() -> None:
         started = datetime.now().astimezone()
@@ -134,6 +159,7 @@ def arena(
             with Stages(console) as stages:
                 runs = await play(service, plan, stages)
         found = summarise(plan, runs, command=_command(), started=started)
+        found["scenario"] = chosen.model_dump(mode="json", exclude_none=True)
         files = write(new_folder(out), found)
         console.print(table(found))
         for file in files:
@@ -235,6 +261,20 @@ def live(
     run(go())
 
 
+@app.command()
+def worlds(
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    steps: Annotated[int, typer.Option(min=100, help="Visits that each figure is the mean of.")] = 10_000,
+) -> None:
+    """What there is to play, and what the best and a random choice earn there. Needs no service.
+
+    Example: `rebound-sim worlds --seed 2`
+    """
+    with told():
+        console.print(_worlds(seed, steps))
+        console.print(_scenarios())
+
+
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Do it; errors of ours become one line and exit code 1, Ctrl-C and SIGTERM end it in order."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -256,7 +296,12 @@ def told() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def _shock(text: str) -> tuple[str, float]:
+def _seeds(first: int | None, count: int | None) -> list[int]:
+    start = 1 if first is None else first
+    return list(range(start, start + (count or 1)))
+
+
+def _shock(text: str) -> dict[str, Any]:
     name, at, share = text.partition("@")
     try:
         found = float(share) if at else 0.5
@@ -264,7 +309,7 @@ def _shock(text: str) -> tuple[str, float]:
         found = -1.0
     if not 0 < found < 1:
         raise UnknownName(f"cannot read the shock {text!r}; write it as taste-swap@0.5, a share of the run")
-    return name, found
+    return {"name": name, "share": found}
 
 
 def _world(name: str) -> str:
@@ -275,3 +320,36 @@ def _world(name: str) -> str:
 
 def _command() -> str:
     return shlex.join(["rebound-sim", *sys.argv[1:]])
+
+
+def _worlds(seed: int, steps: int) -> Table:
+    """Expected clicks per recommendation of the best choice and of a random one, over the `steps` from a shock on."""
+    shown = Table("world", "shock", title="Worlds", title_justify="left", title_style="bold")
+    shown.add_column("best possible", justify="right")
+    shown.add_column("chance", justify="right")
+    shown.caption = f"Expected clicks per recommendation, means over {steps:,} visits from the shock on; seed {seed}."
+    for name, of_world in WORLDS.items():
+        try:
+            calm = of_world(seed)
+        except Unplayable as error:
+            shown.add_row(name, str(error), "", "", end_section=True)
+            continue
+        shocks = [shock for shock in SHOCKS[name].values() if shock.traffic == Traffic()]
+        for world, shock in [(calm, None), *((calm.struck(shock, 0), shock) for shock in shocks)]:
+            moments = (world.at(step) for step in range(steps))
+            best, chance = np.mean([(moment.oracle, moment.random) for moment in moments], axis=0)
+            last = shock is shocks[-1]
+            label = "" if shock is None else shock.name
+            shown.add_row("" if shock else name, label, f"{best:.4f}", f"{chance:.4f}", end_section=last)
+    return shown
+
+
+def _scenarios() -> Table:
+    """The bundled ones, for `rebound-sim arena --scenario`."""
+    from simulator.scenario import bundled, load
+
+    shown = Table("scenario", "about", "steps", "seeds", title="Scenarios", title_justify="left", title_style="bold")
+    for name in bundled():
+        found = load(name)
+        shown.add_row(name, found.about, f"{found.steps:,}", f"{len(found.seeds)}")
+    return shown

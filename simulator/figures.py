@@ -176,20 +176,20 @@ def headline(report: Figures) -> str:
     shock = report["shocks"][-1]
     struck = f"{shock['name']} struck at step {shock['step']:,}"
     best = report["oracle"]["after"]["mean"]
-    losers = sorted(
-        (label for label in policies if label != "random"),
-        key=lambda label: policies[label]["after"]["mean"] - policies[label]["last_before"]["mean"],
-    )
+    falls = {
+        label: (p["last_before"]["mean"], p["after"]["mean"]) for label, p in policies.items() if label != "random"
+    }
     back = {
         label: p["recovery"][-1]["90%"]["median"]
         for label, p in policies.items()
         if p["recovery"][-1]["90%"]["median"] is not None
     }
-    if losers and policies[losers[0]]["after"]["mean"] < 0.9 * policies[losers[0]]["last_before"]["mean"]:
-        loser = losers[0]
-        before, after = policies[loser]["last_before"]["mean"], policies[loser]["after"]["mean"]
+    loser = min(falls, key=lambda label: falls[label][1] - falls[label][0], default=None)
+    # From fewer steps than a window nobody knows what a policy had before.
+    if loser is not None and shock["step"] >= WINDOW and falls[loser][1] < 0.9 * falls[loser][0]:
+        before, after = falls[loser]
         never = "" if loser in back else " and never came back"
-        said.append(f"When {struck}, {loser} fell from {before:.2f} to {after:.2f} (best possible: {best:.2f}){never}.")
+        said.append(f"When {struck}, {loser} fell from {before:.2g} to {after:.2g} (best possible: {best:.2g}){never}.")
     else:
         said.append(f"{struck[0].upper()}{struck[1:]}.")
     if back:

@@ -10,7 +10,7 @@ import asyncio
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ from simulator.contestants import PolicySpec
 from simulator.errors import Refused, ServiceError, UnknownName
 from simulator.measures import WINDOW
 from simulator.shocks import SHOCKS, find_shock
-from simulator.world import WORLDS, Catalogue, Moment, World
+from simulator.world import WORLDS, Catalogue, Moment, Traffic, Visit, World
 
 AT_ONCE = 256  # requests in flight; more are skipped and counted, as a shop would lose them
 RETRY_S = 1.0
@@ -46,6 +46,7 @@ class Live:
         self._pauses = np.random.default_rng([seed, 4])
         self._offered: Catalogue | None = None  # what the service has; None: to be made right first
         self._going: set[asyncio.Task[None]] = set()
+        self._held: list[tuple[int, dict[str, Any]]] = []  # (step, report that is sent then)
         self.step = 0
         self.connected = False
         self.decisions = self.clicks = 0
@@ -95,11 +96,23 @@ class Live:
             if len(self._going) >= AT_ONCE:
                 self._failed("TooManyInFlight", f"{AT_ONCE} requests are in flight; this visit was skipped")
             else:
-                task = asyncio.create_task(self._visit(self._world.at(self.step)))
-                self._going.add(task)
-                task.add_done_callback(self._going.discard)
+                self._go(self._visit(self._world.at(self.step), self._world.traffic(self.step)))
+                for bot in self._world.bots(self.step):
+                    self._go(self._bot(bot))
+            self._report_due()
             self.step += 1
         await asyncio.gather(*self._going)
+
+    def _go(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._going.add(task)
+        task.add_done_callback(self._going.discard)
+
+    def _report_due(self) -> None:
+        due = [report for step, report in self._held if step <= self.step]
+        if due:
+            self._held = [entry for entry in self._held if entry[0] > self.step]
+            self._go(self._late(due))
 
     async def _offer(self, catalogue: Catalogue) -> bool:
         """Loop, items and policies as they should be; whether that worked.
@@ -133,7 +146,22 @@ class Live:
         if not any(there.values()):
             await service.activate(loop, self._policies[0].kind)
 
-    async def _visit(self, moment: Moment) -> None:
+    async def _late(self, reports: list[dict[str, Any]]) -> None:
+        try:
+            await self._service.feedback(self._loop, reports)
+        except ServiceError as error:
+            self._failed(type(error).__name__, str(error))
+
+    async def _bot(self, visit: Visit) -> None:
+        """It clicks whatever it is shown, and is in no figure."""
+        try:
+            reply = await self._service.recommend(self._loop, visit.user_id, visit.context)
+            report = {"decision_id": reply["decision_id"], "item_id": reply["items"][0]["id"], "reward": 1.0}
+            await self._service.feedback(self._loop, [report])
+        except ServiceError as error:
+            self._failed(type(error).__name__, str(error))
+
+    async def _visit(self, moment: Moment, traffic: Traffic) -> None:
         try:
             reply = await self._service.recommend(self._loop, moment.visit.user_id, moment.visit.context)
             item = reply["items"][0]["id"]
@@ -143,7 +171,10 @@ class Live:
                 return
             rate, clicked = moment.outcome(item)
             report = {"decision_id": reply["decision_id"], "item_id": item, "reward": float(clicked)}
-            await self._service.feedback(self._loop, [report])
+            if traffic.delay and not traffic.silent:
+                self._held.append((moment.step + traffic.delay, report))
+            elif not traffic.silent:
+                await self._service.feedback(self._loop, [report])
         except ServiceError as error:
             self._failed(type(error).__name__, str(error))
             if not isinstance(error, Refused) or error.status == 404:

@@ -109,7 +109,7 @@ def run_twin(
         [pick] = draw_slate(scorer, estimates, k=1, floor=floor, seed=seed_of("twin", f"{world.seed}-{step}"))
         deciding += time.perf_counter() - started
         expected[step], clicked = moment.outcome(ids[pick.row])
-        log.append(Row(x[pick.row], ids[pick.row], user, float(clicked), pick.propensity))
+        log.append(Row(x[pick.row].copy(), ids[pick.row], user, float(clicked), pick.propensity))
     return Twin(expected, alarms, drift, deciding / steps * 1e6, learning / max(learned, 1) * 1e6)
 
 

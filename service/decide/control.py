@@ -109,7 +109,7 @@ class Control:
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "default_reward"
-            raise InvalidRequest(field, first["msg"].removeprefix("Value error, ")) from error
+            raise InvalidRequest(field, _message(first)) from error
 
     async def _create_loop(self, name: str, settings: LoopSettings, schema: FeatureSchema) -> bool:
         encoder = Encoder(schema)
@@ -211,7 +211,7 @@ class Control:
             checked = KINDS[kind].Params.model_validate(params)
         except ValidationError as error:
             first = error.errors()[0]
-            raise InvalidRequest(".".join(["params", *map(str, first["loc"])]), first["msg"]) from error
+            raise InvalidRequest(".".join(["params", *map(str, first["loc"])]), _message(first)) from error
         record = PolicyRecord(name=name, kind=kind, params=checked.model_dump(mode="json"), seed=0)
         await policies.create_policy(self._redis, loop, record)
         return record
@@ -326,6 +326,11 @@ class Control:
         await loops.read_loop(self._redis, loop)
         names = await policies.policy_names(self._redis, loop)
         return [await self.describe(loop, name, summary=False) for name in names]
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    """What pydantic found wrong."""
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def check_rewards(settings: LoopSettings, rewards: Sequence[float], field: str) -> None:

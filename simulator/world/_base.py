@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-USERS, CLICKS, HISTORY, SHOCKS = range(4)  # streams of random numbers: none shows in another
+USERS, CLICKS, HISTORY, SHOCKS, BIRTH, BOTS = range(6)  # streams of random numbers: none shows in another
 BLOCK = 256  # steps, and columns, that are drawn at once
 COLUMNS = 64
 
@@ -65,6 +65,11 @@ class Catalogue:
         """(n,)"""
         return np.array([item.slot for item in self.items])
 
+    @cached_property
+    def width(self) -> int:
+        """Columns of luck that hold all slots."""
+        return int(self.slots.max()) + 1
+
 
 @dataclass(frozen=True, slots=True)
 class Visit:
@@ -104,6 +109,16 @@ class Moment:
         return float(self.rates[row]), bool(self.luck[row] < self.rates[row])
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """How visits and rewards reach the service, while tastes are what they were."""
+
+    silent: bool = False  # no reward of a person's is sent
+    delay: int = 0  # steps that a reward comes late
+    bots: int = 0  # that come with each person, and click whatever they are shown
+
+
+CALM = Traffic()
 State = TypeVar("State")
 
 
@@ -115,12 +130,14 @@ class Shock(Generic[State]):
         says: what happened, as the middle of a sentence.
         change: (state before, generator, age) → state. `age` counts the steps since the shock struck, 0 to `span`.
         span: steps until it is over; 0: all at once. The generator starts anew for each age, so that all see one draw.
+        traffic: what it does to the traffic for `span` steps; the state then does not depend on the age.
     """
 
     name: str
     says: str
     change: Callable[[State, np.random.Generator, int], State]
     span: int = 0
+    traffic: Traffic = CALM
 
 
 class World(ABC, Generic[State]):
@@ -137,7 +154,8 @@ class World(ABC, Generic[State]):
     def __init__(self, seed: int, schedule: Iterable[tuple[int, Shock[State]]] = ()) -> None:
         self.seed = seed
         self.schedule = tuple(sorted(schedule, key=lambda entry: entry[0]))
-        self._folded: tuple[tuple[int, ...], State] = ((), self.initial())
+        self._after = lru_cache(maxsize=8)(self._fold)  # what a running shock leaves alone is not made anew
+        self._offered = self.catalogue_of(self._after(()))
 
     @abstractmethod
     def initial(self) -> State:
@@ -163,27 +181,53 @@ class World(ABC, Generic[State]):
 
     def state(self, step: int) -> State:
         """The hidden state at `step`."""
-        ages = tuple(min(step - at, shock.span) for at, shock in self.schedule if at <= step)
-        if ages != self._folded[0]:
-            state = self.initial()
-            for number, (age, (_, shock)) in enumerate(zip(ages, self.schedule, strict=False)):
-                generator = np.random.Generator(np.random.Philox(key=[self.seed, SHOCKS], counter=[0, 0, number, 0]))
-                state = shock.change(state, generator, age)
-            self._folded = (ages, state)
-        return self._folded[1]
+        struck = [(step - at, shock) for at, shock in self.schedule if at <= step]
+        return self._after(tuple(min(age, shock.span) if shock.traffic == CALM else 0 for age, shock in struck))
+
+    def _fold(self, ages: tuple[int, ...]) -> State:
+        """The hidden state when the first shocks have these ages."""
+        if not ages:
+            return self.initial()
+        number = len(ages) - 1
+        key, counter = (np.array(of, np.uint64) for of in ([self.seed, SHOCKS], [0, 0, number, 0]))  # lists cost 10 µs
+        generator = np.random.Generator(np.random.Philox(key=key, counter=counter))
+        return self.schedule[number][1].change(self._after(ages[:-1]), generator, ages[-1])
 
     def catalogue(self, step: int) -> Catalogue:
         """What is on offer at `step`."""
-        return self.catalogue_of(self.state(step))
+        return self._on_offer(self.state(step))
+
+    def _on_offer(self, state: State) -> Catalogue:
+        """One and the same object while the same items are on offer, whatever else drifts."""
+        found = self.catalogue_of(state)
+        if found is not self._offered and found.items != self._offered.items:
+            self._offered = found
+        return self._offered
 
     def at(self, step: int) -> Moment:
         """Who comes at `step` ≥ 0, and what each item would earn."""
         state = self.state(step)
-        catalogue = self.catalogue_of(state)
+        catalogue = self._on_offer(state)
         user = self.user_of(float(uniforms(self.seed, USERS, step, 1)[0]))
-        slots = catalogue.slots
-        luck = uniforms(self.seed, CLICKS, step, int(slots.max()) + 1)[slots]
+        luck = uniforms(self.seed, CLICKS, step, catalogue.width)[catalogue.slots]
         return Moment(step, self.visit_of(user), catalogue, self.rates_of(state, user), luck)
+
+    def traffic(self, step: int) -> Traffic:
+        """What all shocks together do to the traffic of `step`."""
+        running = [shock.traffic for at, shock in self.schedule if at <= step < at + shock.span]
+        return Traffic(
+            silent=any(traffic.silent for traffic in running),
+            delay=max((traffic.delay for traffic in running), default=0),
+            bots=sum(traffic.bots for traffic in running),
+        )
+
+    def bots(self, step: int) -> list[Visit]:
+        """The bots of `step`: each under an id of its own, looking like some user."""
+        count = self.traffic(step).bots
+        if count == 0:
+            return []
+        looks = [self.visit_of(self.user_of(drawn)) for drawn in uniforms(self.seed, BOTS, step, count).tolist()]
+        return [Visit(f"bot-{step}-{number}", look.context) for number, look in enumerate(looks)]
 
     def history(self, rows: int) -> Iterator[dict[str, Any]]:
         """`rows` uniformly random impressions from before any shock, as POST /events takes them."""

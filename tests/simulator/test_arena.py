@@ -14,7 +14,8 @@ from simulator.client import Service
 from simulator.contestants import parse_contestants
 from simulator.errors import Refused, Unplayable
 from simulator.progress import Stages
-from simulator.shocks import find_shock
+from simulator.shocks import SHOCKS, find_shock
+from simulator.world import Shock, Traffic
 from simulator.world.petshop import Petshop
 from tests.simulator.servers import reply, serving
 
@@ -137,3 +138,41 @@ async def test_rates_are_expected_ones_not_clicks(service: str) -> None:
     assert np.isin(track.clicks, (0, 1)).all()
     assert abs(track.clicks.mean() - track.expected.mean()) < 5 * 0.45 / 200**0.5
     assert (track.expected <= run.oracle + 1e-12).all()
+
+
+@pytest.mark.parametrize(("world", "shock"), [("latent", "taste-redraw"), ("digits", "label-permutation")])
+async def test_worlds_with_vectors_are_played(service: str, world: str, shock: str) -> None:
+    plan = Plan(parse_contestants(["random"], None), world=world, steps=120, shocks=((shock, 60),), keep=True)
+    async with Service(service) as client:
+        [run] = await play(client, plan, stages())
+        [track] = run.tracks
+        kept = await client.get_loop(track.loop)
+        await client.delete_loop(track.loop)
+    assert kept is not None
+    assert kept["schema"]["crosses"]
+    assert (track.expected <= run.oracle).all()
+    assert track.expected.mean() < run.oracle.mean()
+
+
+@pytest.mark.parametrize(
+    ("traffic", "decisions", "joined"),
+    [
+        (Traffic(silent=True), 300, 250),
+        (Traffic(delay=100), 300, 300),
+        (Traffic(delay=1000), 300, 250),
+        (Traffic(bots=2), 400, 400),
+    ],
+)
+async def test_shocks_of_traffic_reach_the_service(
+    service: str, monkeypatch: pytest.MonkeyPatch, traffic: Traffic, decisions: int, joined: int
+) -> None:
+    shake = Shock[Any]("shake", "traffic was shaken", lambda state, generator, age: state, 50, traffic)
+    monkeypatch.setitem(SHOCKS["petshop"], "shake", shake)
+    plan = Plan(parse_contestants(["random"], None), steps=300, shocks=(("shake", 105),), window=10, keep=True)
+    async with Service(service) as client:
+        [run] = await play(client, plan, stages())
+        found = (await loops_of(client))[run.tracks[0].loop]
+        await client.delete_loop(run.tracks[0].loop)
+    assert (found["decisions"], found["joined"]) == (decisions, joined)
+    assert run.oracle.tolist() == [Petshop(1).at(step).oracle for step in range(300)]
+    assert (run.tracks[0].latency_ms > 0).all()

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
+from typing import Any
+from uuid import uuid4
 
+import anyio
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator.client import Service
+from simulator.contestants import PolicySpec
 from simulator.errors import UnknownName
+from simulator.live import Live
 from simulator.shocks import SHOCKS, derangement, find_shock
-from simulator.world import Shock
-from simulator.world.petshop import CATEGORIES, NEW_CATEGORY, RATES, Market, Petshop
+from simulator.world import WORLDS, Shock, Traffic
+from simulator.world.petshop import CATEGORIES, NEW_CATEGORY, PERSONAS, RATES, Petshop
 
 AT = 1000
+OF_TRAFFIC = ["feedback-blackout", "delay-spike", "bot-flood"]
+OF_TASTES = [name for name in SHOCKS["petshop"] if name not in OF_TRAFFIC]
 
 
 def struck(name: str, seed: int = 1) -> Petshop:
@@ -37,12 +45,12 @@ def test_all_derangements_come_equally_often() -> None:
     assert all(abs(count - 1000) < 5 * 1000**0.5 for count in counts.values())
 
 
-@pytest.mark.parametrize("name", SHOCKS["petshop"])
+@pytest.mark.parametrize("name", OF_TASTES)
 def test_nothing_changes_before_the_shock(name: str) -> None:
     calm, world = Petshop(1), struck(name)
     assert np.array_equal(world.at(AT - 1).rates, calm.at(AT - 1).rates)
-    assert world.catalogue(AT - 1) == calm.catalogue(AT - 1)
-    assert not np.array_equal(world.state(AT).of_items, calm.state(AT).of_items)
+    assert world.catalogue(AT - 1).items == calm.catalogue(AT - 1).items
+    assert not np.array_equal(world.state(AT + 500).of_items, calm.state(AT + 500).of_items)
 
 
 @pytest.mark.parametrize("name", SHOCKS["petshop"])
@@ -114,17 +122,129 @@ def test_shocks_add_up_and_slots_are_never_used_again() -> None:
     assert world.at(300).rates.shape == (47,)
 
 
-def test_a_gradual_shock_is_one_more_entry() -> None:
-    def drift(market: Market, generator: np.random.Generator, age: int) -> Market:
-        target = market.rates[:, derangement(5, generator)]
-        return replace(market, rates=market.rates + (target - market.rates) * age / 100)
+def test_gradual_drift_goes_straight_to_a_taste_swap() -> None:
+    world, target = struck("gradual-drift"), struck("taste-swap").state(AT).rates
+    for age, share in ((0, 0.0), (1, 1e-4), (2500, 0.25), (5000, 0.5), (10_000, 1.0), (50_000, 1.0)):
+        assert world.state(AT + age).rates == pytest.approx(RATES + share * (target - RATES))
 
-    world = Petshop(1, [(AT, Shock("drift", "tastes drift", drift, span=100))])
-    assert np.array_equal(world.state(AT).rates, RATES)
-    moved = [abs(world.state(AT + age).rates - RATES).sum() for age in (0, 50, 100, 5000)]
-    assert moved[0] < moved[1] < moved[2] == moved[3]
-    steps = [world.state(AT + age).rates for age in range(5)]
-    assert all(not np.array_equal(one, other) for one, other in pairwise(steps))
+
+def test_seasons_swap_neighbours_tastes_and_swap_them_back() -> None:
+    world = struck("seasonality")
+    swapped = RATES[[1, 0, 3, 2]]
+    for age, mixed in ((0, 0.0), (2500, 0.5), (5000, 1.0), (7500, 0.5), (10_000, 0.0), (1_005_000, 1.0)):
+        assert world.state(AT + age).rates == pytest.approx(RATES + mixed * (swapped - RATES), abs=1e-9)
+    quarter = (1 - np.cos(np.pi / 4)) / 2
+    assert world.state(AT + 1250).rates == pytest.approx(RATES + quarter * (swapped - RATES))
+
+
+def test_a_price_war_halves_the_best_seller_for_a_while() -> None:
+    world = struck("price-war")
+    food = CATEGORIES.index("Cat Food")
+    assert RATES.mean(axis=0).argmax() == food
+    for age in (0, 1500, 2999):
+        rates = world.state(AT + age).rates
+        assert rates[:, food].tolist() == pytest.approx([0.05, 0.275, 0.2, 0.05])
+        assert np.array_equal(np.delete(rates, food, axis=1), np.delete(RATES, food, axis=1))
+    assert np.array_equal(world.state(AT + 3000).rates, RATES)
+
+
+@pytest.mark.parametrize("name", ["gradual-drift", "seasonality", "price-war"])
+def test_while_rates_move_the_catalogue_is_one_and_the_same(name: str) -> None:
+    world = struck(name).struck(find_shock("petshop", "catalogue-churn"), AT + 10)
+    before = {id(world.at(step).catalogue) for step in range(AT - 5, AT + 10)}
+    moments = [world.at(step) for step in range(AT + 10, AT + 30)]
+    assert len(before) == 1
+    assert len({id(moment.catalogue) for moment in moments}) == 1
+    assert len(moments[0].catalogue.row.keys() - struck(name).catalogue(0).row.keys()) == 15
+
+
+@given(steps=st.lists(st.integers(0, 30_000), min_size=1, max_size=8), seed=st.integers(0, 2**62))
+def test_a_moving_world_is_the_same_in_whatever_order_it_is_asked_for(steps: list[int], seed: int) -> None:
+    names = ["seasonality", "gradual-drift", "catalogue-churn", "price-war", "taste-swap"]
+    schedule = [(4000 * place, find_shock("petshop", name)) for place, name in enumerate(names)]
+    world = Petshop(seed, schedule)
+    found = {step: world.at(step) for step in steps}
+    for step in sorted(found, reverse=True):
+        fresh = Petshop(seed, schedule).at(step)
+        assert np.array_equal(found[step].rates, fresh.rates)
+        assert np.array_equal(found[step].luck, fresh.luck)
+        assert found[step].catalogue.items == fresh.catalogue.items
+        assert np.array_equal(world.at(step).rates, fresh.rates)
+
+
+@pytest.mark.parametrize("world", ["petshop", "digits"])
+@pytest.mark.parametrize("name", OF_TRAFFIC)
+def test_shocks_of_traffic_leave_tastes_and_people_alone(world: str, name: str) -> None:
+    shock = find_shock(world, name)
+    calm, shaken = WORLDS[world](1), WORLDS[world](1, [(AT, shock)])
+    for step in (AT - 1, AT, AT + shock.span // 2, AT + shock.span):
+        one, other = calm.at(step), shaken.at(step)
+        assert one.visit == other.visit
+        assert np.array_equal(one.rates, other.rates)
+        assert np.array_equal(one.luck, other.luck)
+        running = AT <= step < AT + shock.span
+        assert (shaken.traffic(step) == calm.traffic(step)) != running
+        assert len(shaken.bots(step)) == (1 if running and name == "bot-flood" else 0)
+
+
+def test_bots_look_like_users_and_are_all_different() -> None:
+    world = struck("bot-flood").struck(find_shock("petshop", "bot-flood"), AT + 10)
+    bots = [bot for step in range(AT, AT + 500) for bot in world.bots(step)]
+    assert len({bot.user_id for bot in bots}) == len(bots) == 10 + 2 * 490
+    looks = Counter(bot.context["persona"] for bot in bots)
+    assert set(looks) == set(PERSONAS)
+    assert max(looks.values()) < 250 + 5 * 14
+    assert not {bot.user_id for bot in bots} & {f"user-{user}" for user in range(1000)}
+
+
+def test_shocks_of_traffic_add_up() -> None:
+    world = struck("feedback-blackout").struck(find_shock("petshop", "delay-spike"), AT + 1000)
+    assert world.traffic(AT) == Traffic(silent=True)
+    assert world.traffic(AT + 1500) == Traffic(silent=True, delay=2000)
+    assert world.traffic(AT + 2500) == Traffic(delay=2000)
+    assert world.traffic(AT + 3000) == Traffic()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("traffic", "decisions", "joined"),
+    [(Traffic(silent=True), 1, 0), (Traffic(delay=40), 1, 1), (Traffic(delay=10**6), 1, 1), (Traffic(bots=1), 2, 2)],
+)
+async def test_shocks_of_traffic_in_live(
+    service: str, monkeypatch: pytest.MonkeyPatch, traffic: Traffic, decisions: int, joined: int
+) -> None:
+    """Decisions and joined rewards, as multiples of the visits."""
+    shake = Shock[Any]("shake", "traffic was shaken", lambda state, generator, age: state, 10**9, traffic)
+    monkeypatch.setitem(SHOCKS["petshop"], "shake", shake)
+    loop, stop = f"live-{uuid4().hex[:8]}", asyncio.Event()
+    async with Service(service) as client:
+        live = Live(client, loop=loop, world="petshop", rate=500, seed=1, policies=[PolicySpec("random")])
+        live.strike("shake")
+        running = asyncio.create_task(live.run(stop))
+        with anyio.fail_after(20):
+            while live.step < 100 or (traffic.delay == 40 and live.decisions < len(live._held) + 20):
+                await asyncio.sleep(0.01)
+        stop.set()
+        await asyncio.wait_for(running, 10)
+        assert bool(live._held) == (traffic.delay > 0)
+        found = (await client._call("GET", "/status"))["loops"][loop]
+        await client.delete_loop(loop)
+    assert not live.failures
+    assert live.decisions == live.step >= 100, "bots do not count"
+    assert found["decisions"] == decisions * live.step
+    assert found["joined"] == joined * live.step - len(live._held)
+    assert (len(live._held) == live.step) == (traffic.delay == 10**6)
+
+
+def test_a_later_shock_is_not_made_anew_while_traffic_is_shaken() -> None:
+    world = struck("bot-flood").struck(find_shock("petshop", "taste-swap"), AT + 10)
+    assert world.state(AT + 20) is world.state(AT + 30)
+
+
+@pytest.mark.parametrize("world", SHOCKS)
+def test_every_world_has_shocks_that_say_what_they_did(world: str) -> None:
+    assert SHOCKS[world]
+    assert all(name == shock.name and shock.says for name, shock in SHOCKS[world].items())
 
 
 def test_an_unknown_shock_says_which_there_are() -> None:

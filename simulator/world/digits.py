@@ -1,0 +1,80 @@
+"""Handwritten digits: the user is an image, the items are ten arms, and one of them is right.
+
+The images are scikit-learn's: 1 797 of 8 × 8 pixels, from the UCI set "Optical Recognition of Handwritten Digits"
+(Alpaydin & Kaynak 1998).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from simulator.errors import Unplayable
+from simulator.world._base import Array, Catalogue, Item, Visit, World
+
+LABELS, PIXELS = 10, 64
+DARKEST = 16  # what a pixel can be, at most
+ARMS = tuple(f"arm-{arm}" for arm in range(LABELS))
+
+
+@dataclass(frozen=True, eq=False)
+class Key:
+    """The hidden state: which arm is right for which label."""
+
+    arm: tuple[int, ...]  # (labels,)
+    catalogue: Catalogue
+    rates: Array = field(init=False)  # (labels, arms): 1 for the right arm, else 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rates", np.eye(LABELS)[list(self.arm)])
+
+
+@lru_cache(maxsize=1)
+def _images() -> tuple[tuple[Visit, ...], tuple[int, ...]]:
+    """Every image as a visit, and its label."""
+    try:
+        from sklearn.datasets import load_digits  # with SciPy it takes a second to import and 200 MB of disk
+    except ImportError as error:
+        raise Unplayable("digits are scikit-learn's: pip install 'rebound[digits]'") from error
+    pixels, labels = load_digits(return_X_y=True)
+    rows = (pixels / DARKEST).tolist()
+    return tuple(Visit(f"image-{i}", {"pixels": row}) for i, row in enumerate(rows)), tuple(labels.tolist())
+
+
+class Digits(World[Key]):
+    """Each step one image, drawn uniformly. The right arm earns 1, all others 0; a random one .1.
+
+    Raises:
+        Unplayable: scikit-learn, which brings the images, is not installed.
+    """
+
+    name = "digits"
+    schema: ClassVar[Mapping[str, Any]] = {
+        "context": {"pixels": {"type": "vector", "size": PIXELS}},
+        "item": {"arm": {"type": "categorical", "levels": list(ARMS)}},
+        "crosses": [["pixels", "arm"]],
+        "hash_dims": 0,
+    }
+
+    def initial(self) -> Key:
+        _images()
+        return Key(
+            tuple(range(LABELS)), Catalogue(tuple(Item(arm, slot, {"arm": arm}) for slot, arm in enumerate(ARMS)))
+        )
+
+    def catalogue_of(self, state: Key) -> Catalogue:
+        return state.catalogue
+
+    def user_of(self, uniform: float) -> int:
+        return int(uniform * len(_images()[0]))
+
+    def visit_of(self, user: int) -> Visit:
+        return _images()[0][user]
+
+    def rates_of(self, state: Key, user: int) -> Array:
+        rates: Array = state.rates[_images()[1][user]]
+        return rates

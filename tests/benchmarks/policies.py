@@ -1,0 +1,329 @@
+"""The table of policies × scenarios, in process: `make bench-policies`.
+
+Every run is one file under runs/policies/, named for what it depends on: the code of policies and worlds, the policy's
+parameters, scenario, staleness and seed. So a table that was interrupted goes on where it stopped, and a change of code
+runs anew only what it may change. Nothing is tuned to a scenario: each policy has one configuration.
+
+The exploration floor is 0 here, to see the policies and nothing else; a floor of .01, the default of a loop, costs
+.01 (oracle - random) per decision: .6 % of the oracle's clicks in the pet shop.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import orjson
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from scipy.stats import t
+
+from simulator.contestants import PolicySpec
+from simulator.measures import overtaking, recovery, regret
+from simulator.scenario import Scenario, load
+from simulator.shocks import find_shock
+from simulator.world import WORLDS, World
+from tests.twin import oracle, run_twin
+
+Array = NDArray[Any]
+
+ROOT = Path(__file__).parents[2]
+SOURCES = (
+    "service/policies",
+    "service/learn/drift.py",
+    "service/decide",
+    "simulator/world",
+    "simulator/shocks.py",
+    "tests/twin.py",
+)
+POLICIES = (
+    "random",
+    "popularity",
+    "embedding_mlp",
+    "embedding_mlp:retrain_every=5000,window=20000",
+    "linucb",
+    "linucb_hybrid",
+    "lin_ts",
+    "squarecb",
+    "neural_linear",
+    "neural_ucb",
+    "vw",
+    "adaptive",
+)
+SCENARIOS = (
+    "s0-stationary",
+    "s1-taste-swap",
+    "s2-bestseller-collapse",
+    "s3-catalogue-churn",
+    "s4-gradual-drift",
+    "s5-seasonality",
+    "digits",
+    "h-latent",
+)
+STALENESS = ((1, 0), (100, 100), (1000, 1000))  # (decisions from snapshot to snapshot, delay of rewards in decisions)
+USUAL = (100, 100)
+FULL_STALENESS = ("s0-stationary", "s1-taste-swap")  # where all three are run
+LOCKED = 0.98  # of the oracle over the last 5 000 steps before a shock or the end: less is locked in, in the pet shop
+TAIL = 5000
+BATCH = "embedding_mlp"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run."""
+
+    policy: str
+    scenario: str
+    period: int
+    delay: int
+    seed: int
+    steps: int
+
+    @property
+    def file(self) -> Path:
+        spec = PolicySpec.parse(self.policy)
+        params = blake2b(orjson.dumps([spec.params, self.steps, code()]), digest_size=6).hexdigest()
+        return (
+            ROOT / "runs/policies" / self.scenario / f"{spec.kind}-{self.period}-{self.delay}-{self.seed}-{params}.npz"
+        )
+
+    @property
+    def plan(self) -> Scenario:
+        return load(self.scenario, {"steps": self.steps})
+
+    def world(self) -> World[Any]:
+        plan = self.plan.plan()
+        return WORLDS[plan.world](self.seed, [(at, find_shock(plan.world, name)) for name, at in plan.shock_steps])
+
+
+@cache
+def code() -> str:
+    """A digest of all that a run's outcome depends on."""
+    files = [file for source in SOURCES for file in sorted((ROOT / source).rglob("*.py")) or [ROOT / source]]
+    return blake2b(b"".join(file.read_bytes() for file in files), digest_size=8).hexdigest()
+
+
+def play(job: Job) -> Job:
+    """Run it and write its file."""
+    warnings.simplefilter("ignore", RuntimeWarning)
+    spec, world = PolicySpec.parse(job.policy), job.world()
+    history = job.plan.history if spec.kind == BATCH else 0
+    run = run_twin(
+        spec.kind,
+        spec.params,
+        world=world,
+        steps=job.steps,
+        snapshot_period=job.period,
+        reward_delay=job.delay,
+        history=history,
+        floor=0.0,
+    )
+    job.file.parent.mkdir(parents=True, exist_ok=True)
+    part = job.file.with_suffix(f".{os.getpid()}.npz")
+    np.savez_compressed(
+        part,
+        expected=run.expected,
+        oracle=oracle(world, job.steps),
+        alarms=np.array(run.alarms),
+        cost=np.array([run.decide_us, run.update_us, sum(a.nbytes for a in run.drift.state().values())]),
+    )
+    part.rename(job.file)
+    return job
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a run came to, as numbers of the table; nan where a number has no meaning."""
+
+    share: float
+    before: float  # share of the oracle before the (first) shock; of the whole run where there is none
+    regret: float
+    regret_after: float
+    overtakes: float
+    recovery_90: float
+    recovery_95: float
+    locked: bool
+    false_alarms: int
+    alarm_after: float
+    decide_us: float
+    update_us: float
+    bytes: float
+
+
+def measure(job: Job) -> Played:
+    """From the run's file, and that of the batch model on the same seed."""
+    stored = np.load(job.file)
+    expected, best = stored["expected"], stored["oracle"]
+    alarms = stored["alarms"].tolist()
+    shocks = [at for _, at in job.plan.plan().shock_steps if at > 0]
+    sudden = shocks[:1] if job.scenario not in ("s4-gradual-drift", "s5-seasonality") else []
+    end = shocks[0] if shocks else job.steps
+    after = shocks[0] if shocks else None
+    batch = Job(BATCH, job.scenario, *USUAL, job.seed, job.steps).file
+    beaten = overtaking(expected, np.load(batch)["expected"]) if batch.exists() and job.policy != BATCH else None
+    stationary = job.scenario not in ("s4-gradual-drift", "s5-seasonality")
+    tails = [slice(max(0, end - TAIL), end), slice(job.steps - TAIL, job.steps)]
+
+    def back(share: float) -> float:
+        found = recovery(expected, best, shock=after, share=share) if sudden and after is not None else None
+        return np.nan if found is None else found
+
+    return Played(
+        share=expected.sum() / best.sum(),
+        before=expected[:end].sum() / best[:end].sum(),
+        regret=float(regret(expected, best)[-1]),
+        regret_after=np.nan if after is None else float((best - expected)[after:].sum()),
+        overtakes=np.nan if beaten is None else beaten,
+        recovery_90=back(0.9),
+        recovery_95=back(0.95),
+        locked=stationary and any(expected[tail].sum() < LOCKED * best[tail].sum() for tail in tails),
+        false_alarms=sum(alarm < end for alarm in alarms) if stationary else 0,
+        alarm_after=min((alarm - after for alarm in alarms if alarm >= after), default=np.nan) if after else np.nan,
+        decide_us=stored["cost"][0],
+        update_us=stored["cost"][1],
+        bytes=stored["cost"][2],
+    )
+
+
+def of(runs: Sequence[Played], field: str) -> Array:
+    return np.array([getattr(run, field) for run in runs], dtype=np.float64)
+
+
+def interval(values: Array) -> float:
+    """Half width of the 95 % interval of the mean (Student's t)."""
+    n = len(values)
+    return float(t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+
+
+def share(runs: Sequence[Played], field: str = "share") -> str:
+    values = of(runs, field)
+    return f"{values.mean():.3f} ± {interval(values):.3f} ({values.min():.3f})"
+
+
+def mean(runs: Sequence[Played], field: str) -> str:
+    values = of(runs, field)
+    return "" if np.isnan(values).all() else f"{np.nanmean(values):,.0f}"
+
+
+def median(runs: Sequence[Played], field: str) -> str:
+    """Median and worst; a run that never got there is worse than any."""
+    values = np.where(np.isnan(of(runs, field)), np.inf, of(runs, field))
+    shown = ["never" if np.isinf(value) else f"{value:,.0f}" for value in (np.median(values), values.max())]
+    return f"{shown[0]} ({shown[1]})"
+
+
+COLUMNS: tuple[tuple[str, Callable[[Sequence[Played]], str]], ...] = (
+    ("share of oracle (worst)", share),
+    ("before the shock", lambda runs: share(runs, "before")),
+    ("regret", lambda runs: mean(runs, "regret")),
+    ("after the shock", lambda runs: mean(runs, "regret_after")),
+    ("overtakes batch", lambda runs: median(runs, "overtakes")),
+    ("90 % back", lambda runs: median(runs, "recovery_90")),
+    ("95 % back", lambda runs: median(runs, "recovery_95")),
+    ("locked in", lambda runs: f"{int(of(runs, 'locked').sum())}/{len(runs)}"),
+    ("false alarms", lambda runs: f"{int(of(runs, 'false_alarms').sum())}"),
+    ("µs/decision", lambda runs: mean(runs, "decide_us")),
+    ("µs/update", lambda runs: mean(runs, "update_us")),
+    ("state kB", lambda runs: f"{of(runs, 'bytes').mean() / 1000:,.0f}"),
+)
+
+
+def rows(jobs: Iterable[Job], scenario_name: str, staleness: tuple[int, int]) -> list[tuple[str, list[Played]]]:
+    """Policy → its finished runs."""
+    found: dict[str, list[Played]] = {}
+    for job in jobs:
+        if job.scenario == scenario_name and (job.period, job.delay) == staleness and job.file.exists():
+            found.setdefault(job.policy, []).append(measure(job))
+    return list(found.items())
+
+
+def markdown(jobs: Sequence[Job]) -> str:
+    """All tables, as docs/benchmarks.md shows them."""
+    text = []
+    for name in dict.fromkeys(job.scenario for job in jobs):
+        about = load(name).about
+        for staleness in STALENESS:
+            if found := rows(jobs, name, staleness):
+                seeds = max(len(runs) for _, runs in found)
+                text += [f"### {name}: snapshots every {staleness[0]} decisions, rewards {staleness[1]} late", ""]
+                text += [f"{about} {seeds} seeds.", ""]
+                columns = [column for column in COLUMNS if any(column[1](runs) for _, runs in found)]
+                text += ["| policy | " + " | ".join(title for title, _ in columns) + " |"]
+                text += ["|---|" + "---|" * len(columns)]
+                text += [
+                    f"| {policy} | " + " | ".join(tell(runs) for _, tell in columns) + " |" for policy, runs in found
+                ]
+                text += [""]
+    return "\n".join(text)
+
+
+def show(console: Console, jobs: Sequence[Job]) -> None:
+    for name in dict.fromkeys(job.scenario for job in jobs):
+        for staleness in STALENESS:
+            if found := rows(jobs, name, staleness):
+                table = Table(title=f"{name}, snapshots every {staleness[0]}, rewards {staleness[1]} late")
+                table.add_column("policy", no_wrap=True)
+                for title, _ in COLUMNS:
+                    table.add_column(title, justify="right")
+                for policy, runs in found:
+                    table.add_row(policy, *(tell(runs) for _, tell in COLUMNS))
+                console.print(table)
+
+
+def main(
+    scenarios: Annotated[list[str] | None, typer.Option("--scenario", help="only this one; may be given again")] = None,
+    policies: Annotated[
+        list[str] | None, typer.Option("--policy", help="only this one, such as linucb:alpha=1")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="runs of each, from seed 1 on")] = 10,
+    steps: Annotated[int | None, typer.Option(min=1000, help="of each run; default: as the scenario says")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="runs at a time")] = os.cpu_count() or 1,
+    quick: Annotated[bool, typer.Option(help="two seeds of 10 000 steps of S0 and S1: minutes")] = False,
+    out: Annotated[Path, typer.Option(help="where the tables go, as Markdown")] = ROOT / "runs/policies/table.md",
+) -> None:
+    """Play every policy through every scenario and print the tables. Finished runs are kept: call it again to go on."""
+    if quick:
+        scenarios, seeds, steps = scenarios or list(FULL_STALENESS), 2, steps or 10_000
+    planned = [
+        Job(policy, name, *staleness, seed, steps or load(name).steps)
+        for seed in range(1, seeds + 1)
+        for name in scenarios or SCENARIOS
+        for staleness in (STALENESS if name in FULL_STALENESS and not quick else (USUAL,))
+        for policy in policies or POLICIES
+    ]
+    console = Console(width=max(200, Console().width))
+    missing = [job for job in planned if not job.file.exists()]
+    console.print(f"{len(planned)} runs, {len(planned) - len(missing)} of them done before")
+    started = time.monotonic()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with ProcessPoolExecutor(jobs) as pool, Progress(*columns, console=console) as progress:
+        bar = progress.add_task("playing", total=len(missing))
+        for done in as_completed([pool.submit(play, job) for job in missing]):
+            job = done.result()
+            progress.update(bar, advance=1, description=f"{job.scenario} {job.policy} seed {job.seed}")
+    show(console, planned)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(markdown(planned))
+    console.print(f"{time.monotonic() - started:.0f} s; as Markdown in {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
