@@ -188,8 +188,10 @@ def headline(report: Figures) -> str:
     # From fewer steps than a window nobody knows what a policy had before.
     if loser is not None and shock["step"] >= WINDOW and falls[loser][1] < 0.9 * falls[loser][0]:
         before, after = falls[loser]
+        places = 2 if best > 0.2 else 3
         never = "" if loser in back else " and never came back"
-        said.append(f"When {struck}, {loser} fell from {before:.2g} to {after:.2g} (best possible: {best:.2g}){never}.")
+        fell = f"{loser} fell from {before:.{places}f} to {after:.{places}f} (best possible: {best:.{places}f})"
+        said.append(f"When {struck}, {fell}{never}.")
     else:
         said.append(f"{struck[0].upper()}{struck[1:]}.")
     if back:
