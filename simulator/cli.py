@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-console = Console()
+# What is not read on a screen (a file, a pipe) need not fit one.
+console = Console(width=None if Console().is_terminal else 140)
 errors = Console(stderr=True)
 
 app = typer.Typer(
@@ -115,12 +116,12 @@ def arena(
 ) -> None:
     """Policies head to head: same users, same steps, same luck.
 
-    Without names: random, popularity, embedding_mlp and linucb:alpha=1.5.
+    Without names: those of the demo.
 
     Examples:
 
     - `rebound-sim arena`
-    - `rebound-sim arena linucb:alpha=0.5 linucb:alpha=1.5 --seeds 5`
+    - `rebound-sim arena adaptive linucb:alpha=1.5 --seeds 5`
     - `rebound-sim arena linucb popularity --shock bestseller-collapse@0.3 --shock catalogue-churn@0.6`
     - `rebound-sim arena linucb --swap popularity,linucb@0.25 --shock none`
     - `rebound-sim arena --scenario s5-seasonality --seeds 1`
@@ -178,7 +179,7 @@ def load(
     feedback: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the recommendations that get feedback.")
     ] = 0.5,
-    policy: Annotated[str, typer.Option(help="What serves, such as linucb:alpha=1.5.")] = "linucb",
+    policy: Annotated[str, typer.Option(help="What serves, such as linucb:alpha=1.5.")] = "adaptive",
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds after which a request has failed.")] = 10,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     url: Url = LOCAL,
@@ -219,7 +220,7 @@ def live(
         typer.Option(
             "--policy",
             help="Made if absent; the first serves, the others learn in its shadow. May be repeated.",
-            show_default="linucb:alpha=1.5, popularity",
+            show_default="adaptive, linucb:alpha=1.5",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 1,
@@ -241,7 +242,7 @@ def live(
     from simulator import live as lives
 
     with told():
-        specs = [PolicySpec.parse(text) for text in policies or ["linucb:alpha=1.5", "popularity"]]
+        specs = [PolicySpec.parse(text) for text in policies or ["adaptive", "linucb:alpha=1.5"]]
         name = _world(world)
 
     async def go() -> None:

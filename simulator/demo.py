@@ -28,8 +28,8 @@ from simulator.report import new_folder, write
 
 START, WRITE = "starting the service", "writing the report"
 READY_S, STOP_S = 60.0, 20.0
-POLICIES = ["random", "popularity", "embedding_mlp", "linucb:alpha=1.5"]
-SWAP = "popularity,linucb:alpha=1.5@0.25"
+POLICIES = ["random", "popularity", "embedding_mlp", "linucb:alpha=1.5", "neural_ucb", "adaptive"]
+SWAP = "popularity,adaptive@0.25"
 
 STORY = """\
 A recommender trained on {history:,} past impressions meets bandits that start from nothing, over HTTP, in a pet shop
@@ -41,7 +41,7 @@ served policy is swapped under traffic. It takes about {minutes}.
 def arena_plan(*, quick: bool, seed: int) -> Plan:
     """What the demo plays."""
     contestants = parse_contestants(POLICIES, SWAP)
-    steps, history = (3_000, 20_000) if quick else (20_000, 200_000)
+    steps, history = (3_000, 20_000) if quick else (14_000, 200_000)
     return Plan(contestants, steps=steps, seeds=(seed,), history=history)
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Advance = Callable[[int], None]
+TRUST_S = 20.0  # how long the past stages must have taken to count as much as the plan
 
 
 class Stages:
@@ -54,7 +55,7 @@ class Stages:
         if guess is not None:
             self._number += 1
             title = f"[{self._number}/{self._count}] {title}"
-            rest = sum(self._plan.values()) * (self._taken / self._planned if self._planned else 1.0)
+            rest = sum(self._plan.values()) * (self._taken + TRUST_S) / (self._planned + TRUST_S)
             then = f"then about {_span(rest)} more" if self._plan else "the last stage"
         started = time.monotonic()
         if not self.console.is_terminal:

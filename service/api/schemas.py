@@ -72,7 +72,7 @@ class RecommendReply(BaseModel):
                 {
                     "decision_id": "01JBX8E9Z3T4V5W6X7Y8Z9A0B1",
                     "loop": "default",
-                    "policy": "linucb",
+                    "policy": "adaptive",
                     "version": 42,
                     "items": [{"id": "sku-9", "score": 0.41, "propensity": 0.9902}],
                     "degraded": False,

@@ -25,7 +25,7 @@ from service.store.loops import LoopRecord
 from service.store.policies import PolicyRecord
 
 DEFAULT_LOOP = "default"
-DEFAULT_POLICY = "linucb"
+DEFAULT_POLICY = "adaptive"
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,14 @@ POLICIES: Mapping[str, tuple[str, dict[str, Any], int]] = {
     "embedding_mlp": ("embedding_mlp", {}, 200_000),
     "linucb": ("linucb", {"alpha": 1.5}, 0),
 }
+SPECS = ("random", "popularity", "embedding_mlp", "linucb:alpha=1.5")
 
 
 def over_http(tmp_path: Path) -> dict[str, Any]:
     """The arena's report."""
     with Served(tmp_path / "data") as served:
         command = [sys.executable, "-m", "simulator", "arena", "--url", served.url, "--out", str(tmp_path / "runs")]
-        subprocess.run([*command, "--seeds", str(SEEDS), "--steps", str(STEPS)], check=True)
+        subprocess.run([*command, *SPECS, "--seeds", str(SEEDS), "--steps", str(STEPS)], check=True)
     (report,) = (tmp_path / "runs").glob("*/report.json")
     found: dict[str, Any] = orjson.loads(report.read_bytes())
     return found
