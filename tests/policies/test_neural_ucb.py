@@ -18,7 +18,7 @@ from service.policies._network import (
     initial,
     layers_of,
 )
-from service.policies.neural_ucb import NeuralUCB, NeuralUCBParams, NeuralUCBScorer, bounds
+from service.policies.neural_ucb import Bounds, NeuralUCB, NeuralUCBParams, NeuralUCBScorer
 from tests.policies import jacobians
 
 SHAPES = pytest.mark.parametrize(("d", "hidden"), [(1, (2,)), (5, (8,)), (7, (12, 6)), (4, (6, 10, 8))])
@@ -70,7 +70,7 @@ def test_closed_form_is_the_diagonal_bonus_of_each_way_with_a_jacobian(d: int, h
     theta, variance, x = at_random(d, hidden)
     layers = layers_of(theta, d, hidden)
     net = jacobians.network(layers)
-    _, bonus = bounds(layers, layers_of(variance, d, hidden), x)
+    _, bonus = Bounds(layers, layers_of(variance, d, hidden))(x)
     np.testing.assert_allclose(bonus, jacobians.k_passes(net, x, variance), rtol=1e-10)
     np.testing.assert_allclose(bonus, jacobians.vectorised(net, x, variance), rtol=1e-10)
     Z = torch.diag(torch.from_numpy(1.0 / variance))
@@ -100,13 +100,13 @@ def test_at_first_every_logit_is_0_and_every_layer_has_its_share_of_the_variance
     x = rng.normal(size=(200, d))
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     layers = layers_of(theta, d, hidden)
-    f, variance = bounds(layers, layers_of(scale**2, d, hidden), x)
+    f, variance = Bounds(layers, layers_of(scale**2, d, hidden))(x)
     np.testing.assert_allclose(f, 0, atol=1e-12)
     for layer in range(3):
         share = scale**2 * np.concatenate(
             [np.full(W.size + b.size, at == layer) for at, (W, b) in enumerate(layers_of(scale, d, hidden))]
         )
-        part = bounds(layers, layers_of(share, d, hidden), x)[1] / variance
+        part = Bounds(layers, layers_of(share, d, hidden))(x)[1] / variance
         assert 0.1 < part.mean() < 0.6, layer
 
 
