@@ -8,15 +8,19 @@ import numpy as np
 
 from service.policies._base import Array
 
-WIDEST = 8.5  # 1 - P(|N(0, 1)| ≤ 8.5) is less than the smallest step of a float64 below 1
+WIDEST = 37.5  # exp(-37.5) is less than the smallest step of a float64 below 1
 
 
 def random_width_pmf(mean: Array, spread: Array) -> Array:
-    """P(i is the best at Z), for index_i(z) = mean_i + z spread_i and Z = |N(0, 1)|, one draw for all: RandUCB
-    (Vaswani et al. 2020, arXiv:1910.04928, with a half-normal width).
+    """P(i is the best at Z), for index_i(z) = mean_i + z spread_i and an exponential Z ≥ 0 of mean 1, one draw for all:
+    RandUCB (Vaswani et al. 2020, arXiv:1910.04928), which leaves the distribution of the width open.
 
     The winner at width z is the upper envelope of n lines over z ≥ 0. Each line on it wins on one interval, and its
-    probability is that interval's half-normal measure erf(z₂/√2) - erf(z₁/√2). Equal lines share theirs.
+    probability is that interval's measure exp(-z₁) - exp(-z₂). Equal lines share theirs.
+
+    Why exponential: with a half-normal width, P(Z > z) falls so fast that a best candidate which had bad luck early is
+    left alone for ever at widths that explore well otherwise. On the pet shop (snapshots and rewards 100 decisions
+    late, 20 seeds) that cost 2 to 5 % of the clicks in some seeds; with this width in none.
 
     Args:
         mean: (n,), finite.
@@ -42,13 +46,9 @@ def random_width_pmf(mean: Array, spread: Array) -> Array:
         while (crossing := (hull[-1][0] - m) / (s - hull[-1][1])) <= hull[-1][2] and len(hull) > 1:
             hull.pop()
         hull.append((m, s, crossing, [i]))
-    upper = [_half_normal_cdf(start) for _, _, start, _ in hull[1:]] + [1.0]
+    upper = [-math.expm1(-start) for _, _, start, _ in hull[1:]] + [1.0]
     lower = 0.0
     for (*_, winners), until in zip(hull, upper, strict=True):
         pmf[winners] = (until - lower) / len(winners)
         lower = until
     return pmf
-
-
-def _half_normal_cdf(z: float) -> float:
-    return math.erf(z * math.sqrt(0.5))

@@ -37,9 +37,9 @@ REFRESH = 4096  # events after which the covariance is solved anew from the prec
 class AdaptiveParams(Params):
     """The knobs of `Adaptive`."""
 
-    alpha: float = Field(default=1.0, ge=0, le=100)  # widths are alpha |N(0, 1)| standard deviations of the logit
-    ridge: float = Field(default=0.25, gt=0, le=1e9)  # prior precision of every column's weight
-    item_ridge: float = Field(default=100.0, gt=0, le=1e9)  # prior precision of every item's intercept
+    alpha: float = Field(default=0.5, ge=0, le=100)  # the mean width, in standard deviations of the logit
+    ridge: float = Field(default=0.1, gt=0, le=1e9)  # prior precision of every column's weight
+    item_ridge: float = Field(default=200.0, gt=0, le=1e9)  # prior precision of every item's intercept
     detect_change: bool = True
 
 
@@ -50,7 +50,8 @@ class Adaptive(Policy):
 
         m += g (r - p) S x,   S -= g h S x xᵀ S,   and likewise o and s with x = 1.
 
-    The precision P = ridge I + Σ h x xᵀ is kept beside S, which is its inverse but for rounding.
+    The precision P = ridge I + Σ h / (1 + h s) x xᵀ is kept beside S, which is its inverse but for rounding: what an
+    event says about x is the less certain, the less is known of its item.
     """
 
     kind = "adaptive"
@@ -88,7 +89,7 @@ class Adaptive(Policy):
         g = 1.0 / (1.0 + h * (max(float(x @ Sx), 0.0) + s))
         self._mean += (g * (reward - p)) * Sx
         self._covariance -= (g * h) * np.multiply.outer(Sx, Sx)
-        self._precision += h * np.multiply.outer(x, x)
+        self._precision += (h / (1.0 + h * s)) * np.multiply.outer(x, x)
         self._intercept[row] += g * (reward - p) * s
         self._variance[row] = s - g * h * s * s
         self._events += 1

@@ -41,7 +41,7 @@ ROWS = 512  # of the reservoir, worked on at once
 class NeuralLinearParams(NetworkParams):
     """The knobs of `NeuralLinear`."""
 
-    alpha: float = Field(default=1.0, ge=0, le=100)  # widths are alpha |N(0, 1)| standard deviations of the logit
+    alpha: float = Field(default=0.5, ge=0, le=100)  # the mean width, in standard deviations of the logit
     ridge: float = Field(default=0.25, gt=0, le=1e9)  # prior precision of the weight of every feature and column
     item_ridge: float = Field(default=100.0, gt=0, le=1e9)  # prior precision of every item's intercept
 

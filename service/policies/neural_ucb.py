@@ -45,7 +45,7 @@ ROWS = 256  # candidates worked on at once
 class NeuralUCBParams(NetworkParams):
     """The knobs of `NeuralUCB`."""
 
-    alpha: float = Field(default=1.0, ge=0, le=100)  # widths are alpha |N(0, 1)| standard deviations of the logit
+    alpha: float = Field(default=0.5, ge=0, le=100)  # the mean width, in standard deviations of the logit
 
 
 class NeuralUCB(Policy):

@@ -1,0 +1,94 @@
+"""The default policy: the posterior is what it says, and what is learned of one item serves another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.policies import Batch, Candidates
+from service.policies.adaptive import REFRESH, Adaptive, AdaptiveParams, AdaptiveScorer
+
+Array = NDArray[np.float64]
+
+
+def batch(x: Array, item: list[str], reward: Array) -> Batch:
+    B = len(item)
+    return Batch(x.astype(np.float32), item, [None] * B, reward, np.full(B, 0.5))
+
+
+def scorer_of(policy: Adaptive) -> AdaptiveScorer:
+    return Adaptive.scorer(policy.snapshot(), d=policy.d, params=policy.params)
+
+
+def logistic(size: int, *, seed: int = 0) -> tuple[Array, Array, Array]:
+    """Rows (size, 4), clicks (size,), and the weights (4,) that they follow."""
+    rng = np.random.default_rng(seed)
+    x, w = rng.uniform(-0.5, 0.5, (size, 4)), np.array([1.0, -2.0, 0.5, 3.0])
+    return x, (rng.random(size) < 1 / (1 + np.exp(-x @ w))).astype(np.float64), w
+
+
+def test_the_posterior_is_that_of_a_whole_laplace_fit() -> None:
+    x, clicks, w = logistic(4000)
+    policy = Adaptive(4, AdaptiveParams(ridge=0.5, item_ridge=1e9))
+    policy.update(batch(x, ["a"] * len(x), clicks))
+    mean = np.zeros(4)
+    for _ in range(20):  # Newton's method on all events at once
+        p = 1 / (1 + np.exp(-x @ mean))
+        precision = 0.5 * np.eye(4) + (x * (p * (1 - p))[:, None]).T @ x
+        mean = mean + np.linalg.solve(precision, x.T @ (clicks - p) - 0.5 * mean)
+    found, sd = policy.snapshot(), np.sqrt(np.diag(np.linalg.inv(precision)))
+    assert (np.abs(found["mean"] - mean) < 0.3 * sd).all()  # one look at each event, in order, loses little
+    np.testing.assert_allclose(np.sqrt(np.diag(found["covariance"])), sd, rtol=0.05)
+    assert (np.abs(mean - w) < 4 * sd).all()
+
+
+def test_covariance_times_precision_stays_the_identity() -> None:
+    """REFRESH undoes what rounding adds up, also where features are far apart in size."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-0.5, 0.5, (3 * REFRESH - 1, 6)) * np.array([1, 1, 1e-3, 1e-3, 1, 0])
+    policy = Adaptive(6, AdaptiveParams())
+    policy.update(batch(x, ["a", "b", "c"] * (len(x) // 3) + ["a"] * (len(x) % 3), rng.random(len(x))))
+    state = policy.state()
+    solved = np.linalg.solve(state["precision"], np.eye(6))
+    assert np.abs(state["covariance"] - solved).max() <= 1e-9 * np.abs(solved).max()
+
+
+def test_a_new_item_is_served_from_its_features_on_its_first_request() -> None:
+    rng = np.random.default_rng(1)
+    good = rng.random(600) < 0.5
+    x = np.where(good[:, None], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5])
+    clicks = (rng.random(600) < np.where(good, 0.7, 0.1)).astype(np.float64)
+    policy = Adaptive(3, AdaptiveParams())
+    policy.update(batch(x, [f"item-{i % 20}" for i in range(600)], clicks))
+    scorer = scorer_of(policy)
+    new = np.array([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]], dtype=np.float32)
+    estimates = scorer.estimate(Candidates(new, ["never-seen-good", "never-seen-bad"], None))
+    assert estimates[0, 0] == pytest.approx(0.7, abs=0.08)
+    assert estimates[1, 0] == pytest.approx(0.1, abs=0.05)
+    assert scorer.pmf(estimates)[0] > 0.99
+
+
+def test_an_item_that_its_features_do_not_explain_gets_an_intercept_of_its_own() -> None:
+    rng = np.random.default_rng(2)
+    item = [("star", "plain", "dull")[i] for i in rng.integers(0, 3, 20_000)]
+    clicks = (rng.random(20_000) < [{"star": 0.6, "plain": 0.4, "dull": 0.2}[i] for i in item]).astype(np.float64)
+    policy = Adaptive(1, AdaptiveParams())
+    policy.update(batch(np.full((20_000, 1), 0.5), item, clicks))
+    rows = np.full((3, 1), 0.5, dtype=np.float32)
+    scores = scorer_of(policy).estimate(Candidates(rows, ["star", "plain", "dull"], None))[:, 0]
+    np.testing.assert_allclose(scores, [0.6, 0.4, 0.2], atol=0.06)
+
+
+def test_uncertainty_counts_features_and_item() -> None:
+    policy = Adaptive(2, AdaptiveParams(alpha=2.0, ridge=4.0, item_ridge=25.0))
+    estimates = scorer_of(policy).estimate(Candidates(np.array([[0.6, 0.8]], np.float32), ["a"], None))
+    assert estimates[0, 2] == pytest.approx(2.0 * np.sqrt(1 / 4 + 1 / 25))
+
+
+def test_rewards_out_of_range_count_as_its_ends() -> None:
+    x = np.full((50, 2), 0.5)
+    wild, tame = Adaptive(2, AdaptiveParams()), Adaptive(2, AdaptiveParams())
+    wild.update(batch(x, ["a"] * 50, np.tile([7.0, -3.0], 25)))
+    tame.update(batch(x, ["a"] * 50, np.tile([1.0, 0.0], 25)))
+    assert (wild.snapshot()["mean"] == tame.snapshot()["mean"]).all()
