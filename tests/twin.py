@@ -77,7 +77,10 @@ def run_twin(
     if history:
         on_offer = world.catalogue(0)
         rows = (
-            Row(shelf.rows(e["context"], on_offer)[on_offer.row[e["item_id"]]], *(e[name] for name in Row._fields[1:]))
+            Row(
+                shelf.rows(e["context"], on_offer)[on_offer.row[e["item_id"]]].copy(),
+                *(e[name] for name in Row._fields[1:]),
+            )
             for e in world.history(history)
         )
         past = [batch_of(rows)]
