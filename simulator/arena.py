@@ -71,6 +71,7 @@ class Track:
     policy: list[str]  # (T,): what served
     held: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # (step, report that is sent then)
     swap: asyncio.Task[None] | None = None
+    alarms: list[dict[str, Any]] = field(default_factory=list)  # changes noticed: policy, step, reaction
     swapped_at: int | None = None  # the first step that the successor served
     adopted_at: int | None = None  # the first step that was asked after every worker had adopted it
 
@@ -126,7 +127,19 @@ async def _play_seed(service: Service, plan: Plan, seed: int, stages: Stages) ->
             started = time.perf_counter()
             await _steps(service, world, plan, run, advance)
             run.seconds = time.perf_counter() - started
+        for track in tracks:
+            track.alarms = await _alarms(service, plan, track)
     return run
+
+
+async def _alarms(service: Service, plan: Plan, track: Track) -> list[dict[str, Any]]:
+    """What the policies of a loop noticed; a step is one event of its log, after those of the history."""
+    past = plan.history if track.contestant.needs_history else 0
+    return [
+        {"policy": policy.kind, "step": alarm["events"] - past, "reaction": alarm["reaction"]}
+        for policy in track.contestant.policies
+        for alarm in (await service.policy(track.loop, policy.kind))["alarms"]
+    ]
 
 
 async def _prepare(service: Service, world: World[Any], track: Track) -> None:

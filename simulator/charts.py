@@ -70,6 +70,21 @@ def _swapped(report: Figures, label: str) -> tuple[float, float] | None:
     return float(at[0]), float(np.interp(at[0], curves["rate_step"], curves["rate"][label]["mean"]))
 
 
+def _alarmed(report: Figures, label: str) -> tuple[float, float] | None:
+    """Where a change was noticed after the last shock: the median of the seeds in which it was."""
+    if not report["shocks"]:
+        return None
+    last = report["shocks"][-1]["step"]
+    after = (
+        [alarm["step"] for alarm in alarms if alarm["step"] >= last] for alarms in report["policies"][label]["alarms"]
+    )
+    at = [steps[0] for steps in after if steps]
+    if not at:
+        return None
+    step, curves = float(np.median(at)), report["curves"]
+    return step, float(np.interp(step, curves["rate_step"], curves["rate"][label]["mean"]))
+
+
 def image(report: Figures, path: Path) -> None:
     """The two charts, one below the other."""
     curves, colours = report["curves"], _style(report)
@@ -116,6 +131,8 @@ def image(report: Figures, path: Path) -> None:
     for label, colour in colours.items():
         if at := _recovered(report, label):
             top.plot(*at, "o", color=colour, markersize=9, markeredgecolor="white", zorder=5)
+        if at := _alarmed(report, label):
+            top.plot(*at, "v", color=colour, markersize=9, markeredgecolor="black", zorder=5)
         if at := _swapped(report, label):
             top.plot(*at, "D", color=colour, markersize=9, markeredgecolor="black", zorder=5)
             second = report["policies"][label]["policies"][1]
@@ -125,7 +142,12 @@ def image(report: Figures, path: Path) -> None:
         text = "\n ".join([f" {shock['name']}:", *wrap(shock["says"], 34)])
         top.annotate(text, (shock["step"], top.get_ylim()[1]), va="top", fontsize=10)
     top.set_ylabel(f"expected clicks per recommendation\n(mean of the last {curves['window']} steps)")
-    top.set_title("● back at 90 % of the best possible", loc="left", fontsize=10, color="#444444")
+    top.set_title(
+        "▼ noticed the change and started anew   ● back at 90 % of the best possible",
+        loc="left",
+        fontsize=10,
+        color="#444444",
+    )
     draw(bottom, "regret", {label: label for label in colours})
     bottom.set_ylabel("clicks missed so far\n(against always choosing best)")
     bottom.set_xlabel("step (one recommendation each)")
@@ -163,8 +185,12 @@ def _plots(report: Figures) -> list[Any]:
                 x=steps, y=curve["mean"], name=named(report, label), line=line, legendgroup=label, hovertemplate=hover
             )
             top = max(top, *curve["max"])
-        marks = [] if kind == "regret" else [(_recovered, "circle", "back at 90 %"), (_swapped, "diamond", "swapped")]
-        for find, symbol, text in marks:
+        marks = (
+            (_recovered, "circle", "back at 90 %"),
+            (_alarmed, "triangle-down", "noticed the change"),
+            (_swapped, "diamond", "swapped"),
+        )
+        for find, symbol, text in marks if kind == "rate" else ():
             for label, colour in colours.items():
                 if at := find(report, label):
                     marker = {"color": colour, "size": 12, "symbol": symbol, "line": {"color": "white", "width": 1.5}}
@@ -242,7 +268,7 @@ def page(report: Figures) -> str:
 <h1>{html.escape(report["headline"])}</h1>
 <p class="small">{played}, {report["started"]}.
 All policies met the same users at the same steps with the same luck, over HTTP.
-Dots: back at 90 % of the best possible.{shaded}</p>
+Triangles: noticed the change and started anew. Dots: back at 90 % of the best possible.{shaded}</p>
 <h2>Click rate over time</h2>{rate}
 <h2>Clicks missed</h2>{missed}
 <h2>Figures</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>

@@ -91,6 +91,7 @@ def _policy(plan: Plan, runs: Sequence[Run], tracks: Sequence[Track], labels: Se
         if len(gaps)
         else None,
         "versions": [int(track.version.max()) for track in tracks],
+        "alarms": [track.alarms for track in tracks],
         "swapped_at": [track.swapped_at for track in tracks] if contestant.successor else None,
         "adopted_at": [track.adopted_at for track in tracks] if contestant.successor else None,
     }
@@ -212,6 +213,7 @@ COLUMNS = (
     "90 %",
     "95 %",
     "overtakes",
+    "alarms",
     "p50",
     "p99",
 )
@@ -219,8 +221,8 @@ LEGEND = (
     "Expected clicks per recommendation: before the shock, in the last 2,000 steps before it, after it, and in the "
     "last 2,000 of the run. Regret: clicks missed against always choosing best. 90 %, 95 %: steps from the shock to "
     f"the end of the first {WINDOW} steps with that share of the best possible. Overtakes: step from which on it is "
-    f"ahead of {BASELINE} in clicks so far. p50, p99: ms for /recommend as the arena saw it, with all loops at once; "
-    "rebound-sim load measures latency."
+    f"ahead of {BASELINE} in clicks so far. Alarms: how often it noticed a change and started anew. p50, p99: ms for "
+    "/recommend as the arena saw it, with all loops at once; rebound-sim load measures latency."
 )
 
 
@@ -233,10 +235,11 @@ def rows(report: Figures) -> list[tuple[str, ...]]:
         back = [_never(p["recovery"][-1][f"{share:.0%}"]) if p["recovery"] else "" for share in SHARES]
         ahead = "" if p["overtakes_baseline"] is None else _never(p["overtakes_baseline"])
         latency = [f"{p['latency_ms'][q]:.1f}" for q in ("p50", "p99")]
-        found.append((named(report, label), *_parts(p), f"{p['regret']['mean']:,.0f}", *back, ahead, *latency))
+        alarms = f"{sum(map(len, p['alarms'])) or ''}"
+        found.append((named(report, label), *_parts(p), f"{p['regret']['mean']:,.0f}", *back, ahead, alarms, *latency))
     for label in ("oracle", "random"):
         name = "best possible" if label == "oracle" else "chance"
-        found.append((name, *_parts(report[label]), *[""] * 6))
+        found.append((name, *_parts(report[label]), *[""] * 7))
     return found
 
 

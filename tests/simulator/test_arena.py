@@ -31,6 +31,18 @@ async def loops_of(client: Service) -> dict[str, Any]:
     return {name: loop for name, loop in status["loops"].items() if name.startswith("arena-")}
 
 
+async def test_a_change_that_a_policy_noticed_is_told_with_its_step(service: str) -> None:
+    plan = Plan(parse_contestants(["adaptive", "popularity"], None), steps=2400)
+    async with Service(service) as client:
+        [run] = await play(client, plan, stages())
+    adaptive, popularity = run.tracks
+    [alarm] = adaptive.alarms
+    assert alarm["policy"] == "adaptive"
+    assert alarm["reaction"] == "reset"
+    assert 1200 < alarm["step"] < 1800  # the tastes changed at 1 200
+    assert popularity.alarms == []
+
+
 async def test_policies_meet_the_same_users_and_a_swap_happens_under_traffic(service: str) -> None:
     contestants = parse_contestants(
         ["random", "popularity", "embedding_mlp", "linucb:alpha=1.5"], "popularity,linucb@0.25"
