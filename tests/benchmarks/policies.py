@@ -298,9 +298,11 @@ def main(
         scenarios, seeds, steps = scenarios or ["s0-stationary", "s1-taste-swap"], 2, steps or 10_000
     planned = [
         Job(policy, name, *staleness, seed, steps or load(name).steps)
+        for stale in (False, True)  # first what is usual, for all
         for seed in range(1, seeds + 1)
         for name in scenarios or SCENARIOS
-        for staleness in (STALENESS if name in FULL_STALENESS and not quick else (USUAL,))
+        for staleness in STALENESS
+        if (staleness != USUAL) == stale and not (stale and (quick or name not in FULL_STALENESS))
         for policy in policies or POLICIES
     ]
     console = Console(width=max(200, Console().width))
