@@ -18,6 +18,7 @@ BLOCK = 16  # to forget a little at every event would cost as much as to learn f
 UNLIKELY = 12.0  # log-likelihood ratio at which a change is certain enough
 DECLINES = (0.6, 0.8)  # the changes looked for: rewards are these shares of what was expected
 ARMED_EVENTS, ARMED_REWARD = 500, 30.0  # before these many events, and this much reward, nobody knows what to expect
+REFERENCE = "drift.reference."  # what the names of its arrays begin with
 CALIBRATION = 5000  # events over which expectations are compared with rewards
 
 
@@ -79,7 +80,7 @@ class Drift:
         params = policy.params
         self._acts = params.half_life is not None or params.half_life_s is not None or params.detect_change
         self._detector = ChangeDetector() if params.detect_change else None
-        self._reference = KINDS["adaptive"](policy.d, KINDS["adaptive"].Params(detect_change=False))
+        self._reference: Policy | None = None
         self._events, self._forgot_at = 0, math.nan
 
     def parts(self, size: int) -> Iterator[slice]:
@@ -103,6 +104,7 @@ class Drift:
         self._events += len(batch.item)
         if self._detector is not None:
             if expected is None:
+                self._reference = self._reference or self._new_reference()
                 expected = self._reference.update(batch)
             assert expected is not None
             for e, r in zip(expected.tolist(), batch.reward.tolist(), strict=True):
@@ -112,8 +114,7 @@ class Drift:
     def _end_block(self, at: float) -> bool:
         if self._detector is not None and self._detector.alarmed:
             self.policy.forget(0.0)
-            self._reference.forget(0.0)
-            self._detector = ChangeDetector()
+            self._detector, self._reference = ChangeDetector(), None
             return True
         half_lives = 0.0
         if self.policy.params.half_life is not None:
@@ -133,18 +134,22 @@ class Drift:
             state["drift.events"] = np.array([self._events, self._forgot_at])
         if self._detector is not None:
             state["drift.detector"] = self._detector.state()
-            state |= {f"drift.reference.{name}": array for name, array in self._reference.state().items()}
+        if self._reference is not None:
+            state |= {REFERENCE + name: array for name, array in self._reference.state().items()}
         return state
 
     def load(self, state: Arrays) -> None:
         """Take up a `state()` of the same policy."""
-        reference = "drift.reference."
         self.policy.load({name: array for name, array in state.items() if not name.startswith("drift.")})
         if self._acts:
             events, self._forgot_at = state["drift.events"].tolist()
             self._events = int(events)
         if self._detector is not None:
             self._detector.load(state["drift.detector"])
-            self._reference.load(
-                {name.removeprefix(reference): array for name, array in state.items() if name.startswith(reference)}
-            )
+        known = {name.removeprefix(REFERENCE): array for name, array in state.items() if name.startswith(REFERENCE)}
+        self._reference = self._new_reference() if known else None
+        if self._reference is not None:
+            self._reference.load(known)
+
+    def _new_reference(self) -> Policy:
+        return KINDS["adaptive"](self.policy.d, KINDS["adaptive"].Params())

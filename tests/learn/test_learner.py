@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -220,9 +221,11 @@ async def test_a_policy_that_retrains_does_so_at_the_same_events_in_any_batches(
     await policies.create_policy(redis, loop, PolicyRecord("mlp", "embedding_mlp", params, seed=0))
     learner = PolicyLearner(redis, loop, "mlp", settings)
     assert await learner.open()
+    keeper = asyncio.create_task(learner._keep_lease())  # the first training waits for PyTorch to be imported
     for first in range(0, 400, 80):
         await append(redis, loop, 80, first=first)
         await learner.drain()
+    keeper.cancel()
     state = await policies.read_state(redis, loop, "mlp")
     assert state is not None
     assert unpack(state)["rows"].tolist() == [300]
