@@ -28,7 +28,8 @@ Array = NDArray[Any]
 
 D, HIDDEN = 32, (100, 100)
 SIZES = (50, 200, 1_000, 10_000)
-CLOSED, BARE, PASSES, VECTORISED, FULL = "closed form", "forward pass", "K passes", "Jacobian", "full matrix"
+CLOSED, BARE, BLOCKED = "closed form", "forward pass", "forward pass, in blocks"
+PASSES, VECTORISED, FULL = "K passes", "Jacobian", "full matrix"
 
 
 def test_kpass() -> None:
@@ -52,7 +53,8 @@ def test_kpass() -> None:
     )
     ways: dict[str, Callable[[Array], Array]] = {
         CLOSED: lambda x: closed(x)[1],
-        BARE: lambda x: forward_pass(layers, x),
+        BARE: lambda x: forward(layers, x)[1],
+        BLOCKED: lambda x: forward_in_blocks(layers, x),
         PASSES: lambda x: jacobians.k_passes(net, x, variance),
         VECTORISED: lambda x: jacobians.vectorised(net, x, variance),
         FULL: lambda x: jacobians.full_matrix(net, x, inverse),
@@ -69,20 +71,20 @@ def test_kpass() -> None:
         for way, run in ways.items():
             with peak() as grown:
                 answer = run(x)
-            off = "" if way == BARE else f"{np.abs(answer / bonus - 1).max():.0e}"
+            off = "" if way in (BARE, BLOCKED) else f"{np.abs(answer / bonus - 1).max():.0e}"
             print(
                 f"| {n} | {way} | {1000 * seconds[way]:.2f} | {seconds[way] / seconds[BARE]:.1f}"
                 f" | {seconds[way] / seconds[CLOSED]:.1f} | {grown[0]:.1f} | {off} |"
             )
-            if way != BARE:
+            if way not in (BARE, BLOCKED):
                 np.testing.assert_allclose(answer, bonus, rtol=1e-5)
         ratios[n] = seconds[CLOSED] / seconds[BARE], seconds[PASSES] / seconds[CLOSED]
     assert ratios[1000][0] <= 2.6
     assert ratios[1000][1] >= 300
 
 
-def forward_pass(layers: Layers, x: Array) -> Array:
-    """f (n,), in blocks that fit the cache, as the closed form's: all at once it takes up to 1.7 times as long."""
+def forward_in_blocks(layers: Layers, x: Array) -> Array:
+    """f (n,), in blocks that fit the cache, as the closed form works. It has 2.75 times as many multiplications."""
     return np.concatenate([forward(layers, x[start : start + ROWS])[1] for start in range(0, len(x), ROWS)])
 
 
