@@ -101,7 +101,8 @@ class Student:
         self.events += len(part)
         if alarmed:
             number = self.alarms[-1]["number"] + 1 if self.alarms else 1
-            alarm = {"number": number, "at": at, "events": self.events, "position": position, "reaction": "reset"}
+            reaction = "none" if self.policy.batch_trained else "reset"
+            alarm = {"number": number, "at": at, "events": self.events, "position": position, "reaction": reaction}
             self.alarms = [*self.alarms, alarm][-ALARMS_KEPT:]
             log.warning("the world has changed", loop=self._loop, policy=self._name, **alarm)
 
