@@ -21,7 +21,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 LOOP = "mixed"
-POLICIES = ("linucb", "popularity", "random")
+POLICIES = ("adaptive", "linucb", "popularity", "random")
 
 
 def prepare(url: str, wait_time: float) -> None:
