@@ -61,8 +61,8 @@ def test_a_corrupt_snapshot_is_refused_and_the_old_one_stays(data: Path) -> None
         keys = Keys("default")
         with Redis.from_url(f"unix://{data}/redis.sock") as redis:
             served.kill("service learn")  # or it would publish a good one next
-            redis.set(keys.snapshots("linucb") + "2", b"garbled")
-            redis.hset(keys.policy("linucb"), "version", 2)
+            redis.set(keys.snapshots("adaptive") + "2", b"garbled")
+            redis.hset(keys.policy("adaptive"), "version", 2)
             redis.publish("rebound:changes", "default")
 
         def refused() -> int:
@@ -87,7 +87,7 @@ def test_a_poison_event_stops_nothing(data: Path) -> None:
             found: dict[str, Any] = httpx.get(f"{served.url}/status").json()["loops"]["default"]
             return found
 
-        until(lambda: status()["policies"]["linucb"]["events"] == 2, "learning went on past it")
+        until(lambda: status()["policies"]["adaptive"]["events"] == 2, "learning went on past it")
         assert status()["dead_letters"] == 1
 
 
@@ -101,7 +101,7 @@ def test_lost_data_is_not_papered_over(data: Path) -> None:
             redis.flushall()
             until(lambda: httpx.get(f"{served.url}/status").json()["rung"] == "store_lost", "the loss is noticed")
             assert recommend(served.url)["version"] == 1
-            assert not redis.exists(Keys("default").policy("linucb"), Keys("default").state("linucb"))
+            assert not redis.exists(Keys("default").policy("adaptive"), Keys("default").state("adaptive"))
 
 
 def test_no_orphans_after_kill_9_of_the_supervisor(data: Path) -> None:

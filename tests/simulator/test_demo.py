@@ -56,7 +56,14 @@ async def test_a_short_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_interrupted_it_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "simulator", "demo", "--out", str(tmp_path / "runs")]
     env = {**os.environ, "TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=env,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     until(lambda: len(processes_of(tmp_path)) >= 3, "the demo has a service", within_s=60)
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
