@@ -41,7 +41,7 @@ served policy is swapped under traffic. It takes about {minutes}.
 def arena_plan(*, quick: bool, seed: int) -> Plan:
     """What the demo plays."""
     contestants = parse_contestants(POLICIES, SWAP)
-    steps, history = (3_000, 20_000) if quick else (14_000, 200_000)
+    steps, history = (3_000, 20_000) if quick else (16_000, 200_000)
     return Plan(contestants, steps=steps, seeds=(seed,), history=history)
 
 

@@ -197,7 +197,7 @@ def headline(report: Figures) -> str:
         said.append(f"{struck[0].upper()}{struck[1:]}.")
     if back:
         fastest = min(back, key=lambda label: back[label])
-        said.append(f"{fastest} was back at 90 % of the best possible after {back[fastest]:,} steps.")
+        said.append(f"{named(report, fastest)} was back at 90 % of the best possible after {back[fastest]:,} steps.")
     else:
         said.append("None was back at 90 % of the best possible by the end.")
     return " ".join(said)

@@ -78,6 +78,7 @@ FULL_STALENESS = ("s1-taste-swap",)  # where all three are run
 LOCKED = 0.98  # of the oracle over the last 5 000 steps before a shock or the end: less is locked in, in the pet shop
 TAIL = 5000
 BATCH = "embedding_mlp"
+GRADUAL = ("s4-gradual-drift", "s5-seasonality")  # nothing to recover from, and no alarm is false
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def play(job: Job) -> Job:
 
 @dataclass(frozen=True)
 class Played:
-    """What a run came to, as numbers of the table; nan where a number has no meaning."""
+    """What a run came to, as numbers of the table; nan where one has no meaning, inf for steps that never came."""
 
     share: float
     before: float  # share of the oracle before the (first) shock; of the whole run where there is none
@@ -156,7 +157,6 @@ class Played:
     recovery_95: float
     locked: bool
     false_alarms: int
-    alarm_after: float
     decide_us: float
     update_us: float
     bytes: float
@@ -166,31 +166,30 @@ def measure(job: Job) -> Played:
     """From the run's file, and that of the batch model on the same seed."""
     stored = np.load(job.file)
     expected, best = stored["expected"], stored["oracle"]
-    alarms = stored["alarms"].tolist()
-    shocks = [at for _, at in job.plan.plan().shock_steps if at > 0]
-    sudden = shocks[:1] if job.scenario not in ("s4-gradual-drift", "s5-seasonality") else []
-    end = shocks[0] if shocks else job.steps
+    shocks = [at for _, at in job.plan.plan().shock_steps if at > 1]  # what changes from the first step on is no shock
     after = shocks[0] if shocks else None
-    batch = Job(BATCH, job.scenario, *USUAL, job.seed, job.steps).file
-    beaten = overtaking(expected, np.load(batch)["expected"]) if batch.exists() and job.policy != BATCH else None
-    stationary = job.scenario not in ("s4-gradual-drift", "s5-seasonality")
+    end, abrupt = after or job.steps, job.scenario not in GRADUAL
+    batch = Job(BATCH, job.scenario, job.period, job.delay, job.seed, job.steps).file
+    overtakes = np.nan
+    if batch.exists() and job.policy != BATCH:
+        overtakes = never(overtaking(expected, np.load(batch)["expected"]))
     tails = [slice(max(0, end - TAIL), end), slice(job.steps - TAIL, job.steps)]
 
     def back(share: float) -> float:
-        found = recovery(expected, best, shock=after, share=share) if sudden and after is not None else None
-        return np.nan if found is None else found
+        if after is None or not abrupt:
+            return np.nan
+        return never(recovery(expected, best, shock=after, share=share))
 
     return Played(
         share=expected.sum() / best.sum(),
         before=expected[:end].sum() / best[:end].sum(),
         regret=float(regret(expected, best)[-1]),
         regret_after=np.nan if after is None else float((best - expected)[after:].sum()),
-        overtakes=np.nan if beaten is None else beaten,
+        overtakes=overtakes,
         recovery_90=back(0.9),
         recovery_95=back(0.95),
-        locked=stationary and any(expected[tail].sum() < LOCKED * best[tail].sum() for tail in tails),
-        false_alarms=sum(alarm < end for alarm in alarms) if stationary else 0,
-        alarm_after=min((alarm - after for alarm in alarms if alarm >= after), default=np.nan) if after else np.nan,
+        locked=abrupt and any(expected[tail].sum() < LOCKED * best[tail].sum() for tail in tails),
+        false_alarms=sum(alarm < end for alarm in stored["alarms"].tolist()) if abrupt else 0,
         decide_us=stored["cost"][0],
         update_us=stored["cost"][1],
         bytes=stored["cost"][2],
@@ -204,12 +203,12 @@ def of(runs: Sequence[Played], field: str) -> Array:
 def interval(values: Array) -> float:
     """Half width of the 95 % interval of the mean (Student's t)."""
     n = len(values)
-    return float(t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    return float(t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
 
 
 def share(runs: Sequence[Played], field: str = "share") -> str:
     values = of(runs, field)
-    return f"{values.mean():.3f} ± {interval(values):.3f} ({values.min():.3f})"
+    return f"{values.mean():.3f}" + (f" ± {interval(values):.3f} ({values.min():.3f})" if len(values) > 1 else "")
 
 
 def mean(runs: Sequence[Played], field: str) -> str:
@@ -218,10 +217,16 @@ def mean(runs: Sequence[Played], field: str) -> str:
 
 
 def median(runs: Sequence[Played], field: str) -> str:
-    """Median and worst; a run that never got there is worse than any."""
-    values = np.where(np.isnan(of(runs, field)), np.inf, of(runs, field))
+    """Median and worst."""
+    values = of(runs, field)
+    if np.isnan(values).any():
+        return ""
     shown = ["never" if np.isinf(value) else f"{value:,.0f}" for value in (np.median(values), values.max())]
-    return f"{shown[0]} ({shown[1]})"
+    return shown[0] if shown[0] == shown[1] else f"{shown[0]} ({shown[1]})"
+
+
+def never(step: int | None) -> float:
+    return np.inf if step is None else step
 
 
 COLUMNS: tuple[tuple[str, Callable[[Sequence[Played]], str]], ...] = (
@@ -258,7 +263,7 @@ def markdown(jobs: Sequence[Job]) -> str:
             if found := rows(jobs, name, staleness):
                 seeds = max(len(runs) for _, runs in found)
                 text += [f"### {name}: snapshots every {staleness[0]} decisions, rewards {staleness[1]} late", ""]
-                text += [f"{about} {seeds} seeds.", ""]
+                text += [f"{about} {seeds} seed{'s' * (seeds > 1)}.", ""]
                 columns = [column for column in COLUMNS if any(column[1](runs) for _, runs in found)]
                 text += ["| policy | " + " | ".join(title for title, _ in columns) + " |"]
                 text += ["|---|" + "---|" * len(columns)]
