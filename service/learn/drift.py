@@ -42,7 +42,8 @@ class ChangeDetector:
         """One event: both in [0, 1]."""
         self._events += 1
         self._reward += reward
-        e = min(max(expected * self._recent_reward / self._recent_expected, 1e-6), 0.99) if self._armed else expected
+        calibration = self._recent_reward / max(self._recent_expected, 1e-12)  # a policy may expect nothing, ever
+        e = min(max(expected * calibration, 1e-6), 0.99)
         fade = 1.0 - 1.0 / min(self._events + 1, CALIBRATION)
         self._recent_reward = fade * self._recent_reward + reward
         self._recent_expected = fade * self._recent_expected + expected

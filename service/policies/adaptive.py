@@ -168,7 +168,7 @@ class AdaptiveScorer(Scorer):
         return random_width_pmf(estimates[:, 1], estimates[:, 2])
 
     def summary(self) -> dict[str, Any]:
-        """How many items were seen, and the columns whose weights are known best and least."""
+        """How many items were seen."""
         return {"items": len(self._row)}
 
 

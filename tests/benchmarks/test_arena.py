@@ -1,6 +1,6 @@
 """The pet shop through a change of tastes, over HTTP and in one process: nothing is lost on the way.
 
-make bench ARGS=tests/benchmarks/test_arena.py            # 5 seeds, about 15 minutes
+make bench ARGS=tests/benchmarks/test_arena.py            # 5 seeds, about 25 minutes
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """What most people have today, beside ours: Vowpal Wabbit and MABWiser on the stationary pet shop.
 
-.venv/bin/pip install -c constraints.txt -e '.[vw,rivals]'
 make bench ARGS=tests/benchmarks/test_rivals.py  # 15 minutes
 """
 

@@ -122,3 +122,8 @@ def test_half_lives_in_seconds() -> None:
     learn(one, events(1.0, 10 * BLOCK), at=1000.0)
     learn(one, events(0.0, 5 * BLOCK), at=1000.0 + 3600)  # an hour after the ones, 5 blocks at once
     assert rate_of(one) == pytest.approx(10 / 2 / (10 / 2 + 4.5), abs=1e-6)  # the hour falls at the first block's end
+
+
+def test_a_policy_that_never_expects_anything_stops_nothing() -> None:
+    detector = ChangeDetector()
+    assert observe(detector, 0.0, clicks(0.5, 2000)) is None
