@@ -1,10 +1,11 @@
-"""The default: a logistic model shared by all items, explored by confidence bounds of random width.
+"""The default: a logistic model shared by all items, explored by confidence bounds that the posterior directs.
 
 The model is a Bayesian logistic regression on the encoder's columns, crosses of context and item among them, with a
 Laplace posterior that is updated event by event (extended Kalman filter; Fahrmeir 1992, "Posterior mode estimation by
-extended Kalman filtering"), and an intercept of each item's own. Exploration is RandUCB (Vaswani et al. 2020,
-arXiv:1910.04928): one width for all candidates of a decision, drawn anew for each, so nothing is locked in and the
-probabilities are smooth and exact. Rewards are in [0, 1]; ones between are proper targets of the logistic loss.
+extended Kalman filtering"), and an intercept of each item's own. Exploration is by confidence bounds of random width
+(RandUCB, Vaswani et al. 2020, arXiv:1910.04928), shared out by draws from the posterior (`_ensemble`): nothing is
+locked in, stale snapshots do not repeat one choice, and the probabilities are exact. Rewards are in [0, 1]; ones
+between are proper targets of the logistic loss.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from service.policies._base import (
     ids_from_array,
     ids_to_array,
 )
-from service.policies._envelope import random_width_pmf
+from service.policies._ensemble import MEMBERS, bounds, directed_bounds_pmf, noise
 from service.policies._linalg import finite_batch, psd_cholesky
 
 REFRESH = 4096  # events after which the covariance is solved anew from the precision: no drift, however many come
@@ -37,7 +38,7 @@ REFRESH = 4096  # events after which the covariance is solved anew from the prec
 class AdaptiveParams(Params):
     """The knobs of `Adaptive`."""
 
-    alpha: float = Field(default=0.5, ge=0, le=100)  # the mean width, in standard deviations of the logit
+    alpha: float = Field(default=0.8, ge=0, le=100)  # the mean width, in standard deviations of the logit
     ridge: float = Field(default=0.1, gt=0, le=1e9)  # prior precision of every column's weight
     item_ridge: float = Field(default=200.0, gt=0, le=1e9)  # prior precision of every item's intercept
     detect_change: bool = True
@@ -98,8 +99,13 @@ class Adaptive(Policy):
         return p
 
     def _solve(self) -> None:
-        root = np.linalg.solve(psd_cholesky(self._precision), np.eye(self.d))
+        root = self._root()
         self._covariance = root.T @ root
+
+    def _root(self) -> Array:
+        """(d, d), for which S = rootᵀ root."""
+        root: Array = np.linalg.solve(psd_cholesky(self._precision), np.eye(self.d))
+        return root
 
     def forget(self, keep: float) -> None:
         """Precisions return to the prior's, and with them what they were worth: P m fades as P does, o / s as 1 / s."""
@@ -114,7 +120,13 @@ class Adaptive(Policy):
             self._intercept[row] = keep * o / s / precision
 
     def state(self) -> Arrays:
-        return {**self.snapshot(), "precision": self._precision.copy(), "events": np.array([self._events])}
+        return {
+            "mean": self._mean.copy(),
+            "covariance": self._covariance.copy(),
+            "precision": self._precision.copy(),
+            "events": np.array([self._events]),
+            **self._of_items(),
+        }
 
     def load(self, state: Arrays) -> None:
         self._events = int(state["events"][0])
@@ -124,10 +136,20 @@ class Adaptive(Policy):
         self._intercept, self._variance = state["intercept"].tolist(), state["variance"].tolist()
 
     def snapshot(self) -> Arrays:
-        """mean (d,), covariance (d, d), and each item's intercept and its variance."""
+        """mean (d,); root (d, d), for which S = rootᵀ root; noise (MEMBERS, d); each item's intercept and its variance.
+
+        Raises:
+            NumericalError: the precision cannot be factored.
+        """
         return {
             "mean": self._mean.copy(),
-            "covariance": self._covariance.copy(),
+            "root": self._root(),
+            "noise": noise(self.seed, self._events, self.d),
+            **self._of_items(),
+        }
+
+    def _of_items(self) -> Arrays:
+        return {
             "items": ids_to_array(self._row),
             "intercept": np.array(self._intercept, dtype=np.float64),
             "variance": np.array(self._variance, dtype=np.float64),
@@ -139,13 +161,14 @@ class Adaptive(Policy):
 
 
 class AdaptiveScorer(Scorer):
-    """estimates: σ(logit), logit, alpha √variance; pmf: of being the best at a random width."""
+    """estimates: σ(logit), logit, alpha √variance, root x / |root x| (d,); pmf: of having the highest bound."""
 
     def __init__(self, snapshot: Mapping[str, Array], d: int, params: AdaptiveParams) -> None:
         items = ids_from_array(expect(snapshot.get("items"), "items", (None,)))
         self._row = {item: row for row, item in enumerate(items)}
-        self._mean = expect(snapshot.get("mean"), "mean", (d,)).copy()
-        self._covariance = expect(snapshot.get("covariance"), "covariance", (d, d)).copy()
+        mean, root = expect(snapshot.get("mean"), "mean", (d,)), expect(snapshot.get("root"), "root", (d, d))
+        self._model = np.concatenate([mean[:, None], root.T], axis=1)  # (d, 1 + d)
+        self._members = expect(snapshot.get("noise"), "noise", (MEMBERS, d)).copy()
         # One more item stands for those that nobody has seen.
         self._intercept = np.append(expect(snapshot.get("intercept"), "intercept", (len(items),)), 0.0)
         self._variance = np.append(expect(snapshot.get("variance"), "variance", (len(items),)), 1.0 / params.item_ridge)
@@ -154,18 +177,11 @@ class AdaptiveScorer(Scorer):
     def estimate(self, candidates: Candidates) -> Array:
         find, unknown = self._row.get, len(self._row)
         rows = np.array([find(item, unknown) for item in candidates.item], dtype=np.intp)
-        x = candidates.x.astype(np.float64)  # (n, d)
-        logit = x @ self._mean + self._intercept[rows]
-        variance = np.vecdot(x @ self._covariance, x) + self._variance[rows]
-        estimates = np.empty((len(rows), 3))
-        # In float32, so that equal candidates tie whatever order the matrix product added their rows in.
-        estimates[:, 1] = logit.astype(np.float32)
-        estimates[:, 2] = (self._alpha * np.sqrt(np.maximum(variance, 0.0))).astype(np.float32)
-        estimates[:, 0] = 0.5 + 0.5 * np.tanh(0.5 * estimates[:, 1])  # σ, without overflow
-        return estimates
+        found = candidates.x.astype(np.float64) @ self._model
+        return bounds(found, self._intercept[rows], self._variance[rows], self._alpha)
 
     def pmf(self, estimates: Array) -> Array:
-        return random_width_pmf(estimates[:, 1], estimates[:, 2])
+        return directed_bounds_pmf(estimates, self._members)
 
     def summary(self) -> dict[str, Any]:
         """How many items were seen."""

@@ -11,11 +11,9 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from service.policies._base import Array, Arrays, Batch, Candidates, Params, Policy, Scorer, expect
+from service.policies._ensemble import MEMBERS, noise, shares
 from service.policies._linalg import finite_batch
 from service.policies._ridge import Ridge
-
-MEMBERS = 128  # of the ensemble; even
-TIE = 1e-5  # of a score: equal candidates tie whatever order the matrix product added their rows in
 
 
 class LinTSParams(Params):
@@ -72,8 +70,7 @@ class LinTS(Policy):
             NumericalError: A cannot be factored.
         """
         mean, root = self._ridge.solve()
-        half = np.random.default_rng((self.seed, self._ridge.events)).standard_normal((MEMBERS // 2, self.d))
-        return {"mean": mean, "root": root, "noise": np.concatenate([half, -half])}
+        return {"mean": mean, "root": root, "noise": noise(self.seed, self._ridge.events, self.d)}
 
     @classmethod
     def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: BaseModel) -> LinTSScorer:
@@ -83,25 +80,20 @@ class LinTS(Policy):
 class LinTSScorer(Scorer):
     """estimates: μᵀx, then v root x (d,), whose inner products are the covariances of the candidates' rewards.
 
-    pmf: each member of the ensemble gives 1 / MEMBERS to its best candidate; those within TIE of it share. Works in
+    pmf: each member of the ensemble gives 1 / MEMBERS to its best candidate; equals share. Works in
     float32, O(n d MEMBERS).
     """
 
     def __init__(self, snapshot: Mapping[str, Array], d: int, params: LinTSParams) -> None:
         mean = expect(snapshot.get("mean"), "mean", (d,))
         root = expect(snapshot.get("root"), "root", (d, d))
-        noise = expect(snapshot.get("noise"), "noise", (MEMBERS, d))
+        members = expect(snapshot.get("noise"), "noise", (MEMBERS, d))
         self._model = np.concatenate([mean[:, None], params.v * root.T], axis=1)  # (d, 1 + d)
-        self._members = np.concatenate([np.ones((MEMBERS, 1)), noise], axis=1).astype(np.float32)  # (MEMBERS, 1 + d)
+        self._members = np.concatenate([np.ones((MEMBERS, 1)), members], axis=1).astype(np.float32)  # (MEMBERS, 1 + d)
 
     def estimate(self, candidates: Candidates) -> Array:
         estimates: Array = candidates.x.astype(np.float64) @ self._model
         return estimates
 
     def pmf(self, estimates: Array) -> Array:
-        scores = self._members @ estimates.T.astype(np.float32)  # (MEMBERS, n)
-        best = scores.max(axis=1, keepdims=True)
-        member, row = np.nonzero(scores >= best - TIE * np.abs(best))
-        share = 1.0 / (MEMBERS * np.bincount(member))
-        pmf: Array = np.bincount(row, weights=share[member], minlength=len(estimates))
-        return pmf
+        return shares(self._members @ estimates.T.astype(np.float32))

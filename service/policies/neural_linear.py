@@ -7,8 +7,8 @@ It differs from the paper in four places:
   it knows well (they collapse), so nothing new would be explored; in the row, a new direction keeps its uncertainty.
 - Each item has an intercept of its own, so that what the features do not tell about an item can be learned, and an item
   that nobody has seen is uncertain whatever it looks like.
-- In place of a draw from the posterior (Thompson sampling), whose probabilities would need Monte Carlo, the bound has a
-  random width (`_envelope`): one number drawn for all candidates, so their probabilities are exact.
+- In place of a draw from the posterior (Thompson sampling), whose probabilities would need Monte Carlo, it explores as
+  `adaptive` does: by confidence bounds that an ensemble of draws directs (`_ensemble`), with exact probabilities.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from service.policies._base import (
     ids_from_array,
     ids_to_array,
 )
-from service.policies._envelope import random_width_pmf
+from service.policies._ensemble import MEMBERS, bounds, directed_bounds_pmf, noise
 from service.policies._linalg import finite_batch, psd_cholesky
 from service.policies._network import BLOCK, Events, Layers, Learner, NetworkParams, count, forward, layers_of, sigmoid
 
@@ -148,22 +148,23 @@ class NeuralLinear(Policy):
         self._renewed, self._due = float(state["renewed"][0]), int(state["due"][0])
 
     def snapshot(self) -> Arrays:
-        """network (p,), mean (D,), covariance (D, D), and each item's intercept and its variance.
+        """network (p,), mean (D,), root (D, D), for which P⁻¹ = rootᵀ root, noise (MEMBERS, D), and of each item its
+        intercept and the variance of that.
 
         Raises:
             NumericalError: the precision cannot be factored.
         """
         ridge = self.params.ridge * np.eye(self.D)
         root = np.linalg.solve(psd_cholesky(self._precision + ridge), np.eye(self.D))
-        covariance = root.T @ root
-        move = covariance @ (self._slope - self.params.ridge * self._w)
+        move = root.T @ (root @ (self._slope - self.params.ridge * self._w))
         self._reserve()
         of_items = self._items[: len(self._row)]
         variance = 1.0 / (self.params.item_ridge + of_items[:, 0])
         return {
             "network": self._network.copy(),
             "mean": self._w + move,
-            "covariance": covariance,
+            "root": root,
+            "noise": noise(self.seed, self._learner.events, self.D),
             "items": ids_to_array(self._row),
             "intercept": variance * (of_items[:, 1] - of_items[:, 2:] @ move),
             "variance": variance,
@@ -176,8 +177,8 @@ class NeuralLinear(Policy):
 
 
 class NeuralLinearScorer(Scorer):
-    """estimates: σ(logit), logit, alpha √variance, the logit being mᵀz + o and its variance zᵀP⁻¹z + s; pmf: of being
-    the best at a random width.
+    """estimates: σ(logit), logit, alpha √variance, root z / |root z| (D,), the logit being mᵀz + o and its variance
+    |root z|² + s; pmf: of having the highest bound.
     """
 
     def __init__(self, snapshot: Mapping[str, Array], d: int, params: NeuralLinearParams) -> None:
@@ -186,8 +187,9 @@ class NeuralLinearScorer(Scorer):
         network = expect(snapshot.get("network"), "network", (count(d, params.hidden),)).copy()
         self._layers = layers_of(network, d, params.hidden)
         D = params.hidden[-1] + d + 1
-        self._mean = expect(snapshot.get("mean"), "mean", (D,)).copy()
-        self._covariance = expect(snapshot.get("covariance"), "covariance", (D, D)).copy()
+        mean, root = expect(snapshot.get("mean"), "mean", (D,)), expect(snapshot.get("root"), "root", (D, D))
+        self._model = np.concatenate([mean[:, None], root.T], axis=1)  # (D, 1 + D)
+        self._members = expect(snapshot.get("noise"), "noise", (MEMBERS, D)).copy()
         # One more item stands for those that nobody has seen.
         self._intercept = np.append(expect(snapshot.get("intercept"), "intercept", (len(items),)), 0.0)
         self._variance = np.append(expect(snapshot.get("variance"), "variance", (len(items),)), 1.0 / params.item_ridge)
@@ -198,16 +200,10 @@ class NeuralLinearScorer(Scorer):
         find, unknown = self._row.get, len(self._row)
         rows = np.array([find(item, unknown) for item in candidates.item], dtype=np.intp)
         z = features_of(self._layers, candidates.x.astype(np.float64))  # (n, D)
-        variance = np.vecdot(z @ self._covariance, z) + self._variance[rows]
-        estimates = np.empty((len(rows), 3))
-        # In float32, so that equal candidates tie whatever order the matrix products added their rows in.
-        estimates[:, 1] = (z @ self._mean + self._intercept[rows]).astype(np.float32)
-        estimates[:, 2] = (self._alpha * np.sqrt(np.maximum(variance, 0.0))).astype(np.float32)
-        estimates[:, 0] = sigmoid(estimates[:, 1])
-        return estimates
+        return bounds(z @ self._model, self._intercept[rows], self._variance[rows], self._alpha)
 
     def pmf(self, estimates: Array) -> Array:
-        return random_width_pmf(estimates[:, 1], estimates[:, 2])
+        return directed_bounds_pmf(estimates, self._members)
 
     def summary(self) -> dict[str, Any]:
         """The number of events, and of items seen in them."""

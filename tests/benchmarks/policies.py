@@ -1,8 +1,9 @@
 """The table of policies × scenarios, in process: `make bench-policies`.
 
-Every run is one file under runs/policies/, named for what it depends on: the code of policies and worlds, the policy's
-parameters, scenario, staleness and seed. So a table that was interrupted goes on where it stopped, and a change of code
-runs anew only what it may change. Nothing is tuned to a scenario: each policy has one configuration.
+Every run is one file under runs/policies/, named for what it depends on: the code of policy and world and of all that
+they import, the policy's parameters, scenario, staleness and seed. So a table that was interrupted goes on where it
+stopped, and a change of code runs anew only what it may change. Nothing is tuned to a scenario: each policy has one
+configuration.
 
 The exploration floor is 0 here, to see the policies and nothing else; a floor of .01, the default of a loop, costs
 .01 (oracle - random) per decision: .6 % of the oracle's clicks in the pet shop.
@@ -10,6 +11,7 @@ The exploration floor is 0 here, to see the policies and nothing else; a floor o
 
 from __future__ import annotations
 
+import ast
 import os
 import time
 import warnings
@@ -30,6 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from scipy.stats import t
 
+from service.policies import KINDS
 from simulator.contestants import PolicySpec
 from simulator.measures import overtaking, recovery, regret
 from simulator.scenario import Scenario, load
@@ -40,14 +43,6 @@ from tests.twin import oracle, run_twin
 Array = NDArray[Any]
 
 ROOT = Path(__file__).parents[2]
-SOURCES = (
-    "service/policies",
-    "service/learn/drift.py",
-    "service/decide",
-    "simulator/world",
-    "simulator/shocks.py",
-    "tests/twin.py",
-)
 POLICIES = (
     "random",
     "popularity",
@@ -95,7 +90,7 @@ class Job:
     @property
     def file(self) -> Path:
         spec = PolicySpec.parse(self.policy)
-        params = blake2b(orjson.dumps([spec.params, self.steps, code()]), digest_size=6).hexdigest()
+        params = blake2b(orjson.dumps([spec.params, self.steps, code(self.policy)]), digest_size=6).hexdigest()
         return (
             ROOT / "runs/policies" / self.scenario / f"{spec.kind}-{self.period}-{self.delay}-{self.seed}-{params}.npz"
         )
@@ -110,10 +105,30 @@ class Job:
 
 
 @cache
-def code() -> str:
-    """A digest of all that a run's outcome depends on."""
-    files = [file for source in SOURCES for file in sorted((ROOT / source).rglob("*.py")) or [ROOT / source]]
-    return blake2b(b"".join(file.read_bytes() for file in files), digest_size=8).hexdigest()
+def code(policy: str) -> str:
+    """A digest of all that the outcome of a policy's run depends on, among our own files."""
+    spec = PolicySpec.parse(policy)
+    start = {ROOT / "tests/twin.py", ROOT / "simulator/shocks.py", ROOT / f"service/policies/{spec.kind}.py"}
+    if getattr(KINDS[spec.kind].Params.model_validate(spec.params), "detect_change", False):
+        start.add(ROOT / "service/policies/adaptive.py")  # the reference of policies without expectations (`Drift`)
+    found: set[Path] = set()
+    while start:
+        file = start.pop()
+        found.add(file)
+        start |= imports(file) - found
+    return blake2b(b"".join(file.read_bytes() for file in sorted(found)), digest_size=8).hexdigest()
+
+
+def imports(file: Path) -> set[Path]:
+    """The files of ours that one of them imports."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            # `from package import module` names a module of the package, or something in the package itself.
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            paths = [ROOT / name.replace(".", "/") for name in names]
+            found |= {path for stem in paths for path in (stem.with_suffix(".py"), stem / "__init__.py")}
+    return {path for path in found if path.exists()}
 
 
 def play(job: Job) -> Job:

@@ -39,7 +39,7 @@ def test_the_posterior_is_that_of_a_whole_laplace_fit() -> None:
         mean = mean + np.linalg.solve(precision, x.T @ (clicks - p) - 0.5 * mean)
     found, sd = policy.snapshot(), np.sqrt(np.diag(np.linalg.inv(precision)))
     assert (np.abs(found["mean"] - mean) < 0.3 * sd).all()  # one look at each event, in order, loses little
-    np.testing.assert_allclose(np.sqrt(np.diag(found["covariance"])), sd, rtol=0.05)
+    np.testing.assert_allclose(np.sqrt(np.diag(found["root"].T @ found["root"])), sd, rtol=0.05)
     assert (np.abs(mean - w) < 4 * sd).all()
 
 
