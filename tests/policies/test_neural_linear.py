@@ -48,12 +48,12 @@ def test_the_posterior_is_one_newton_step_from_the_network() -> None:
     np.testing.assert_allclose(z @ w, f, atol=1e-12)
     P = 0.5 * np.eye(14) + (z.T * k) @ z
     mean = w + np.linalg.solve(P, z.T @ (reward - p) - 0.5 * w)
-    np.testing.assert_allclose(snapshot["covariance"] @ P, np.eye(14), atol=1e-9)
+    np.testing.assert_allclose(snapshot["root"].T @ snapshot["root"] @ P, np.eye(14), atol=1e-9)
     np.testing.assert_allclose(snapshot["mean"], mean, atol=1e-9)
     rows = np.array([one == "item-2" for one in item])
     s = 1 / (20 + k[rows].sum())
     o = s * (reward - p - k * (z @ (mean - w)))[rows].sum()
-    logit, width = estimate(policy, x[:1], ["item-2"])[0, 1:]
+    logit, width = estimate(policy, x[:1], ["item-2"])[0, 1:3]
     assert logit == pytest.approx(z[0] @ mean + o, abs=1e-5)
     assert width == pytest.approx(np.sqrt(z[0] @ np.linalg.solve(P, z[0]) + s), abs=1e-5)
 
@@ -67,7 +67,7 @@ def test_the_mean_nearly_solves_its_own_equation() -> None:
     inputs, _ = forward(layers_of(snapshot["network"], 5, (16, 8)), x.astype(np.float64))
     z = np.column_stack([inputs[-1] / np.sqrt(8), x, np.ones(2000)])
     slope = z.T @ (reward - 1 / (1 + np.exp(-z @ snapshot["mean"]))) - policy.params.ridge * snapshot["mean"]
-    step = snapshot["covariance"] @ slope
+    step = snapshot["root"].T @ (snapshot["root"] @ slope)
     assert np.sqrt(step @ slope) < 0.3  # of a standard deviation of the posterior
 
 
