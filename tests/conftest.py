@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import hypothesis
 import pytest
 import uvicorn
 
@@ -19,6 +20,12 @@ from service.settings import Settings
 from service.store.connection import connect
 from service.store.embedded import EmbeddedRedis
 from tests.waiting import until
+
+# The same examples in every run: a red one is the fault of what changed. `make test ARGS=--hypothesis-profile=search`
+# looks for new ones.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.register_profile("search", max_examples=2000, deadline=None)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.policies._ensemble import MEMBERS, WIDTHS, bounds, directed_bounds_pmf, noise, shares
+from service.policies._ensemble import MEMBERS, TIE, WIDTHS, bounds, directed_bounds_pmf, noise, shares
 
 Array = NDArray[np.float64]
 D = 3
@@ -21,13 +21,13 @@ def defined(estimates: Array, members: Array) -> Array:
     """The definition, one member and one candidate at a time."""
     n = len(estimates)
     widest = max(WIDTHS.tolist())
-    rivals = [i for i in range(n) if estimates[i, 1] + widest * estimates[i, 2] >= estimates[:, 1].max()]
+    rivals = [i for i in range(n) if estimates[i, 1] + widest * estimates[i, 2] >= estimates[:, 1].max() - TIE]
     pmf = np.zeros(n)
     for member, z in zip(members, WIDTHS.tolist(), strict=True):
         drawn = {i: max(0.0, float(np.dot(member, estimates[i, 3:]))) for i in rivals}
         most = max(drawn.values())
         index = {i: estimates[i, 1] + z * estimates[i, 2] * (t / most if most else 0.0) for i, t in drawn.items()}
-        best = [i for i in rivals if index[i] >= max(index.values()) - 1e-5 * (1 + abs(max(index.values())))]
+        best = [i for i in rivals if index[i] >= max(index.values()) - TIE * (1 + abs(max(index.values())))]
         pmf[best] += 1 / len(best) / MEMBERS
     return pmf
 
