@@ -138,7 +138,7 @@ class Shelf:
 
 def learn(drift: Drift, batch: Batch, *, at: float) -> int:
     """Learn B events that came at the time `at`; the number of alarms."""
-    return sum(drift.update(part(batch, rows), at) for rows in drift.parts(len(batch.item)))
+    return sum(drift.update(part(batch, rows), at) is not None for rows in drift.parts(len(batch.item)))
 
 
 def oracle(world: World[Any], steps: int) -> Array:

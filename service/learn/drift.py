@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -18,8 +19,12 @@ BLOCK = 16  # to forget a little at every event would cost as much as to learn f
 UNLIKELY = 12.0  # log-likelihood ratio at which a change is certain enough
 DECLINES = (0.6, 0.8)  # the changes looked for: rewards are these shares of what was expected
 ARMED_EVENTS, ARMED_REWARD = 500, 30.0  # before these many events, and this much reward, nobody knows what to expect
-REFERENCE = "drift.reference."  # what the names of its arrays begin with
 CALIBRATION = 5000  # events over which expectations are compared with rewards
+MEMORY = 2048  # half-life of what a successor knows, in events
+FADE = MEMORY // 8  # it forgets after so many events, a multiple of BLOCK
+REFERENCE, SUCCESSOR = "drift.reference.", "drift.successor."  # what the names of their arrays begin with
+
+Reaction: TypeAlias = Literal["reset", "succession", "none"]
 
 
 class ChangeDetector:
@@ -70,19 +75,62 @@ class ChangeDetector:
         self._reward, self._recent_reward, self._recent_expected, *self._statistics = state[1:].tolist()
 
 
+class Successor:
+    """A second model of the same events with a short memory, to take over from the first when it predicts better.
+
+    A detector waits for rewards that fall short, and a world that drifts slowly never lets them: the model learns
+    averages of what was and what is, expects what it gets, and stays mediocre. Its successor knows what is. For each
+    event, with p expected by the model, q by its successor, both before they learned it, and r the reward:
+
+        S ← max(0, S + r log(q / p) + (1 - r) log((1 - q) / (1 - p))),   alarm at S ≥ UNLIKELY.
+
+    While the world stands still the model, which remembers more, predicts better, and S stays near 0.
+    """
+
+    def __init__(self, model: Policy) -> None:
+        self.model = type(model)(model.d, model.params, seed=model.seed)
+        self.model.load(model.state())
+        self._statistic = 0.0
+
+    def update(self, batch: Batch, expected: Array) -> None:
+        """Learn B events, and compare what was expected of them with the model's `expected` (B,)."""
+        own = self.model.update(batch)
+        assert own is not None
+        for p, q, r in zip(expected.tolist(), own.tolist(), batch.reward.tolist(), strict=True):
+            p, q, r = min(max(p, 1e-3), 0.999), min(max(q, 1e-3), 0.999), min(max(r, 0.0), 1.0)
+            ratio = r * math.log(q / p) + (1.0 - r) * math.log((1.0 - q) / (1.0 - p))
+            self._statistic = max(0.0, self._statistic + ratio)
+
+    @property
+    def alarmed(self) -> bool:
+        return self._statistic >= UNLIKELY
+
+    def state(self) -> Arrays:
+        """The model's state, and `statistic`."""
+        return {**self.model.state(), "statistic": np.array([self._statistic])}
+
+    def load(self, state: Arrays) -> None:
+        [self._statistic] = state["statistic"].tolist()
+        self.model.load({name: array for name, array in state.items() if name != "statistic"})
+
+
 class Drift:
     """Learns a policy's events, and forgets what its parameters say is out of date.
 
-    A policy that expects nothing by itself is given a reference that does, which learns the same events.
+    A policy that expects nothing by itself is given a reference that does, which learns the same events. Whichever of
+    the two is watched, policy or reference, has a successor if two of its kind can be compared (`Policy.comparable`).
     """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         params = policy.params
         self._acts = params.half_life is not None or params.half_life_s is not None or params.detect_change
-        self._detector = ChangeDetector() if params.detect_change else None
-        self._reference: Policy | None = None
         self._events, self._forgot_at = 0, math.nan
+        self._detector: ChangeDetector | None = None
+        self._reference: Policy | None = None
+        self._successor: Successor | None = None
+        if params.detect_change:
+            self._watch_anew()
 
     def parts(self, size: int) -> Iterator[slice]:
         """So many events as pieces for `update`, none of which goes beyond the end of a block."""
@@ -92,11 +140,15 @@ class Drift:
             yield slice(start, stop)
             start = stop
 
-    def update(self, batch: Batch, at: float) -> bool:
-        """Learn one part; True when it ended in an alarm, upon which all was forgotten.
+    def update(self, batch: Batch, at: float) -> Reaction | None:
+        """Learn one part.
 
         Args:
             at: when the last of the events entered the log, in seconds.
+
+        Returns:
+            What was done about an alarm in which the part ended. "reset": all was forgotten; "succession": the policy
+            knows now what its successor did, and no more; "none": it learns in trainings only.
 
         Raises:
             NumericalError: nothing was changed.
@@ -104,19 +156,30 @@ class Drift:
         expected = self.policy.update(batch)
         self._events += len(batch.item)
         if self._detector is not None:
-            if expected is None:
-                self._reference = self._reference or self._new_reference()
-                expected = self._reference.update(batch)
-            assert expected is not None
-            for e, r in zip(expected.tolist(), batch.reward.tolist(), strict=True):
-                self._detector.observe(min(max(e, 0.0), 1.0), min(max(r, 0.0), 1.0))
-        return self._acts and self._events % BLOCK == 0 and self._end_block(at)
+            self._watch(self._detector, batch, expected)
+        return self._end_block(at) if self._acts and self._events % BLOCK == 0 else None
 
-    def _end_block(self, at: float) -> bool:
+    def _watch_anew(self) -> None:
+        self._detector, self._reference = ChangeDetector(), None
+        self._successor = Successor(self.policy) if self.policy.comparable else None
+
+    def _watch(self, detector: ChangeDetector, batch: Batch, expected: Array | None) -> None:
+        if expected is None:
+            if self._reference is None:
+                self._reference = self._new_reference()
+                self._successor = Successor(self._reference)
+            expected = self._reference.update(batch)
+        assert expected is not None
+        for e, r in zip(expected.tolist(), batch.reward.tolist(), strict=True):
+            detector.observe(min(max(e, 0.0), 1.0), min(max(r, 0.0), 1.0))
+        if self._successor is not None:
+            self._successor.update(batch, expected)
+
+    def _end_block(self, at: float) -> Reaction | None:
         if self._detector is not None and self._detector.alarmed:
-            self.policy.forget(0.0)
-            self._detector, self._reference = ChangeDetector(), None
-            return True
+            return self._reset()
+        if self._successor is not None and self._successor.alarmed:
+            return self._succeed(self._successor) if self._reference is None else self._reset()
         half_lives = 0.0
         if self.policy.params.half_life is not None:
             half_lives += BLOCK / self.policy.params.half_life
@@ -125,8 +188,28 @@ class Drift:
                 half_lives += max(0.0, at - self._forgot_at) / self.policy.params.half_life_s
             self._forgot_at = at
         if half_lives:
-            self.policy.forget(0.5**half_lives)
-        return False
+            for model in self._models():
+                model.forget(0.5**half_lives)
+        if self._successor is not None and self._events % FADE == 0:
+            self._successor.model.forget(0.5 ** (FADE / MEMORY))
+        return None
+
+    def _models(self) -> Iterator[Policy]:
+        yield self.policy
+        if self._reference is not None:
+            yield self._reference
+        if self._successor is not None:
+            yield self._successor.model
+
+    def _reset(self) -> Reaction:
+        self.policy.forget(0.0)
+        self._watch_anew()
+        return "none" if self.policy.batch_trained else "reset"
+
+    def _succeed(self, successor: Successor) -> Reaction:
+        self.policy.load(successor.model.state())
+        self._watch_anew()
+        return "succession"
 
     def state(self) -> Arrays:
         """The policy's state, and beside it (under `drift.`) what is known here."""
@@ -137,6 +220,8 @@ class Drift:
             state["drift.detector"] = self._detector.state()
         if self._reference is not None:
             state |= {REFERENCE + name: array for name, array in self._reference.state().items()}
+        if self._successor is not None:
+            state |= {SUCCESSOR + name: array for name, array in self._successor.state().items()}
         return state
 
     def load(self, state: Arrays) -> None:
@@ -145,12 +230,22 @@ class Drift:
         if self._acts:
             events, self._forgot_at = state["drift.events"].tolist()
             self._events = int(events)
-        if self._detector is not None:
-            self._detector.load(state["drift.detector"])
-        known = {name.removeprefix(REFERENCE): array for name, array in state.items() if name.startswith(REFERENCE)}
-        self._reference = self._new_reference() if known else None
-        if self._reference is not None:
-            self._reference.load(known)
+        if self._detector is None:
+            return
+        self._watch_anew()
+        self._detector.load(state["drift.detector"])
+        if reference := named(state, REFERENCE):
+            self._reference = self._new_reference()
+            self._reference.load(reference)
+            self._successor = Successor(self._reference)
+        # A state from before there were successors has none: the one that starts here knows what the model knows.
+        if self._successor is not None and (successor := named(state, SUCCESSOR)):
+            self._successor.load(successor)
 
     def _new_reference(self) -> Policy:
         return KINDS["adaptive"](self.policy.d, KINDS["adaptive"].Params())
+
+
+def named(state: Arrays, prefix: str) -> Arrays:
+    """The arrays whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}

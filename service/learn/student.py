@@ -97,11 +97,10 @@ class Student:
     def _learn(self, part: Sequence[Event]) -> None:
         position = part[-1].position
         at = event_log.order(position)[0] / 1000
-        alarmed = self._drift.update(batch_of(part, self._reward_range), at)
+        reaction = self._drift.update(batch_of(part, self._reward_range), at)
         self.events += len(part)
-        if alarmed:
+        if reaction is not None:
             number = self.alarms[-1]["number"] + 1 if self.alarms else 1
-            reaction = "none" if self.policy.batch_trained else "reset"
             alarm = {"number": number, "at": at, "events": self.events, "position": position, "reaction": reaction}
             self.alarms = [*self.alarms, alarm][-ALARMS_KEPT:]
             log.warning("the world has changed", loop=self._loop, policy=self._name, **alarm)

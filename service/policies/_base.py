@@ -88,6 +88,9 @@ class Policy(ABC):
     kind: ClassVar[str]
     Params: ClassVar[type[Params]] = Params
     batch_trained: ClassVar[bool] = False  # True: learns in `train` only, and only when someone asks
+    # True: what `update` returns are the probabilities of a model of which `forget` leaves one with a shorter memory,
+    # so that it can be compared with a copy that forgets (`learn/drift.py`).
+    comparable: ClassVar[bool] = False
 
     def __init__(self, d: int, params: AnyParams, *, seed: int = 0) -> None:
         self.d, self.params, self.seed = d, params, seed

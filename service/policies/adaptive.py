@@ -57,6 +57,7 @@ class Adaptive(Policy):
 
     kind = "adaptive"
     Params = AdaptiveParams
+    comparable = True
     params: AdaptiveParams
 
     def __init__(self, d: int, params: AdaptiveParams, *, seed: int = 0) -> None:

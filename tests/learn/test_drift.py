@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.learn.drift import ARMED_EVENTS, BLOCK, ChangeDetector, Drift
+from service.learn.drift import ARMED_EVENTS, BLOCK, ChangeDetector, Drift, Reaction
 from service.policies import KINDS, Batch
 from service.policies._base import part
 
@@ -23,13 +23,14 @@ def events(rate: float, size: int, *, seed: int = 0) -> Batch:
     return Batch(np.full((size, D), 0.5, np.float32), ["a"] * size, [None] * size, clicks, np.full(size, 0.5))
 
 
-def learn(drift: Drift, batch: Batch, *, at: float = 0.0, step: int = 1000) -> int:
-    """In batches of `step`; the number of alarms."""
-    alarms = 0
+def learn(drift: Drift, batch: Batch, *, at: float = 0.0, step: int = 1000) -> list[Reaction]:
+    """In batches of `step`; what was done about the alarms."""
+    reactions: list[Reaction] = []
     for start in range(0, len(batch.item), step):
         some = part(batch, slice(start, start + step))
-        alarms += sum(drift.update(part(some, rows), at) for rows in drift.parts(len(some.item)))
-    return alarms
+        found = [drift.update(part(some, rows), at) for rows in drift.parts(len(some.item))]
+        reactions += [reaction for reaction in found if reaction is not None]
+    return reactions
 
 
 def observe(detector: ChangeDetector, expected: float, rewards: NDArray[np.float64]) -> int | None:
@@ -73,14 +74,66 @@ def test_rewards_between_0_and_1_count_as_shares() -> None:
 @pytest.mark.parametrize("kind", ["adaptive", "linucb", "popularity"])  # linucb expects nothing by itself
 def test_an_alarm_resets_the_policy(kind: str) -> None:
     one = drift(kind, detect_change=True)
-    assert learn(one, events(0.6, 3000)) == 0
-    assert learn(one, events(0.1, 400, seed=1)) == 1
-    assert learn(one, events(0.1, 3000, seed=2)) == 0  # the new world is no change
+    assert learn(one, events(0.6, 3000)) == []
+    assert learn(one, events(0.1, 400, seed=1)) == ["reset"]
+    assert learn(one, events(0.1, 3000, seed=2)) == []  # the new world is no change
 
 
 def test_without_being_asked_nothing_is_detected() -> None:
     one = drift("adaptive", detect_change=False)
-    assert learn(one, events(0.6, 3000)) + learn(one, events(0.05, 2000)) == 0
+    assert learn(one, events(0.6, 3000)) + learn(one, events(0.05, 2000)) == []
+
+
+@pytest.mark.parametrize(("kind", "reaction"), [("adaptive", "succession"), ("linucb", "reset")])
+def test_a_rise_brings_on_who_forgets(kind: str, reaction: Reaction) -> None:
+    """No reward falls short, so no detector says a word; but a model that forgets soon predicts better."""
+    one = drift(kind, detect_change=True)
+    assert learn(one, events(0.2, 20_000)) == []
+    assert learn(one, events(0.5, 1000, seed=1)) == [reaction]
+    assert learn(one, events(0.5, 10_000, seed=2)) == []
+
+
+def test_the_successor_takes_over_with_all_that_it_knows() -> None:
+    one = drift("adaptive", detect_change=True)
+    learn(one, events(0.2, 20_000))
+    batch = events(0.5, 1000, seed=1)
+    for rows in one.parts(len(batch.item)):
+        before = one.state()
+        if one.update(part(batch, rows), 0.0) is not None:
+            break
+    after = one.state()
+    assert (before["drift.successor.precision"] <= after["precision"]).all()  # it has learned one part more
+    assert (after["precision"] < before["precision"]).all()
+    for name in ("mean", "precision", "covariance", "intercept", "variance", "events"):
+        assert (after[f"drift.successor.{name}"] == after[name]).all(), name  # it starts anew, from what is known
+    assert after["events"] == before["events"] + BLOCK
+
+
+def test_a_slow_swap_of_tastes_is_noticed() -> None:
+    """Two rows trade their rates over 10 000 events: what is earned on average stays the same."""
+    one, rng, size = drift("adaptive", detect_change=True), np.random.default_rng(0), 30_000
+    mix = np.clip((np.arange(size) - 10_000) / 10_000, 0, 1)
+    first = rng.random(size) < 0.5
+    rate = np.where(first, 0.7 - 0.4 * mix, 0.3 + 0.4 * mix)
+    x = np.where(first[:, None], [1.0, 0.0, 1.0], [0.0, 1.0, 1.0]).astype(np.float32)
+    clicks = (rng.random(size) < rate).astype(np.float64)
+    reactions = learn(one, Batch(x, ["a"] * size, [None] * size, clicks, np.full(size, 0.5)))
+    assert reactions
+    assert set(reactions) == {"succession"}
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.01])
+def test_in_a_world_that_stands_still_nobody_takes_over(rate: float) -> None:
+    assert learn(drift("adaptive", detect_change=True), events(rate, 50_000)) == []
+
+
+def test_a_state_from_before_there_were_successors_is_taken_up() -> None:
+    one, other = drift("adaptive", detect_change=True), drift("adaptive", detect_change=True)
+    learn(one, events(0.5, 3000))
+    old = {name: array for name, array in one.state().items() if not name.startswith("drift.successor.")}
+    other.load(old)
+    assert learn(other, events(0.5, 3000, seed=1)) == []
+    assert (other.state()["drift.successor.events"] == other.state()["events"]).all()
 
 
 @pytest.mark.parametrize("kind", ["adaptive", "linucb", "popularity"])
@@ -89,12 +142,19 @@ def test_without_being_asked_nothing_is_detected() -> None:
 )
 def test_the_same_state_in_whatever_batches_and_through_a_restart(kind: str, params: dict[str, float]) -> None:
     together, apart = drift(kind, **params), drift(kind, **params)
-    for batch in (events(0.6, 2000), events(0.1, 300, seed=1)):
-        learn(together, batch)
-        learn(apart, batch, step=7)
+    reactions: list[Reaction] = []
+    for batch in (events(0.2, 6000), events(0.6, 800, seed=1), events(0.05, 300, seed=2)):
+        found = learn(together, batch)
+        assert learn(apart, batch, step=7) == found
+        reactions += found
         restarted = drift(kind, **params)
         restarted.load(apart.state())
         apart = restarted
+    if params == {"detect_change": True}:
+        assert (
+            reactions
+            == {"adaptive": ["succession", "reset"], "linucb": ["reset", "reset"], "popularity": ["reset"]}[kind]
+        )
     state, other = together.state(), apart.state()
     assert state.keys() == other.keys()
     for name in state:
