@@ -1,5 +1,5 @@
 # Every target does its own set-up. Python 3.11+ with venv, make and pip is all that must be there.
-.PHONY: setup demo serve test check fix bench bench-policies
+.PHONY: setup demo serve test check fix bench bench-policies bench-search
 PYTHON ?= python3
 BIN = .venv/bin
 RUN = PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -36,3 +36,6 @@ bench: setup  ## the figures of docs/benchmarks.md
 
 bench-policies: setup  ## the table of policies and worlds; goes on where it stopped. ARGS=--quick: in minutes
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.policies $(ARGS)
+
+bench-search: setup  ## how the defaults were found: the same budget for every policy
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.search $(ARGS)

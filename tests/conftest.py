@@ -124,7 +124,7 @@ def data(tmp_path: Path) -> Path:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--size", type=float, default=0.1, help="size of the statistical and failure runs; 1 = the figures of the docs"
+        "--size", type=float, default=0.06, help="size of the statistical and failure runs; 1 = the figures of the docs"
     )
 
 

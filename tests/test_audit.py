@@ -71,7 +71,7 @@ async def traffic(url: str, kind: str, n: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_audit_passes_on_real_traffic(served: tuple[Served, Path], kind: str, size: float) -> None:
     running, data = served
-    await asyncio.wait_for(traffic(running.url, kind, 20_000 if size >= 1 else 500), 1200)
+    await asyncio.wait_for(traffic(running.url, kind, 20_000 if size >= 1 else 300), 1200)
     command = [sys.executable, "-m", "service", "audit", "--loop", kind, "--data", str(data)]
     command += ["--confidence", "0.99999"]  # a dozen policies, each run: a test may not fail one time in 10
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
