@@ -30,8 +30,11 @@ fix: setup  ## what `check` can mend by itself
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: setup  ## the figures of docs/benchmarks.md
+.venv/.rivals: .venv/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[rivals]'
+	@touch $@
+
+bench: setup .venv/.rivals  ## the figures of docs/benchmarks.md
 	@$(RUN) $(BIN)/python -m pytest --override-ini=addopts= --override-ini=testpaths=tests/benchmarks -s $(ARGS)
 
 bench-policies: setup  ## the table of policies and worlds; goes on where it stopped. ARGS=--quick: in minutes
