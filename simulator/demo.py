@@ -28,7 +28,7 @@ from simulator.report import new_folder, write
 
 START, WRITE = "starting the service", "writing the report"
 READY_S, STOP_S = 60.0, 20.0
-POLICIES = ["random", "popularity", "embedding_mlp", "linucb:alpha=1.5", "neural_ucb", "adaptive"]
+POLICIES = ["random", "popularity", "embedding_mlp", "linucb:alpha=1.5,ridge=1", "neural_ucb", "adaptive"]
 SWAP = "popularity,adaptive@0.25"
 
 STORY = """\

@@ -20,8 +20,8 @@ class LinTSParams(Params):
     """The knobs of `LinTS`."""
 
     # The posterior's width. On the pet shop .25 is a little quicker, and in some runs stuck with the second best.
-    v: float = Field(default=0.35, ge=0, le=100)
-    ridge: float = Field(default=1.0, gt=0, le=1e9)  # the prior precision of every coefficient
+    v: float = Field(default=0.14, ge=0, le=100)
+    ridge: float = Field(default=0.13, gt=0, le=1e9)  # the prior precision of every coefficient
     detect_change: bool = True
 
 

@@ -16,13 +16,12 @@ from service.policies.linucb import LinUCB, LinUCBParams, LinUCBScorer
 class LinUCBHybridParams(LinUCBParams):
     """The knobs of `LinUCBHybrid`."""
 
-    # Narrower bounds are a little quicker; at .5, with snapshots 100 decisions old, about one run in five on the pet
-    # shop stayed with a second best.
-    alpha: float = Field(default=1.0, ge=0, le=100)
-    # Prior precision of an item's departures from what all share. On the pet shop, where categories say it all, the
-    # first 10 000 decisions get .65 of the oracle's clicks at 1, as in the paper, and .97 at 100 (snapshots as above).
-    ridge: float = Field(default=100.0, gt=0, le=1e9)
-    shared_ridge: float = Field(default=1.0, gt=0, le=1e9)  # prior precision of what all share
+    # Found by search, through a change of tastes on stale snapshots (docs/policies.md).
+    alpha: float = Field(default=1.8, ge=0, le=100)
+    # Prior precision of an item's departures from what all share; in the paper both are 1. On the pet shop, where
+    # categories say it all, more of it helps.
+    ridge: float = Field(default=21.0, gt=0, le=1e9)
+    shared_ridge: float = Field(default=8.8, gt=0, le=1e9)  # prior precision of what all share
 
 
 class LinUCBHybrid(LinUCB):

@@ -26,6 +26,7 @@ from service.policies._base import Array, Arrays, Batch, Candidates, Policy, Sco
 from service.policies._envelope import random_width_pmf
 from service.policies._linalg import finite_batch
 from service.policies._network import (
+    MINIBATCH,
     Events,
     Layers,
     Learner,
@@ -45,7 +46,11 @@ ROWS = 256  # candidates worked on at once
 class NeuralUCBParams(NetworkParams):
     """The knobs of `NeuralUCB`."""
 
-    alpha: float = Field(default=0.5, ge=0, le=100)  # the mean width, in standard deviations of the logit
+    # As the search found them (docs/policies.md).
+    alpha: float = Field(default=1.1, ge=0, le=100)  # the mean width, in standard deviations of the logit
+    learning_rate: float = Field(default=0.0033, gt=0, le=1)  # at first, in units of `scale`
+    prior: float = Field(default=2.7, gt=0, le=1e9)  # λ: precision of every parameter, in units of 1 / scale²
+    buffer: int = Field(default=2048, ge=MINIBATCH, le=1_000_000)  # events kept to learn from again
 
 
 class NeuralUCB(Policy):

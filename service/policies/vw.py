@@ -33,8 +33,8 @@ class VWParams(Params):
     lambda_: float = Field(default=20.0, ge=0, le=1e6)
     gamma_scale: float = Field(default=300.0, gt=0, le=1e6)  # squarecb's γ is this × events ** gamma_exponent
     gamma_exponent: float = Field(default=0.5, ge=0, le=1)
-    mellowness: float = Field(default=0.01, ge=0, le=1)  # of regcb: the width of its confidence sets
-    learning_rate: float = Field(default=0.2, gt=0, le=100)
+    mellowness: float = Field(default=0.0055, ge=0, le=1)  # of regcb: the width of its confidence sets
+    learning_rate: float = Field(default=1.5, gt=0, le=100)
     power_t: float = Field(default=0.5, ge=0, le=1)  # steps fall as Σ squared gradients ** -power_t
     clip_p: float = Field(default=1.0, gt=0, le=1)  # an event weighs 1 / max(its propensity, this); squarecb, regcb: 1
 

@@ -27,9 +27,9 @@ POLICIES: Mapping[str, tuple[str, dict[str, Any], int]] = {
     "random": ("random", {}, 0),
     "popularity": ("popularity", {}, 0),
     "embedding_mlp": ("embedding_mlp", {}, 200_000),
-    "linucb": ("linucb", {"alpha": 1.5}, 0),
+    "linucb": ("linucb", {"alpha": 1.5, "ridge": 1.0}, 0),
 }
-SPECS = ("random", "popularity", "embedding_mlp", "linucb:alpha=1.5")
+SPECS = ("random", "popularity", "embedding_mlp", "linucb:alpha=1.5,ridge=1")
 
 
 def over_http(tmp_path: Path) -> dict[str, Any]:
