@@ -98,7 +98,7 @@ def test_an_item_never_seen_is_served_by_what_the_others_taught() -> None:
     rng = np.random.default_rng(1)
     theta = np.array([0.9, 0.1, 0.4])
     x = rng.uniform(0, 0.5, (3000, 3)).astype(np.float32)
-    policy = LinUCBHybrid(3, LinUCBHybridParams(alpha=0.0, ridge=100.0))
+    policy = LinUCBHybrid(3, LinUCBHybridParams(alpha=0.0, ridge=100.0, shared_ridge=1.0))
     policy.update(batch_of(x, [f"item-{i % 10}" for i in range(3000)], (x @ theta).tolist()))
     np.testing.assert_allclose(scores(policy, x[:50], ["new"] * 50), x[:50] @ theta, atol=0.02)
 

@@ -149,7 +149,7 @@ def test_forgetting_makes_room_for_the_new() -> None:
     truth = 1 - (0.4 + 0.8 * new.x[:, 1] - 0.6 * new.x[:, 2])
     off = {}
     for keep in (0.0, 0.5, 1.0):
-        policy = VW(D, VWParams())
+        policy = VW(D, VWParams(learning_rate=0.2))
         policy.update(old)
         if keep < 1:
             policy.forget(keep)
