@@ -41,8 +41,8 @@ ROWS = 512  # of the reservoir, worked on at once
 class NeuralLinearParams(NetworkParams):
     """The knobs of `NeuralLinear`."""
 
-    # The mean width, in standard deviations of the logit. At .5 the pet shop gets a hundredth more of the oracle's clicks,
-    # but `digits`, after its shock, a fifth less.
+    # The mean width, in standard deviations of the logit. At .5 the pet shop gives a hundredth more of the oracle's
+    # clicks, but `digits` a fifth less (docs/policies.md).
     alpha: float = Field(default=1.0, ge=0, le=100)
     ridge: float = Field(default=0.25, gt=0, le=1e9)  # prior precision of the weight of every feature and column
     item_ridge: float = Field(default=100.0, gt=0, le=1e9)  # prior precision of every item's intercept
