@@ -17,9 +17,9 @@ class SquareCBParams(Params):
     """The knobs of `SquareCB`."""
 
     # How little is explored, and how fast that wanes with the events learned. The paper's γ is of the order √(n T / d).
-    gamma: float = Field(default=11.0, ge=0, le=1e9)
+    gamma: float = Field(default=30.0, ge=0, le=1e9)
     rho: float = Field(default=0.5, ge=0, le=1)
-    ridge: float = Field(default=0.64, gt=0, le=1e9)  # the prior precision of every coefficient
+    ridge: float = Field(default=1.0, gt=0, le=1e9)  # the prior precision of every coefficient
     detect_change: bool = True
 
 
