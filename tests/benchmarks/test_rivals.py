@@ -23,7 +23,7 @@ STEPS, SEEDS = 10_000, range(1, 4)
 ROUNDS, TAUGHT = 300, 2_000
 OURS = ("adaptive", "linucb", "vw")
 MABWISER = "MABWiser LinUCB"
-ALPHA = 0.5  # of MABWiser's bound, as of our own `linucb`
+ALPHA = 0.5  # of MABWiser's bound; its ridge is 1
 
 Call = Callable[[], object]
 
