@@ -143,7 +143,7 @@ def image(report: Figures, path: Path) -> None:
         top.annotate(text, (shock["step"], top.get_ylim()[1]), va="top", fontsize=10)
     top.set_ylabel(f"expected clicks per recommendation\n(mean of the last {curves['window']} steps)")
     top.set_title(
-        "▼ noticed the change and started anew   ● back at 90 % of the best possible",
+        "▼ noticed the change   ● back at 90 % of the best possible",
         loc="left",
         fontsize=10,
         color="#444444",
@@ -268,7 +268,7 @@ def page(report: Figures) -> str:
 <h1>{html.escape(report["headline"])}</h1>
 <p class="small">{played}, {report["started"]}.
 All policies met the same users at the same steps with the same luck, over HTTP.
-Triangles: noticed the change and started anew. Dots: back at 90 % of the best possible.{shaded}</p>
+Triangles: noticed the change. Dots: back at 90 % of the best possible.{shaded}</p>
 <h2>Click rate over time</h2>{rate}
 <h2>Clicks missed</h2>{missed}
 <h2>Figures</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>

@@ -221,7 +221,7 @@ LEGEND = (
     "Expected clicks per recommendation: before the shock, in the last 2,000 steps before it, after it, and in the "
     "last 2,000 of the run. Regret: clicks missed against always choosing best. 90 %, 95 %: steps from the shock to "
     f"the end of the first {WINDOW} steps with that share of the best possible. Overtakes: step from which on it is "
-    f"ahead of {BASELINE} in clicks so far. Alarms: how often it noticed a change and started anew. p50, p99: ms for "
+    f"ahead of {BASELINE} in clicks so far. Alarms: how often it noticed a change. p50, p99: ms for "
     "/recommend as the arena saw it, with all loops at once; rebound-sim load measures latency."
 )
 

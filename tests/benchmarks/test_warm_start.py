@@ -1,6 +1,6 @@
 """`adaptive` that has learned a log of 200 000 random impressions, beside the batch model trained on the same.
 
-make bench ARGS=tests/benchmarks/test_warm_start.py       # 10 seeds, about 3 minutes on 4 cores
+make bench ARGS=tests/benchmarks/test_warm_start.py       # 10 seeds, about 5 minutes on 4 cores
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def test_the_ensemble_is_centred_and_new_with_every_event() -> None:
     policy, _, _ = taught(4, 40)
     before = policy.snapshot()["noise"]
     assert (policy.snapshot()["noise"] == before).all()
-    np.testing.assert_allclose(before.mean(axis=0), 0.0, atol=1e-6)
+    np.testing.assert_allclose(before.mean(axis=0, dtype=np.float64), 0.0, atol=1e-15)
     policy.update(batch_of(np.full((1, 4), 0.5), np.ones(1)))
     assert (policy.snapshot()["noise"] != before).any()
 
