@@ -63,6 +63,8 @@ async def check(url: str, data: Path, account: Account) -> None:
     defaults = 0
     async for entries in log.scan(redis, LOOP):
         for _, fields in entries:
+            if b"e" not in fields:  # an alarm, which `adaptive` may raise in a long run
+                continue
             decision = orjson.loads(fields[b"e"])["decision_id"]
             events[decision] += 1
             rewards[decision] = float(fields[b"r"])
