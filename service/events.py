@@ -1,8 +1,9 @@
 """The event: a decision's item joined with its final reward, and how it is written to the log.
 
-An entry of the log has four fields: `e` (JSON: who, what, under which policy), `x` (the item's vector as it was served,
-float32 little-endian), `r` (the reward in decimal) and `s` (where the reward came from). `e` and `x` are made when the
-decision is, and lie beside it until its feedback comes: the join copies them and adds `r` and `s`.
+An entry of the log has five fields: `e` (JSON: who, what, under which policy), `x` (the item's vector as it was served,
+float32 little-endian), `o` (its place in the order in which items were shown), `r` (the reward in decimal) and `s`
+(where the reward came from). All but the last two are made when the decision is, and lie beside it until its feedback
+comes: the join copies them and adds `r` and `s`. Imported events have no `o`: the log's order is theirs.
 
 A control entry has one field, `c`. Either it asks a policy to do something at this very place in the log, so that a
 replay does it at the same place; or it says that a policy noticed a change of the world, for whoever reads the log
@@ -40,6 +41,7 @@ class Event:
     version: int
     reward: float
     source: str  # feedback | default | import
+    place: int | None  # among all items shown in the loop, from 0 on; None for imported events
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ def decode(position: str, fields: Mapping[bytes, bytes], d: int) -> Event | Cont
         e = orjson.loads(fields[b"e"])
         x = np.frombuffer(fields[b"x"], dtype="<f4")
         reward = float(fields[b"r"])
-        event = Event(position=position, x=x, reward=reward, source=fields[b"s"].decode(), **e)
+        place = int(fields[b"o"]) if fields.get(b"o") else None
+        event = Event(position=position, x=x, reward=reward, source=fields[b"s"].decode(), place=place, **e)
     except (KeyError, TypeError, ValueError) as error:
         raise UndecodableEvent(f"{type(error).__name__}: {error}") from error
     if x.shape != (d,):

@@ -1,15 +1,16 @@
 """The loop in one process: the same policies on the same worlds as the arena, without HTTP, Redis or learner.
 
 It does by hand what the service promises: encode, pmf, floor, one draw; a reward arrives `reward_delay` decisions after
-its decision, in that order; every `snapshot_period` decisions all that has arrived is learned and served. So its
-figures are those that the service must reach, whatever lies between.
+its decision; every `snapshot_period` decisions all that has arrived is learned and served. So its figures are those
+that the service must reach, whatever lies between.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +56,7 @@ def run_twin(
     steps: int,
     snapshot_period: int,
     reward_delay: int,
+    silence_delay: int | None = None,
     history: int = 0,
     floor: float = 0.01,
 ) -> Twin:
@@ -65,6 +67,7 @@ def run_twin(
         world: with its shocks; its seed is also the policy's and that of the draws.
         snapshot_period: decisions from one snapshot to the next.
         reward_delay: decisions that are made between a decision and the arrival of its reward.
+        silence_delay: the same where nobody clicked, if that is told by the end of the wait only.
         history: uniformly random impressions to learn from, or train on, beforehand.
         floor: the loop's exploration floor.
     """
@@ -89,20 +92,25 @@ def run_twin(
             policy.train(past)
 
     log: list[Row] = []
+    places: list[int] = []  # of the events in `log`, as their decisions were made
+    coming: list[tuple[int, int, Row]] = []  # (when it arrives, its place, the event)
     alarms: list[int] = []
     expected = np.zeros(steps)
     learned = 0
     deciding = learning = 0.0
     for step in range(steps):
         if step % snapshot_period == 0:
-            arrived = max(0, step - reward_delay)
-            if arrived > learned:
-                batch, started = batch_of(log[learned:arrived]), time.perf_counter()
-                alarms += [step] * learn(drift, batch, at=float(step))
-                if any(policy.train_due(events) for events in range(learned + 1, arrived + 1)):
-                    policy.train([*past, batch_of(log[:arrived])])
+            while coming and coming[0][0] < step:
+                _, place, row = heappop(coming)
+                log.append(row)
+                places.append(place)
+            if len(log) > learned:
+                batch, started = batch_of(log[learned:]), time.perf_counter()
+                alarms += [step] * learn(drift, batch, at=float(step), places=places[learned:])
+                if any(policy.train_due(events) for events in range(learned + 1, len(log) + 1)):
+                    policy.train([*past, batch_of(log)])
                 learning += time.perf_counter() - started
-                learned = arrived
+                learned = len(log)
             scorer = kind.scorer(policy.snapshot(), d=encoder.d, params=policy.params)
         moment = world.at(step)
         x = shelf.rows(moment.visit.context, moment.catalogue)
@@ -112,7 +120,9 @@ def run_twin(
         [pick] = draw_slate(scorer, estimates, k=1, floor=floor, seed=seed_of("twin", f"{world.seed}-{step}"))
         deciding += time.perf_counter() - started
         expected[step], clicked = moment.outcome(ids[pick.row])
-        log.append(Row(x[pick.row].copy(), ids[pick.row], user, float(clicked), pick.propensity))
+        delay = reward_delay if clicked or silence_delay is None else silence_delay
+        row = Row(x[pick.row].copy(), ids[pick.row], user, float(clicked), pick.propensity)
+        heappush(coming, (step + delay, step, row))
     return Twin(expected, alarms, drift, deciding / steps * 1e6, learning / max(learned, 1) * 1e6)
 
 
@@ -136,9 +146,12 @@ class Shelf:
         return self._encoder.encode(orjson.loads(context), self._block)
 
 
-def learn(drift: Drift, batch: Batch, *, at: float) -> int:
+def learn(drift: Drift, batch: Batch, *, at: float, places: Sequence[int] | None = None) -> int:
     """Learn B events that came at the time `at`; the number of alarms."""
-    return sum(drift.update(part(batch, rows), at) is not None for rows in drift.parts(len(batch.item)))
+    return sum(
+        drift.update(part(batch, rows), at, places and places[rows]) is not None
+        for rows in drift.parts(len(batch.item))
+    )
 
 
 def oracle(world: World[Any], steps: int) -> Array:

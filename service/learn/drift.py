@@ -7,11 +7,12 @@ every BLOCK-th event, counted from the policy's first, so that it does not matte
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
 
+from service.learn.order import InOrder
 from service.policies import KINDS, Arrays, Batch, Policy
 from service.policies._base import Array
 
@@ -38,24 +39,30 @@ class ChangeDetector:
     chooses, it expects too much on average (the winner's curse), and that is no change of the world.
     """
 
-    def __init__(self) -> None:
-        self._statistics = [0.0] * len(DECLINES)
+    EVIDENCE = 3 + len(DECLINES)  # events, their rewards, what was expected of them, the ratio of each decline
+
+    def __init__(self, order: InOrder) -> None:
+        self._order = order
+        self._statistics = np.zeros(len(DECLINES))
         self._events, self._reward = 0, 0.0
         self._recent_reward, self._recent_expected = 0.0, 0.0
 
-    def observe(self, expected: float, reward: float) -> None:
-        """One event: both in [0, 1]."""
-        self._events += 1
-        self._reward += reward
+    def observe(self, expected: float, reward: float, place: int | None = None) -> None:
+        """One event: both in [0, 1], and its decision's place in the order of decisions, if it has one."""
         calibration = self._recent_reward / max(self._recent_expected, 1e-12)  # a policy may expect nothing, ever
         e = min(max(expected * calibration, 1e-6), 0.99)
-        fade = 1.0 - 1.0 / min(self._events + 1, CALIBRATION)
+        ratios = [reward * math.log(a) + (1.0 - reward) * math.log((1.0 - a * e) / (1.0 - e)) for a in DECLINES]
+        for sums in self._order.add(place, (1.0, reward, expected, *ratios)):
+            self._judge(*sums[:3].tolist(), sums[3:])
+
+    def _judge(self, events: float, reward: float, expected: float, ratios: Array) -> None:
+        self._events += int(events)
+        self._reward += reward
+        fade = (1.0 - 1.0 / min(self._events + 1, CALIBRATION)) ** events
         self._recent_reward = fade * self._recent_reward + reward
         self._recent_expected = fade * self._recent_expected + expected
         if self._armed:
-            for k, a in enumerate(DECLINES):
-                ratio = reward * math.log(a) + (1.0 - reward) * math.log((1.0 - a * e) / (1.0 - e))
-                self._statistics[k] = max(0.0, self._statistics[k] + ratio)
+            self._statistics = np.maximum(0.0, self._statistics + ratios)
 
     @property
     def _armed(self) -> bool:
@@ -63,16 +70,17 @@ class ChangeDetector:
 
     @property
     def alarmed(self) -> bool:
-        return max(self._statistics) >= UNLIKELY
+        return self._armed and bool((self._statistics + self._order.begun[3:]).max() >= UNLIKELY)
 
     def state(self) -> Array:
-        """All that it knows, as float64."""
+        """All that it knows, as float64, but for what `order` holds."""
         recent = (self._recent_reward, self._recent_expected)
         return np.array([self._events, self._reward, *recent, *self._statistics])
 
     def load(self, state: Array) -> None:
         self._events = int(state[0])
-        self._reward, self._recent_reward, self._recent_expected, *self._statistics = state[1:].tolist()
+        self._reward, self._recent_reward, self._recent_expected = state[1:4].tolist()
+        self._statistics = state[4:].copy()
 
 
 class Successor:
@@ -92,14 +100,18 @@ class Successor:
         self.model.load(model.state())
         self._statistic = 0.0
 
-    def update(self, batch: Batch, expected: Array) -> None:
-        """Learn B events, and compare what was expected of them with the model's `expected` (B,)."""
+    def update(self, batch: Batch, expected: Array, *, orderly: bool) -> None:
+        """Learn B events, and compare what was expected of them with the model's `expected` (B,).
+
+        Nothing is compared in a log that is not in the order of the decisions: clicks that come before the silence of
+        their neighbours are waves, and whoever forgets soon rides them better in whatever world.
+        """
         own = self.model.update(batch)
         assert own is not None
         for p, q, r in zip(expected.tolist(), own.tolist(), batch.reward.tolist(), strict=True):
             p, q, r = min(max(p, 1e-3), 0.999), min(max(q, 1e-3), 0.999), min(max(r, 0.0), 1.0)
             ratio = r * math.log(q / p) + (1.0 - r) * math.log((1.0 - q) / (1.0 - p))
-            self._statistic = max(0.0, self._statistic + ratio)
+            self._statistic = max(0.0, self._statistic + ratio) if orderly else 0.0
 
     @property
     def alarmed(self) -> bool:
@@ -126,6 +138,7 @@ class Drift:
         params = policy.params
         self._acts = params.half_life is not None or params.half_life_s is not None or params.detect_change
         self._events, self._forgot_at = 0, math.nan
+        self._order = InOrder(ChangeDetector.EVIDENCE)
         self._detector: ChangeDetector | None = None
         self._reference: Policy | None = None
         self._successor: Successor | None = None
@@ -140,11 +153,12 @@ class Drift:
             yield slice(start, stop)
             start = stop
 
-    def update(self, batch: Batch, at: float) -> Reaction | None:
+    def update(self, batch: Batch, at: float, places: Sequence[int | None] | None = None) -> Reaction | None:
         """Learn one part.
 
         Args:
             at: when the last of the events entered the log, in seconds.
+            places: of the B events' decisions in the order of decisions; left out, the events are in that order.
 
         Returns:
             What was done about an alarm in which the part ended. "reset": all was forgotten; "succession": the policy
@@ -156,24 +170,27 @@ class Drift:
         expected = self.policy.update(batch)
         self._events += len(batch.item)
         if self._detector is not None:
-            self._watch(self._detector, batch, expected)
+            self._watch(self._detector, batch, expected, places or [None] * len(batch.item))
         return self._end_block(at) if self._acts and self._events % BLOCK == 0 else None
 
     def _watch_anew(self) -> None:
-        self._detector, self._reference = ChangeDetector(), None
+        self._order.restart()
+        self._detector, self._reference = ChangeDetector(self._order), None
         self._successor = Successor(self.policy) if self.policy.comparable else None
 
-    def _watch(self, detector: ChangeDetector, batch: Batch, expected: Array | None) -> None:
+    def _watch(
+        self, detector: ChangeDetector, batch: Batch, expected: Array | None, places: Sequence[int | None]
+    ) -> None:
         if expected is None:
             if self._reference is None:
                 self._reference = self._new_reference()
                 self._successor = Successor(self._reference)
             expected = self._reference.update(batch)
         assert expected is not None
-        for e, r in zip(expected.tolist(), batch.reward.tolist(), strict=True):
-            detector.observe(min(max(e, 0.0), 1.0), min(max(r, 0.0), 1.0))
+        for e, r, place in zip(expected.tolist(), batch.reward.tolist(), places, strict=True):
+            detector.observe(min(max(e, 0.0), 1.0), min(max(r, 0.0), 1.0), place)
         if self._successor is not None:
-            self._successor.update(batch, expected)
+            self._successor.update(batch, expected, orderly=self._order.orderly)
 
     def _end_block(self, at: float) -> Reaction | None:
         if self._detector is not None and self._detector.alarmed:
@@ -218,6 +235,7 @@ class Drift:
             state["drift.events"] = np.array([self._events, self._forgot_at])
         if self._detector is not None:
             state["drift.detector"] = self._detector.state()
+            state["drift.order"] = self._order.state()
         if self._reference is not None:
             state |= {REFERENCE + name: array for name, array in self._reference.state().items()}
         if self._successor is not None:
@@ -234,6 +252,8 @@ class Drift:
             return
         self._watch_anew()
         self._detector.load(state["drift.detector"])
+        if "drift.order" in state:  # not in states from before decisions had places
+            self._order.load(state["drift.order"])
         if reference := named(state, REFERENCE):
             self._reference = self._new_reference()
             self._reference.load(reference)

@@ -97,7 +97,8 @@ class Student:
     def _learn(self, part: Sequence[Event]) -> None:
         position = part[-1].position
         at = event_log.order(position)[0] / 1000
-        reaction = self._drift.update(batch_of(part, self._reward_range), at)
+        places = [event.place for event in part]
+        reaction = self._drift.update(batch_of(part, self._reward_range), at, places)
         self.events += len(part)
         if reaction is not None:
             number = self.alarms[-1]["number"] + 1 if self.alarms else 1

@@ -60,6 +60,7 @@ async def check(url: str, data: Path, account: Account) -> None:
     redis = connect(f"unix://{data}/redis.sock", name="test", timeout_s=10)
     events: Counter[str] = Counter()
     rewards: dict[str, float] = {}
+    places: list[int] = []
     defaults = 0
     async for entries in log.scan(redis, LOOP):
         for _, fields in entries:
@@ -69,6 +70,7 @@ async def check(url: str, data: Path, account: Account) -> None:
             events[decision] += 1
             rewards[decision] = float(fields[b"r"])
             defaults += fields[b"s"] == b"default"
+            places.append(int(fields[b"o"]))
     now = status(url)
     print(
         f"decisions {len(account.decided)}, answers {dict(account.answers)}, retries {account.retries}; log: "
@@ -77,6 +79,7 @@ async def check(url: str, data: Path, account: Account) -> None:
     )
     assert set(events) == account.decided
     assert set(events.values()) == {1}
+    assert sorted(places) == list(range(len(places)))
     assert sum(events.values()) == len(account.rewards) + defaults == now["events"] == now["joined"] + now["defaulted"]
     assert {decision: rewards[decision] for decision in account.rewards} == account.rewards
     assert {now["policies"][name]["events"] for name in POLICIES} == {sum(events.values())}

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.learn.drift import ARMED_EVENTS, BLOCK, ChangeDetector, Drift, Reaction
+from service.learn.order import InOrder
 from service.policies import KINDS, Batch
 from service.policies._base import part
 
@@ -33,6 +34,10 @@ def learn(drift: Drift, batch: Batch, *, at: float = 0.0, step: int = 1000) -> l
     return reactions
 
 
+def new_detector() -> ChangeDetector:
+    return ChangeDetector(InOrder(ChangeDetector.EVIDENCE))
+
+
 def observe(detector: ChangeDetector, expected: float, rewards: NDArray[np.float64]) -> int | None:
     """The number of rewards up to the alarm."""
     for number, reward in enumerate(rewards.tolist(), start=1):
@@ -48,7 +53,7 @@ def clicks(rate: float, size: int, seed: int = 0) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("rate", [0.5, 0.1, 0.02])
 def test_a_decline_is_noticed_and_a_rise_is_not(rate: float) -> None:
-    detector = ChangeDetector()
+    detector = new_detector()
     assert observe(detector, rate, clicks(rate, 5000)) is None
     assert observe(detector, rate, clicks(min(1.0, 1.5 * rate), 2000)) is None
     noticed = observe(detector, rate, clicks(0.4 * rate, 100_000))
@@ -58,15 +63,15 @@ def test_a_decline_is_noticed_and_a_rise_is_not(rate: float) -> None:
 
 @pytest.mark.parametrize("bias", [0.5, 0.8, 1.25, 1.9])
 def test_expectations_that_are_always_off_by_a_factor_are_no_change(bias: float) -> None:
-    assert observe(ChangeDetector(), 0.5 * bias, clicks(0.5, 50_000)) is None
+    assert observe(new_detector(), 0.5 * bias, clicks(0.5, 50_000)) is None
 
 
 def test_nothing_is_known_at_the_start() -> None:
-    assert observe(ChangeDetector(), 1.0, np.zeros(ARMED_EVENTS)) is None
+    assert observe(new_detector(), 1.0, np.zeros(ARMED_EVENTS)) is None
 
 
 def test_rewards_between_0_and_1_count_as_shares() -> None:
-    detector = ChangeDetector()
+    detector = new_detector()
     assert observe(detector, 0.5, np.random.default_rng(0).beta(2, 2, 5000)) is None
     assert observe(detector, 0.5, np.random.default_rng(1).beta(2, 8, 1000)) is not None
 
@@ -120,6 +125,65 @@ def test_a_slow_swap_of_tastes_is_noticed() -> None:
     reactions = learn(one, Batch(x, ["a"] * size, [None] * size, clicks, np.full(size, 0.5)))
     assert reactions
     assert set(reactions) == {"succession"}
+
+
+def as_they_come(rates: NDArray[np.float64], *, silence: int, outage: range = range(0)) -> tuple[Batch, list[int]]:
+    """Decisions with these click rates on two rows that take turns for 700 at a time. Clicks come at once, silence is
+    told `silence` decisions later, but not during the `outage`. The events as they come, and their places."""
+    rng, size = np.random.default_rng(0), len(rates)
+    row = np.arange(size) // 700 % 2
+    x = np.where(row[:, None] == 0, [1.0, 0.0, 1.0], [0.0, 1.0, 1.0]).astype(np.float32)
+    clicks = (rng.random(size) < rates).astype(np.float64)
+    arrival = np.where(clicks == 1, np.arange(size), np.arange(size) + silence)
+    arrival = np.where((clicks == 0) & (arrival >= outage.start) & (arrival < outage.stop), outage.stop, arrival)
+    places = np.argsort(arrival, kind="stable")
+    batch = Batch(x[places], ["ab"[i] for i in row[places]], [None] * size, clicks[places], np.full(size, 0.5))
+    return batch, places.tolist()
+
+
+def watch(kind: str, batch: Batch, places: list[int] | None) -> list[tuple[int, Reaction]]:
+    """(Events learned until then, what was done) of each alarm."""
+    one = drift(kind, detect_change=True)
+    found = [
+        (rows.stop, one.update(part(batch, rows), 0.0, places and places[rows])) for rows in one.parts(len(batch.item))
+    ]
+    return [(events, reaction) for events, reaction in found if reaction is not None]
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "linucb"])
+@pytest.mark.parametrize(("silence", "outage"), [(2000, range(0)), (20, range(15_000, 17_000))])
+def test_clicks_that_come_before_silence_are_no_change(kind: str, silence: int, outage: range) -> None:
+    """A wait of 2000 decisions; and a sweeper that was down for 2000 and then tells of all the silence at once."""
+    batch, places = as_they_come(np.full(30_000, 0.4), silence=silence, outage=outage)
+    assert watch(kind, batch, None), "in the order of the log it looks like one"
+    assert watch(kind, batch, places) == []
+
+
+def test_a_decline_is_noticed_though_silence_is_told_late() -> None:
+    rates = np.where(np.arange(30_000) < 15_000, 0.6, 0.2)
+    batch, places = as_they_come(rates, silence=2000)
+    [(events, reaction), *others] = watch("adaptive", batch, places)
+    assert reaction == "reset"
+    assert others == []
+    newest = max(places[:events])
+    assert 15_000 + 2000 < newest < 15_000 + 2000 + 400  # as soon as the wait allows
+
+
+def test_the_same_state_though_silence_is_told_late_and_a_restart_comes_between() -> None:
+    batch, places = as_they_come(np.full(6000, 0.4), silence=2000)
+    one, other = drift("adaptive", detect_change=True), drift("adaptive", detect_change=True)
+    most = 0
+    for number, rows in enumerate(one.parts(len(batch.item))):
+        one.update(part(batch, rows), 0.0, places[rows])
+        other.update(part(batch, rows), 0.0, places[rows])
+        if number % 50 == 0:
+            restarted = drift("adaptive", detect_change=True)
+            restarted.load(other.state())
+            other = restarted
+        most = max(most, len(one.state()["drift.order"]) if number % 50 == 0 else 0)
+    assert most > 10  # clicks waited there
+    state, again = one.state(), other.state()
+    assert {name: array.tobytes() for name, array in state.items()} == {k: v.tobytes() for k, v in again.items()}
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.01])
@@ -185,5 +249,5 @@ def test_half_lives_in_seconds() -> None:
 
 
 def test_a_policy_that_never_expects_anything_stops_nothing() -> None:
-    detector = ChangeDetector()
+    detector = new_detector()
     assert observe(detector, 0.0, clicks(0.5, 2000)) is None

@@ -53,8 +53,9 @@ end
 redis.call('HSET', KEYS[1], 'status', 'rewarded')
 redis.call('HINCRBY', KEYS[4], 'joined', 1)
 if ARGV[5] == 'first' then
-  local e = redis.call('HMGET', KEYS[1], 'e' .. i, 'x' .. i, 'done')
-  redis.call('XADD', KEYS[3], '*', 'e', e[1], 'x', e[2], 'r', ARGV[3], 's', 'feedback')
+  local e = redis.call('HMGET', KEYS[1], 'e' .. i, 'x' .. i, 'done', 'place')
+  local place = e[4] and string.format('%d', e[4] + i) or '' -- decisions of older versions have none
+  redis.call('XADD', KEYS[3], '*', 'e', e[1], 'x', e[2], 'o', place, 'r', ARGV[3], 's', 'feedback')
   local done = tonumber(e[3] or 0) + 1
   redis.call('HSET', KEYS[1], 'done' .. i, 1, 'done', done)
   redis.call('HINCRBY', KEYS[4], 'events', 1)

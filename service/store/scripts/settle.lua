@@ -2,7 +2,7 @@
 -- KEYS: decision, pending, events, stats
 -- ARGV: decision id, default reward, lowest reward, highest reward, ledger time in ms
 -- Returns the number of events appended; 0 when it is not due yet or was settled already.
-local head = redis.call('HMGET', KEYS[1], 'status', 'deadline', 'n')
+local head = redis.call('HMGET', KEYS[1], 'status', 'deadline', 'n', 'place')
 if not head[1] then
   redis.call('ZREM', KEYS[2], ARGV[1])
   return 0
@@ -24,7 +24,8 @@ for i = 0, tonumber(head[3]) - 1 do
     else
       redis.call('HINCRBY', KEYS[4], 'defaulted', 1)
     end
-    redis.call('XADD', KEYS[3], '*', 'e', e[1], 'x', e[2], 'r', reward, 's', source)
+    local place = head[4] and string.format('%d', head[4] + i) or '' -- decisions of older versions have none
+    redis.call('XADD', KEYS[3], '*', 'e', e[1], 'x', e[2], 'o', place, 'r', reward, 's', source)
     redis.call('HSET', KEYS[1], 'done' .. i, 1)
     appended = appended + 1
   end

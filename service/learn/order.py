@@ -1,0 +1,82 @@
+"""Evidence in the order of the decisions, though their events come as they please.
+
+Under aggregation `first` a click enters the log at once, and silence when the wait is over: the log's order depends on
+the outcomes. What is learned is hardly worse for it; but whoever looks at the newest events of such a log for a change
+of the world sees one whenever traffic swells or ebbs, or a sweeper was down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from service.policies._base import Array
+
+GROUP = 64  # decisions that lie so close together are judged together
+ENOUGH = 48  # events of a group, and of the next, that must be there: the rest of the group may be a long time coming
+FAR = 4  # groups behind the newest at which an event is late, and the first that is not judged is overdue
+MOST_HELD = 4096  # groups that wait for those before them
+RECENT = 512  # events over which `orderly` looks back
+DISORDER = 0.05  # share of late events at which a log is no longer in order
+
+
+class InOrder:
+    """Sums of what events say, group of decisions by group, each when most of its events are there.
+
+    `place` is an event's place in the order of the decisions (`Event.place`); one that has none, such as an imported
+    event, is in order by definition and a group of its own. An event that comes when its group was judged is left out.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._first = -1  # the first group that is not judged; -1 before there was any
+        self._last = -1  # the last group of which there was an event
+        self._held: dict[int, Array] = {}  # group -> (1 + size,): number of its events, and what they say
+        self._disorder = 0.0  # share of the recent events that were late
+
+    def add(self, place: int | None, evidence: tuple[float, ...]) -> Iterator[Array]:
+        """One event; what can be judged now, as sums (size,) over each of the groups that are complete, in order."""
+        if place is None:
+            yield np.array(evidence)
+            return
+        group = place // GROUP
+        self._first = group if self._first < 0 else self._first
+        self._last = max(self._last, group)
+        self._disorder += ((self._last - group > FAR) - self._disorder) / RECENT
+        if group < self._first:
+            return
+        self._held.setdefault(group, np.zeros(1 + self._size))[:] += (1.0, *evidence)
+        while (self._there(self._first) and self._there(self._first + 1)) or len(self._held) > MOST_HELD:
+            yield self._held.pop(self._first, np.zeros(1 + self._size))[1:]
+            self._first += 1
+
+    def _there(self, group: int) -> bool:
+        return group in self._held and self._held[group][0] >= ENOUGH
+
+    @property
+    def orderly(self) -> bool:
+        """Whether events come about as their decisions were made."""
+        return self._disorder < DISORDER and self._last - self._first <= FAR
+
+    @property
+    def begun(self) -> Array:
+        """Sums (size,) over what waits to be judged, of a log that is in order; of any other, they would mislead."""
+        return sum((held[1:] for held in self._held.values()), np.zeros(self._size)) * self.orderly
+
+    def restart(self) -> None:
+        """Go on behind every group of which there was an event: what is left of one is no fair sample of it."""
+        self._held.clear()
+        if self._last >= 0:
+            self._first = self._last + 1
+
+    def state(self) -> Array:
+        """(1 + groups held, 2 + size) float64."""
+        head = np.zeros(2 + self._size)
+        head[:3] = self._first, self._last, self._disorder
+        return np.array([head, *([group, *held] for group, held in sorted(self._held.items()))])
+
+    def load(self, state: Array) -> None:
+        first, last, self._disorder = state[0, :3].tolist()
+        self._first, self._last = int(first), int(last)
+        self._held = {int(row[0]): row[1:].copy() for row in state[1:]}
