@@ -53,16 +53,17 @@ class ChangeDetector:
         e = min(max(expected * calibration, 1e-6), 0.99)
         ratios = [reward * math.log(a) + (1.0 - reward) * math.log((1.0 - a * e) / (1.0 - e)) for a in DECLINES]
         for sums in self._order.add(place, (1.0, reward, expected, *ratios)):
-            self._judge(*sums[:3].tolist(), sums[3:])
+            self._judge(sums)
 
-    def _judge(self, events: float, reward: float, expected: float, ratios: Array) -> None:
+    def _judge(self, sums: Array) -> None:
+        events, reward, expected = sums[:3].tolist()
         self._events += int(events)
         self._reward += reward
         fade = (1.0 - 1.0 / min(self._events + 1, CALIBRATION)) ** events
         self._recent_reward = fade * self._recent_reward + reward
         self._recent_expected = fade * self._recent_expected + expected
         if self._armed:
-            self._statistics = np.maximum(0.0, self._statistics + ratios)
+            self._statistics = np.maximum(0.0, self._statistics + sums[3:])
 
     @property
     def _armed(self) -> bool:
