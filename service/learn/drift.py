@@ -8,130 +8,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Literal, TypeAlias
 
 import numpy as np
 
-from service.learn.order import InOrder
-from service.policies import KINDS, Arrays, Batch, Policy
+from service.learn.watch import IMPATIENT, Watch, log_ratio
+from service.policies import KINDS, Arrays, Batch, Candidates, NumericalError, Policy, Scorer
 from service.policies._base import Array
 
 BLOCK = 16  # to forget a little at every event would cost as much as to learn from it
-UNLIKELY = 12.0  # log-likelihood ratio at which a change is certain enough
-DECLINES = (0.6, 0.8)  # the changes looked for: rewards are these shares of what was expected
-ARMED_EVENTS, ARMED_REWARD = 500, 30.0  # before these many events, and this much reward, nobody knows what to expect
-CALIBRATION = 5000  # events over which expectations are compared with rewards
 MEMORY = 2048  # half-life of what a successor knows, in events
 FADE = MEMORY // 8  # it forgets after so many events, a multiple of BLOCK
-REFERENCE, SUCCESSOR = "drift.reference.", "drift.successor."  # what the names of their arrays begin with
+REMEMBERED = 4  # former models that are kept
+REFERENCE, SUCCESSOR, FORMER = "drift.reference.", "drift.successor.", "drift.former."  # of names of arrays
 
-Reaction: TypeAlias = Literal["reset", "succession", "none"]
-
-
-class ChangeDetector:
-    """Page's CUSUM (1954, Biometrika 41) on the log-likelihood ratio of "rewards are a share a of what was expected".
-
-    For each a in DECLINES, with e the calibrated expectation and r the reward in [0, 1]:
-
-        S ← max(0, S + r log a + (1 - r) log((1 - a e) / (1 - e))),   alarm at S ≥ UNLIKELY.
-
-    Expectations are calibrated first, by the ratio of past rewards to past expectations: of the items that a policy
-    chooses, it expects too much on average (the winner's curse), and that is no change of the world.
-    """
-
-    EVIDENCE = 3 + len(DECLINES)  # events, their rewards, what was expected of them, the ratio of each decline
-
-    def __init__(self, order: InOrder) -> None:
-        self._order = order
-        self._statistics = np.zeros(len(DECLINES))
-        self._events, self._reward = 0, 0.0
-        self._recent_reward, self._recent_expected = 0.0, 0.0
-
-    def observe(self, expected: float, reward: float, place: int | None = None) -> None:
-        """One event: both in [0, 1], and its decision's place in the order of decisions, if it has one."""
-        calibration = self._recent_reward / max(self._recent_expected, 1e-12)  # a policy may expect nothing, ever
-        e = min(max(expected * calibration, 1e-6), 0.99)
-        ratios = [reward * math.log(a) + (1.0 - reward) * math.log((1.0 - a * e) / (1.0 - e)) for a in DECLINES]
-        for sums in self._order.add(place, (1.0, reward, expected, *ratios)):
-            self._judge(sums)
-
-    def _judge(self, sums: Array) -> None:
-        events, reward, expected = sums[:3].tolist()
-        self._events += int(events)
-        self._reward += reward
-        fade = (1.0 - 1.0 / min(self._events + 1, CALIBRATION)) ** events
-        self._recent_reward = fade * self._recent_reward + reward
-        self._recent_expected = fade * self._recent_expected + expected
-        if self._armed:
-            self._statistics = np.maximum(0.0, self._statistics + sums[3:])
-
-    @property
-    def _armed(self) -> bool:
-        return self._events > ARMED_EVENTS and self._reward > ARMED_REWARD
-
-    @property
-    def alarmed(self) -> bool:
-        return self._armed and bool((self._statistics + self._order.begun[3:]).max() >= UNLIKELY)
-
-    def state(self) -> Array:
-        """All that it knows, as float64, but for what `order` holds."""
-        recent = (self._recent_reward, self._recent_expected)
-        return np.array([self._events, self._reward, *recent, *self._statistics])
-
-    def load(self, state: Array) -> None:
-        self._events = int(state[0])
-        self._reward, self._recent_reward, self._recent_expected = state[1:4].tolist()
-        self._statistics = state[4:].copy()
-
-
-class Successor:
-    """A second model of the same events with a short memory, to take over from the first when it predicts better.
-
-    A detector waits for rewards that fall short, and a world that drifts slowly never lets them: the model learns
-    averages of what was and what is, expects what it gets, and stays mediocre. Its successor knows what is. For each
-    event, with p expected by the model, q by its successor, both before they learned it, and r the reward:
-
-        S ← max(0, S + r log(q / p) + (1 - r) log((1 - q) / (1 - p))),   alarm at S ≥ UNLIKELY.
-
-    While the world stands still the model, which remembers more, predicts better, and S stays near 0.
-    """
-
-    def __init__(self, model: Policy) -> None:
-        self.model = type(model)(model.d, model.params, seed=model.seed)
-        self.model.load(model.state())
-        self._statistic = 0.0
-
-    def update(self, batch: Batch, expected: Array, *, orderly: bool) -> None:
-        """Learn B events, and compare what was expected of them with the model's `expected` (B,).
-
-        Nothing is compared in a log that is not in the order of the decisions: clicks that come before the silence of
-        their neighbours are waves, and whoever forgets soon rides them better in whatever world.
-        """
-        own = self.model.update(batch)
-        assert own is not None
-        for p, q, r in zip(expected.tolist(), own.tolist(), batch.reward.tolist(), strict=True):
-            p, q, r = min(max(p, 1e-3), 0.999), min(max(q, 1e-3), 0.999), min(max(r, 0.0), 1.0)
-            ratio = r * math.log(q / p) + (1.0 - r) * math.log((1.0 - q) / (1.0 - p))
-            self._statistic = max(0.0, self._statistic + ratio) if orderly else 0.0
-
-    @property
-    def alarmed(self) -> bool:
-        return self._statistic >= UNLIKELY
-
-    def state(self) -> Arrays:
-        """The model's state, and `statistic`."""
-        return {**self.model.state(), "statistic": np.array([self._statistic])}
-
-    def load(self, state: Arrays) -> None:
-        [self._statistic] = state["statistic"].tolist()
-        self.model.load({name: array for name, array in state.items() if name != "statistic"})
+Reaction: TypeAlias = Literal["reset", "succession", "recall", "none"]
 
 
 class Drift:
     """Learns a policy's events, and forgets what its parameters say is out of date.
 
-    A policy that expects nothing by itself is given a reference that does, which learns the same events. Whichever of
-    the two is watched, policy or reference, has a successor if two of its kind can be compared (`Policy.comparable`).
+    A model is watched: the policy itself if it expects anything, else a reference that does, which learns the same
+    events. It has rivals if it can be compared with others of its kind (`Policy.comparable`):
+
+    - a successor, which learns the same with a short memory. A world that drifts slowly never lets rewards fall short:
+      the model learns averages of what was and what is, expects what it gets, and stays mediocre. Its successor knows
+      what is, and takes over when it predicts better;
+    - if it is the policy itself: former models, as they were when an alarm ended their time. When their world comes
+      back, with the season, the end of a price war or of an outage of feedback, one of them is recalled.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -139,12 +44,10 @@ class Drift:
         params = policy.params
         self._acts = params.half_life is not None or params.half_life_s is not None or params.detect_change
         self._events, self._forgot_at = 0, math.nan
-        self._order = InOrder(ChangeDetector.EVIDENCE)
-        self._detector: ChangeDetector | None = None
+        self._watch = Watch(1 + REMEMBERED) if params.detect_change else None
         self._reference: Policy | None = None
-        self._successor: Successor | None = None
-        if params.detect_change:
-            self._watch_anew()
+        self._successor = copy(policy) if params.detect_change and policy.comparable else None
+        self._former: list[tuple[Arrays, Scorer]] = []  # the newest last
 
     def parts(self, size: int) -> Iterator[slice]:
         """So many events as pieces for `update`, none of which goes beyond the end of a block."""
@@ -163,41 +66,46 @@ class Drift:
 
         Returns:
             What was done about an alarm in which the part ended. "reset": all was forgotten; "succession": the policy
-            knows now what its successor did, and no more; "none": it learns in trainings only.
+            knows now what its successor did, and no more; "recall": it knows what a former model did; "none": it learns
+            in trainings only.
 
         Raises:
             NumericalError: nothing was changed.
         """
         expected = self.policy.update(batch)
         self._events += len(batch.item)
-        if self._detector is not None:
-            self._watch(self._detector, batch, expected, places or [None] * len(batch.item))
+        if self._watch is not None:
+            self._look(self._watch, batch, expected, places or [None] * len(batch.item))
         return self._end_block(at) if self._acts and self._events % BLOCK == 0 else None
 
-    def _watch_anew(self) -> None:
-        self._order.restart()
-        self._detector, self._reference = ChangeDetector(self._order), None
-        self._successor = Successor(self.policy) if self.policy.comparable else None
-
-    def _watch(
-        self, detector: ChangeDetector, batch: Batch, expected: Array | None, places: Sequence[int | None]
-    ) -> None:
+    def _look(self, watch: Watch, batch: Batch, expected: Array | None, places: Sequence[int | None]) -> None:
+        """Let the watch see what the model and its rivals expected, each before it learned of the reward."""
         if expected is None:
             if self._reference is None:
                 self._reference = self._new_reference()
-                self._successor = Successor(self._reference)
+                self._successor = copy(self._reference)
             expected = self._reference.update(batch)
         assert expected is not None
-        for e, r, place in zip(expected.tolist(), batch.reward.tolist(), places, strict=True):
-            detector.observe(min(max(e, 0.0), 1.0), min(max(r, 0.0), 1.0), place)
+        reward = np.clip(batch.reward, 0.0, 1.0)
+        rivals = [log_ratio(expected, q, reward) for q in self._rivals(batch)]
+        ratios = np.stack(rivals, axis=1).tolist() if rivals else [()] * len(reward)
+        seen = zip(np.clip(expected, 0.0, 1.0).tolist(), reward.tolist(), ratios, places, strict=True)
+        for event in seen:
+            watch.observe(*event)
+
+    def _rivals(self, batch: Batch) -> Iterator[Array]:
+        """What each of them expects (B,): the successor, then the former models."""
         if self._successor is not None:
-            self._successor.update(batch, expected, orderly=self._order.orderly)
+            own = self._successor.update(batch)
+            assert own is not None
+            yield own
+        for _, scorer in self._former:
+            yield scorer.estimate(Candidates(batch.x, batch.item, None))[:, 0]
 
     def _end_block(self, at: float) -> Reaction | None:
-        if self._detector is not None and self._detector.alarmed:
-            return self._reset()
-        if self._successor is not None and self._successor.alarmed:
-            return self._succeed(self._successor) if self._reference is None else self._reset()
+        if self._watch is not None and (rival := self._watch.alarm) is not None:
+            self._watch.restart()
+            return self._react(rival)
         half_lives = 0.0
         if self.policy.params.half_life is not None:
             half_lives += BLOCK / self.policy.params.half_life
@@ -206,41 +114,50 @@ class Drift:
                 half_lives += max(0.0, at - self._forgot_at) / self.policy.params.half_life_s
             self._forgot_at = at
         if half_lives:
-            for model in self._models():
-                model.forget(0.5**half_lives)
+            for model in (self.policy, self._reference, self._successor):
+                if model is not None:
+                    model.forget(0.5**half_lives)
         if self._successor is not None and self._events % FADE == 0:
-            self._successor.model.forget(0.5 ** (FADE / MEMORY))
+            self._successor.forget(0.5 ** (FADE / MEMORY))
         return None
 
-    def _models(self) -> Iterator[Policy]:
-        yield self.policy
-        if self._reference is not None:
-            yield self._reference
-        if self._successor is not None:
-            yield self._successor.model
+    def _react(self, rival: int) -> Reaction:
+        """To an alarm in favour of this rival model, or of none of them (-1)."""
+        policy, reaction = self.policy, self._reaction(rival)
+        recalled = self._former.pop(rival - 1 - IMPATIENT)[0] if reaction == "recall" else None
+        if policy.comparable:
+            with suppress(NumericalError):  # then it is forgotten, as it would be without a memory
+                self._former = [*self._former, (policy.state(), scorer_of(policy))][-REMEMBERED:]
+        if recalled is not None:
+            policy.load(recalled)
+        elif reaction == "succession" and self._successor is not None:
+            policy.load(self._successor.state())
+        else:
+            policy.forget(0.0)
+        self._reference = None
+        self._successor = copy(policy) if policy.comparable else None
+        return reaction
 
-    def _reset(self) -> Reaction:
-        self.policy.forget(0.0)
-        self._watch_anew()
-        return "none" if self.policy.batch_trained else "reset"
-
-    def _succeed(self, successor: Successor) -> Reaction:
-        self.policy.load(successor.model.state())
-        self._watch_anew()
-        return "succession"
+    def _reaction(self, rival: int) -> Reaction:
+        if self.policy.batch_trained:
+            return "none"
+        if rival < 0 or self._reference is not None:
+            return "reset"
+        return "succession" if rival == IMPATIENT else "recall"
 
     def state(self) -> Arrays:
         """The policy's state, and beside it (under `drift.`) what is known here."""
         state = self.policy.state()
         if self._acts:
             state["drift.events"] = np.array([self._events, self._forgot_at])
-        if self._detector is not None:
-            state["drift.detector"] = self._detector.state()
-            state["drift.order"] = self._order.state()
+        if self._watch is not None:
+            state |= {"drift.watch": self._watch.state(), "drift.order": self._watch.order.state()}
         if self._reference is not None:
-            state |= {REFERENCE + name: array for name, array in self._reference.state().items()}
+            state |= prefixed(REFERENCE, self._reference.state())
         if self._successor is not None:
-            state |= {SUCCESSOR + name: array for name, array in self._successor.state().items()}
+            state |= prefixed(SUCCESSOR, self._successor.state())
+        for number, (former, _) in enumerate(self._former):
+            state |= prefixed(f"{FORMER}{number}.", former)
         return state
 
     def load(self, state: Arrays) -> None:
@@ -249,22 +166,44 @@ class Drift:
         if self._acts:
             events, self._forgot_at = state["drift.events"].tolist()
             self._events = int(events)
-        if self._detector is None:
+        if self._watch is None:
             return
-        self._watch_anew()
-        self._detector.load(state["drift.detector"])
-        if "drift.order" in state:  # not in states from before decisions had places
-            self._order.load(state["drift.order"])
+        if "drift.watch" in state:  # an older version's state has none: it is watched from here on
+            self._watch.load(state["drift.watch"])
+            self._watch.order.load(state["drift.order"])
+        self._reference = None
         if reference := named(state, REFERENCE):
             self._reference = self._new_reference()
             self._reference.load(reference)
-            self._successor = Successor(self._reference)
-        # A state from before there were successors has none: the one that starts here knows what the model knows.
+        watched = self._reference or self.policy
+        self._successor = copy(watched) if watched.comparable else None
         if self._successor is not None and (successor := named(state, SUCCESSOR)):
             self._successor.load(successor)
+        self._former = []
+        while former := named(state, f"{FORMER}{len(self._former)}."):
+            model = copy(self.policy)
+            model.load(former)
+            self._former.append((former, scorer_of(model)))
 
     def _new_reference(self) -> Policy:
         return KINDS["adaptive"](self.policy.d, KINDS["adaptive"].Params())
+
+
+def copy(policy: Policy) -> Policy:
+    """Another one that knows the same."""
+    other = type(policy)(policy.d, policy.params, seed=policy.seed)
+    other.load(policy.state())
+    return other
+
+
+def scorer_of(policy: Policy) -> Scorer:
+    """The serving half of what a policy knows now."""
+    return type(policy).scorer(policy.snapshot(), d=policy.d, params=policy.params)
+
+
+def prefixed(prefix: str, arrays: Arrays) -> Arrays:
+    """The arrays under longer names."""
+    return {prefix + name: array for name, array in arrays.items()}
 
 
 def named(state: Arrays, prefix: str) -> Arrays:

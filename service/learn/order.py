@@ -22,7 +22,10 @@ DISORDER = 0.05  # share of late events at which a log is no longer in order
 
 
 class InOrder:
-    """Sums of what events say, group of decisions by group, each when most of its events are there.
+    """What events say, group of decisions by group, each when most of its events are there.
+
+    A group is an array (2, 1 + size): first the sums over its events, of 1 and of what they say; then their CUSUMs,
+    C ← max(0, C + what one says), in the order in which they came.
 
     `place` is an event's place in the order of the decisions (`Event.place`); one that has none, such as an imported
     event, is in order by definition and a group of its own. An event that comes when its group was judged is left out.
@@ -32,13 +35,13 @@ class InOrder:
         self._size = size
         self._first = -1  # the first group that is not judged; -1 before there was any
         self._last = -1  # the last group of which there was an event
-        self._held: dict[int, Array] = {}  # group -> (1 + size,): number of its events, and what they say
+        self._held: dict[int, Array] = {}
         self._disorder = 0.0  # share of the recent events that were late
 
-    def add(self, place: int | None, evidence: tuple[float, ...]) -> Iterator[Array]:
-        """One event; what can be judged now, as sums (size,) over each of the groups that are complete, in order."""
+    def add(self, place: int | None, says: tuple[float, ...]) -> Iterator[Array]:
+        """One event; the groups that can be judged now, in order."""
         if place is None:
-            yield np.array(evidence)
+            yield grown(np.zeros((2, 1 + self._size)), says)
             return
         group = place // GROUP
         self._first = group if self._first < 0 else self._first
@@ -46,13 +49,15 @@ class InOrder:
         self._disorder += ((self._last - group > FAR) - self._disorder) / RECENT
         if group < self._first:
             return
-        self._held.setdefault(group, np.zeros(1 + self._size))[:] += (1.0, *evidence)
+        grown(self._held.setdefault(group, np.zeros((2, 1 + self._size))), says)
         while (self._there(self._first) and self._there(self._first + 1)) or len(self._held) > MOST_HELD:
-            yield self._held.pop(self._first, np.zeros(1 + self._size))[1:]
+            found = self._held.pop(self._first, None)
             self._first += 1
+            if found is not None:
+                yield found
 
     def _there(self, group: int) -> bool:
-        return group in self._held and self._held[group][0] >= ENOUGH
+        return group in self._held and self._held[group][0, 0] >= ENOUGH
 
     @property
     def orderly(self) -> bool:
@@ -60,9 +65,9 @@ class InOrder:
         return self._disorder < DISORDER and self._last - self._first <= FAR
 
     @property
-    def begun(self) -> Array:
-        """Sums (size,) over what waits to be judged, of a log that is in order; of any other, they would mislead."""
-        return sum((held[1:] for held in self._held.values()), np.zeros(self._size)) * self.orderly
+    def waiting(self) -> list[Array]:
+        """The groups that are not judged yet, as far as they have come, in order."""
+        return [self._held[group] for group in sorted(self._held)]
 
     def restart(self) -> None:
         """Go on behind every group of which there was an event: what is left of one is no fair sample of it."""
@@ -71,12 +76,20 @@ class InOrder:
             self._first = self._last + 1
 
     def state(self) -> Array:
-        """(1 + groups held, 2 + size) float64."""
-        head = np.zeros(2 + self._size)
+        """(1 + groups held, 3 + 2 size) float64."""
+        head = np.zeros(3 + 2 * self._size)
         head[:3] = self._first, self._last, self._disorder
-        return np.array([head, *([group, *held] for group, held in sorted(self._held.items()))])
+        return np.array([head, *([group, *held.ravel()] for group, held in sorted(self._held.items()))])
 
     def load(self, state: Array) -> None:
         first, last, self._disorder = state[0, :3].tolist()
         self._first, self._last = int(first), int(last)
-        self._held = {int(row[0]): row[1:].copy() for row in state[1:]}
+        self._held = {int(row[0]): row[1:].reshape(2, 1 + self._size).copy() for row in state[1:]}
+
+
+def grown(group: Array, says: tuple[float, ...]) -> Array:
+    """The same group with one event more."""
+    event = np.array((1.0, *says))
+    group[0] += event
+    group[1] = np.maximum(0.0, group[1] + event)
+    return group

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.learn.drift import ARMED_EVENTS, BLOCK, ChangeDetector, Drift, Reaction
-from service.learn.order import InOrder
+from service.learn.drift import BLOCK, REMEMBERED, Drift, Reaction
+from service.learn.watch import ARMED_EVENTS, Watch
 from service.policies import KINDS, Batch
 from service.policies._base import part
 
@@ -34,15 +34,11 @@ def learn(drift: Drift, batch: Batch, *, at: float = 0.0, step: int = 1000) -> l
     return reactions
 
 
-def new_detector() -> ChangeDetector:
-    return ChangeDetector(InOrder(ChangeDetector.EVIDENCE))
-
-
-def observe(detector: ChangeDetector, expected: float, rewards: NDArray[np.float64]) -> int | None:
+def observe(watch: Watch, expected: float, rewards: NDArray[np.float64]) -> int | None:
     """The number of rewards up to the alarm."""
     for number, reward in enumerate(rewards.tolist(), start=1):
-        detector.observe(expected, reward)
-        if detector.alarmed:
+        watch.observe(expected, reward)
+        if watch.alarm is not None:
             return number
     return None
 
@@ -53,27 +49,27 @@ def clicks(rate: float, size: int, seed: int = 0) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("rate", [0.5, 0.1, 0.02])
 def test_a_decline_is_noticed_and_a_rise_is_not(rate: float) -> None:
-    detector = new_detector()
-    assert observe(detector, rate, clicks(rate, 5000)) is None
-    assert observe(detector, rate, clicks(min(1.0, 1.5 * rate), 2000)) is None
-    noticed = observe(detector, rate, clicks(0.4 * rate, 100_000))
+    watch = Watch(0)
+    assert observe(watch, rate, clicks(rate, 5000)) is None
+    assert observe(watch, rate, clicks(min(1.0, 1.5 * rate), 2000)) is None
+    noticed = observe(watch, rate, clicks(0.4 * rate, 100_000))
     assert noticed is not None
     assert noticed * rate < 120  # after so many clicks were expected
 
 
 @pytest.mark.parametrize("bias", [0.5, 0.8, 1.25, 1.9])
 def test_expectations_that_are_always_off_by_a_factor_are_no_change(bias: float) -> None:
-    assert observe(new_detector(), 0.5 * bias, clicks(0.5, 50_000)) is None
+    assert observe(Watch(0), 0.5 * bias, clicks(0.5, 50_000)) is None
 
 
 def test_nothing_is_known_at_the_start() -> None:
-    assert observe(new_detector(), 1.0, np.zeros(ARMED_EVENTS)) is None
+    assert observe(Watch(0), 1.0, np.zeros(ARMED_EVENTS)) is None
 
 
 def test_rewards_between_0_and_1_count_as_shares() -> None:
-    detector = new_detector()
-    assert observe(detector, 0.5, np.random.default_rng(0).beta(2, 2, 5000)) is None
-    assert observe(detector, 0.5, np.random.default_rng(1).beta(2, 8, 1000)) is not None
+    watch = Watch(0)
+    assert observe(watch, 0.5, np.random.default_rng(0).beta(2, 2, 5000)) is None
+    assert observe(watch, 0.5, np.random.default_rng(1).beta(2, 8, 1000)) is not None
 
 
 @pytest.mark.parametrize("kind", ["adaptive", "linucb", "popularity"])  # linucb expects nothing by itself
@@ -114,6 +110,52 @@ def test_the_successor_takes_over_with_all_that_it_knows() -> None:
     assert after["events"] == before["events"] + BLOCK
 
 
+@pytest.mark.parametrize("outage", [0.1, 0.0])
+def test_when_the_old_world_comes_back_the_old_model_is_recalled(outage: float) -> None:
+    """After a season of .1, or an outage of feedback. What was learned before it is there again, with its certainty."""
+    one = drift("adaptive", detect_change=True)
+    learn(one, events(0.6, 10_000))
+    assert learn(one, events(outage, 1500, seed=1)) == ["reset"]
+    former = {name: array for name, array in one.state().items() if name.startswith("drift.former.0.")}
+    batch = events(0.6, 400, seed=2)
+    for rows in one.parts(len(batch.item)):
+        if one.update(part(batch, rows), 0.0) is not None:
+            break
+    else:
+        pytest.fail("nobody came back")
+    state = one.state()
+    for name in ("mean", "precision", "covariance", "intercept", "variance", "events"):
+        assert (state[name] == former[f"drift.former.0.{name}"]).all(), name
+    assert (state["drift.former.0.mean"] != state["mean"]).any()  # the outage's model took its place
+    assert learn(one, events(0.6, 10_000, seed=3)) == []
+
+
+def test_a_world_that_was_never_there_recalls_nobody() -> None:
+    one = drift("adaptive", detect_change=True)
+    learn(one, events(0.6, 10_000))
+    assert learn(one, events(0.1, 5000, seed=1)) == ["reset"]
+    assert learn(one, events(0.22, 5000, seed=2)) == ["succession"]
+    assert learn(one, events(0.03, 5000, seed=3)) == ["reset"]
+
+
+def test_only_the_newest_models_are_remembered() -> None:
+    one = drift("adaptive", detect_change=True)
+    reactions: list[Reaction] = []
+    for number in range(8):
+        reactions += learn(one, events(0.9 / 2**number, 2000 * 2 ** min(number, 4), seed=number))
+    former = {name for name in one.state() if name.startswith("drift.former.")}
+    assert len(reactions) > REMEMBERED
+    assert {name.split(".")[2] for name in former} == {str(number) for number in range(REMEMBERED)}
+
+
+def test_a_policy_that_is_watched_through_a_reference_remembers_nothing() -> None:
+    """Its states may be of any size."""
+    one = drift("linucb", detect_change=True)
+    reactions = learn(one, events(0.6, 5000)) + learn(one, events(0.1, 1500, seed=1)) + learn(one, events(0.6, 1500))
+    assert reactions == ["reset", "reset"]
+    assert not any(name.startswith("drift.former.") for name in one.state())
+
+
 def test_a_slow_swap_of_tastes_is_noticed() -> None:
     """Two rows trade their rates over 10 000 events: what is earned on average stays the same."""
     one, rng, size = drift("adaptive", detect_change=True), np.random.default_rng(0), 30_000
@@ -141,7 +183,7 @@ def as_they_come(rates: NDArray[np.float64], *, silence: int, outage: range = ra
     return batch, places.tolist()
 
 
-def watch(kind: str, batch: Batch, places: list[int] | None) -> list[tuple[int, Reaction]]:
+def alarms(kind: str, batch: Batch, places: list[int] | None) -> list[tuple[int, Reaction]]:
     """(Events learned until then, what was done) of each alarm."""
     one = drift(kind, detect_change=True)
     found = [
@@ -155,14 +197,14 @@ def watch(kind: str, batch: Batch, places: list[int] | None) -> list[tuple[int, 
 def test_clicks_that_come_before_silence_are_no_change(kind: str, silence: int, outage: range) -> None:
     """A wait of 2000 decisions; and a sweeper that was down for 2000 and then tells of all the silence at once."""
     batch, places = as_they_come(np.full(30_000, 0.4), silence=silence, outage=outage)
-    assert watch(kind, batch, None), "in the order of the log it looks like one"
-    assert watch(kind, batch, places) == []
+    assert alarms(kind, batch, None), "in the order of the log it looks like one"
+    assert alarms(kind, batch, places) == []
 
 
 def test_a_decline_is_noticed_though_silence_is_told_late() -> None:
     rates = np.where(np.arange(30_000) < 15_000, 0.6, 0.2)
     batch, places = as_they_come(rates, silence=2000)
-    [(events, reaction), *others] = watch("adaptive", batch, places)
+    [(events, reaction), *others] = alarms("adaptive", batch, places)
     assert reaction == "reset"
     assert others == []
     newest = max(places[:events])
@@ -207,7 +249,8 @@ def test_a_state_from_before_there_were_successors_is_taken_up() -> None:
 def test_the_same_state_in_whatever_batches_and_through_a_restart(kind: str, params: dict[str, float]) -> None:
     together, apart = drift(kind, **params), drift(kind, **params)
     reactions: list[Reaction] = []
-    for batch in (events(0.2, 6000), events(0.6, 800, seed=1), events(0.05, 300, seed=2)):
+    worlds = ((0.2, 6000), (0.6, 800), (0.05, 800), (0.6, 800))
+    for batch in (events(rate, size, seed=seed) for seed, (rate, size) in enumerate(worlds)):
         found = learn(together, batch)
         assert learn(apart, batch, step=7) == found
         reactions += found
@@ -217,7 +260,11 @@ def test_the_same_state_in_whatever_batches_and_through_a_restart(kind: str, par
     if params == {"detect_change": True}:
         assert (
             reactions
-            == {"adaptive": ["succession", "reset"], "linucb": ["reset", "reset"], "popularity": ["reset"]}[kind]
+            == {
+                "adaptive": ["succession", "reset", "recall"],
+                "linucb": ["reset", "reset", "reset"],
+                "popularity": ["reset", "reset"],
+            }[kind]
         )
     state, other = together.state(), apart.state()
     assert state.keys() == other.keys()
@@ -249,5 +296,5 @@ def test_half_lives_in_seconds() -> None:
 
 
 def test_a_policy_that_never_expects_anything_stops_nothing() -> None:
-    detector = new_detector()
-    assert observe(detector, 0.0, clicks(0.5, 2000)) is None
+    watch = Watch(0)
+    assert observe(watch, 0.0, clicks(0.5, 2000)) is None
