@@ -256,9 +256,9 @@ class Alarm(BaseModel):
     at: float = Field(description="unix time of the event that gave it away")
     events: int = Field(description="events that the policy had learned by then")
     position: str = Field(description="of that event in the log")
-    reaction: Literal["reset", "succession", "none"] = Field(
+    reaction: Literal["reset", "succession", "recall", "none"] = Field(
         description="reset: all that it had learned was forgotten; succession: all but the last few thousand events; "
-        "none: it learns in trainings only"
+        "recall: it goes on from what it knew before an earlier alarm; none: it learns in trainings only"
     )
 
 

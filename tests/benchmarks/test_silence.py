@@ -1,15 +1,17 @@
-"""What it costs when clicks are told at once and their absence by silence, at the end of the wait.
+"""What it costs when clicks are told at once and their absence by silence, and when no click is told for a while.
 
-make bench ARGS=tests/benchmarks/test_silence.py       # 5 seeds, about 5 minutes on 4 cores
+make bench ARGS=tests/benchmarks/test_silence.py       # 5 seeds, about 3 minutes on 4 cores
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
 from simulator.shocks import find_shock
+from simulator.world import Moment
 from simulator.world.petshop import Petshop
 from tests.twin import oracle, run_twin
 
@@ -21,6 +23,7 @@ TOLD = {  # how -> (delay of clicks, delay of their absence), in decisions
     "`first`: clicks at once, silence 5000 later": (20, 5000),
     "`max`: both 5000 later": (5000, 5000),
 }
+OUTAGE = range(10_000, 11_000)  # of these decisions no click is told
 
 
 def play(how: str, seed: int, shocked: bool) -> tuple[float, list[int]]:
@@ -57,3 +60,43 @@ def test_silence_is_no_change_of_the_world() -> None:
         )
         assert np.median(first) - SHOCK <= silence + 1000
     assert false == 0
+
+
+class Silenced(Petshop):
+    """Nobody clicks during the outage, whatever the rates are."""
+
+    def at(self, step: int) -> Moment:
+        moment = super().at(step)
+        return replace(moment, luck=np.ones_like(moment.luck)) if step in OUTAGE else moment
+
+
+def survive(seed: int, detect_change: bool) -> tuple[float, float, list[int]]:
+    """Clicks missed during the outage, until all of it is learned; those missed after it; alarms."""
+    world = Silenced(seed)
+    run = run_twin(
+        "adaptive",
+        {"detect_change": detect_change},
+        world=world,
+        steps=STEPS,
+        snapshot_period=100,
+        reward_delay=100,
+        floor=0.0,
+    )
+    missed = oracle(world, STEPS) - run.expected
+    over = OUTAGE.stop + 100
+    return float(missed[OUTAGE.start : over].sum()), float(missed[over:].sum()), run.alarms
+
+
+def test_an_outage_of_feedback_is_survived() -> None:
+    jobs = [(seed, detects) for detects in (False, True) for seed in range(1, SEEDS + 1)]
+    with ProcessPoolExecutor() as pool:
+        runs = dict(zip(jobs, pool.map(survive, *zip(*jobs, strict=True)), strict=True))
+    print()
+    for detects in (False, True):
+        found = [runs[seed, detects] for seed in range(1, SEEDS + 1)]
+        during, after = (np.array([run[part] for run in found]) for part in (0, 1))
+        print(
+            f"detect_change={detects!s:6} clicks missed during {during.mean():.0f} (worst {during.max():.0f}), after "
+            f"{after.mean():.0f} (worst {after.max():.0f}); alarms of seed 1: {found[0][2]}"
+        )
+    assert all(len(runs[seed, True][2]) == 2 for seed in range(1, SEEDS + 1))  # at its beginning, and the recall
