@@ -1,0 +1,72 @@
+"""Which rival the evidence speaks for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from service.learn.watch import ARMED_EVENTS, IMPATIENT, Watch, log_ratio
+
+RATIOS = (0.0, 0.0, 0.0)
+
+
+def armed(rivals: int = 3) -> Watch:
+    """A watch that has seen every second event rewarded, as expected."""
+    watch = Watch(rivals)
+    for number in range(2 * ARMED_EVENTS):
+        watch.observe(0.5, float(number % 2))
+    assert watch.alarm is None
+    return watch
+
+
+@pytest.mark.parametrize("rival", [IMPATIENT, 1, 2])
+def test_the_model_that_predicts_better_is_named(rival: int) -> None:
+    watch = armed()
+    ratios = tuple(0.1 * (number == rival) for number in range(3))
+    for number in range(200):
+        watch.observe(0.5, float(number % 2), ratios)
+    assert watch.alarm == rival
+
+
+def test_a_decline_comes_before_the_successor_and_a_former_model_before_both() -> None:
+    watch = armed()
+    for number in range(400):
+        watch.observe(0.5, float(number % 10 == 0), (0.2, 0.0, 0.0))
+    assert watch.alarm == -1
+    for number in range(400):
+        watch.observe(0.5, float(number % 10 == 0), (0.2, 0.1, 0.1))
+    assert watch.alarm == 2
+
+
+def test_nothing_speaks_against_a_model_that_nobody_answers() -> None:
+    """Nor does what was said in that time count afterwards."""
+    watch = armed()
+    for _ in range(500):
+        watch.observe(0.5, 0.0, (0.2, 0.0, 0.0))
+        assert watch.alarm is None
+    watch.observe(0.5, 1.0, RATIOS)
+    assert watch.alarm is None
+
+
+def test_evidence_counts_once_there_is_enough_to_know_what_to_expect() -> None:
+    watch = Watch(1)
+    for number in range(ARMED_EVENTS - 1):
+        watch.observe(0.5, float(number % 2), (1.0,))
+    assert watch.alarm is None
+
+
+def test_after_a_restart_nothing_is_known() -> None:
+    watch = armed()
+    for number in range(200):
+        watch.observe(0.5, float(number % 2), (0.2, 0.2, 0.2))
+    assert watch.alarm is not None
+    watch.restart()
+    assert watch.alarm is None
+    assert not watch.state().any()
+
+
+def test_the_log_ratio_of_certainties_is_finite() -> None:
+    ratio = log_ratio(np.array([0.0, 1.0, 0.3]), np.array([1.0, 0.0, 0.3]), np.array([1.0, 0.0, 0.5]))
+    assert np.isfinite(ratio).all()
+    assert (ratio[:2] > 5).all()
+    assert ratio[2] == 0
