@@ -36,7 +36,7 @@ class Drift:
       the model learns averages of what was and what is, expects what it gets, and stays mediocre. Its successor knows
       what is, and takes over when it predicts better;
     - if it is the policy itself: former models, as they were when an alarm ended their time. When their world comes
-      back, with the season or at the end of a price war, one of them is recalled.
+      back, with the season, the end of a price war or of an outage of feedback, one of them is recalled.
     """
 
     def __init__(self, policy: Policy) -> None:

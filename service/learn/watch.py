@@ -6,8 +6,7 @@ of an event before it learned it, q what the rival did, and r the reward in [0, 
     S ← max(0, S + r log(q / p) + (1 - r) log((1 - q) / (1 - p))),   alarm at S ≥ UNLIKELY.
 
 The rivals are "rewards are a share a of what was expected", for each a of DECLINES, and other models of the same events
-(`drift.py`). Events count in the order of their decisions (`order.py`). Where no reward comes at all, it is feedback
-that is missing, for nobody likes nothing: while it lasts, nothing speaks against a model, and nothing in it counts.
+(`drift.py`). Events count in the order of their decisions (`order.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from service.policies._base import Array
 
 UNLIKELY = 12.0  # log-likelihood ratio at which a change is certain enough
 DECLINES = (0.6, 0.8)
-HUSH, OUTAGE = 15.0, 40.0  # -log P(so many events without a reward) at which no alarm is believed; at which it is clear
 ARMED_EVENTS, ARMED_REWARD = 500, 30.0  # before these many events, and this much reward, nobody knows what to expect
 CALIBRATION = 5000  # events over which expectations are compared with rewards
 IMPATIENT = 0  # the rival model that learns in the log's order, too, with a shorter memory
@@ -37,11 +35,11 @@ class Watch:
 
     def __init__(self, rivals: int) -> None:
         self._rivals = rivals
-        self.order = InOrder(2 + len(DECLINES) + rivals + 1)  # rewards and what was expected; the ratios; silence
+        self.order = InOrder(2 + len(DECLINES) + rivals)  # rewards and what was expected; the ratios
         self._clear()
 
     def _clear(self) -> None:
-        self._statistics = np.zeros(len(DECLINES) + self._rivals + 1)  # the last: silence, since the last reward
+        self._statistics = np.zeros(len(DECLINES) + self._rivals)
         self._events, self._reward = 0, 0.0
         self._recent_reward, self._recent_expected = 0.0, 0.0
 
@@ -63,8 +61,7 @@ class Watch:
         e = min(max(expected * calibration, 1e-6), 0.99)
         declines = [reward * math.log(a) + (1.0 - reward) * math.log((1.0 - a * e) / (1.0 - e)) for a in DECLINES]
         missing = (0.0,) * (self._rivals - len(ratios))
-        silence = -(1.0 - reward) * math.log(1.0 - e) - 2 * OUTAGE * reward
-        for group in self.order.add(place, (reward, expected, *declines, *ratios, *missing, silence)):
+        for group in self.order.add(place, (reward, expected, *declines, *ratios, *missing)):
             self._judge(group)
 
     def _judge(self, group: Array) -> None:
@@ -76,9 +73,6 @@ class Watch:
         self._recent_expected = fade * self._recent_expected + expected
         if self._armed:
             self._statistics = self._after(self._statistics, group)
-        if self._statistics[-1] >= OUTAGE:
-            self._statistics[-1] = OUTAGE  # the first reward ends it
-            self._statistics[:-1] = 0.0
         if self._rivals and not self.order.orderly:
             # Clicks that come before the silence of their neighbours are waves, and a short memory rides them better.
             self._statistics[len(DECLINES) + IMPATIENT] = 0.0
@@ -102,10 +96,7 @@ class Watch:
         """
         if not self._armed:
             return None
-        *statistics, silence = self._foreseen()
-        if silence >= HUSH:
-            return None
-        likely = (np.flatnonzero(np.array(statistics) >= UNLIKELY) - len(DECLINES)).tolist()
+        likely = (np.flatnonzero(self._foreseen() >= UNLIKELY) - len(DECLINES)).tolist()
         if likely and likely[-1] > IMPATIENT:
             return int(likely[-1])
         return max(int(likely[0]), -1) if likely else None

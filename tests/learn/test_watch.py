@@ -7,8 +7,6 @@ import pytest
 
 from service.learn.watch import ARMED_EVENTS, IMPATIENT, Watch, log_ratio
 
-RATIOS = (0.0, 0.0, 0.0)
-
 
 def armed(rivals: int = 3) -> Watch:
     """A watch that has seen every second event rewarded, as expected."""
@@ -36,16 +34,6 @@ def test_a_decline_comes_before_the_successor_and_a_former_model_before_both() -
     for number in range(400):
         watch.observe(0.5, float(number % 10 == 0), (0.2, 0.1, 0.1))
     assert watch.alarm == 2
-
-
-def test_nothing_speaks_against_a_model_that_nobody_answers() -> None:
-    """Nor does what was said in that time count afterwards."""
-    watch = armed()
-    for _ in range(500):
-        watch.observe(0.5, 0.0, (0.2, 0.0, 0.0))
-        assert watch.alarm is None
-    watch.observe(0.5, 1.0, RATIOS)
-    assert watch.alarm is None
 
 
 def test_evidence_counts_once_there_is_enough_to_know_what_to_expect() -> None:
