@@ -79,7 +79,7 @@ class Drift:
         return self._end_block(at) if self._acts and self._events % BLOCK == 0 else None
 
     def _look(self, watch: Watch, batch: Batch, expected: Array | None, places: Sequence[int | None]) -> None:
-        """Let the watch see what the model and its rivals expected, each before it learned of the reward."""
+        """Let the watch see what the model and its rivals expected, each before it learned the event."""
         if expected is None:
             if self._reference is None:
                 self._reference = self._new_reference()

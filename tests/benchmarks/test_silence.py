@@ -1,6 +1,6 @@
 """What it costs when clicks are told at once and their absence by silence, and when no click is told for a while.
 
-make bench ARGS=tests/benchmarks/test_silence.py       # 5 seeds, about 3 minutes on 4 cores
+make bench ARGS=tests/benchmarks/test_silence.py       # 5 seeds, about 4 minutes on 4 cores
 """
 
 from __future__ import annotations
