@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from service.learn.watch import IMPATIENT, Watch, log_ratio
-from service.policies import KINDS, Arrays, Batch, Candidates, NumericalError, Policy, Scorer
+from service.policies import KINDS, Arrays, Batch, Policy
 from service.policies._base import Array
 
 BLOCK = 16  # to forget a little at every event would cost as much as to learn from it
@@ -47,7 +46,7 @@ class Drift:
         self._watch = Watch(1 + REMEMBERED) if params.detect_change else None
         self._reference: Policy | None = None
         self._successor = copy(policy) if params.detect_change and policy.comparable else None
-        self._former: list[tuple[Arrays, Scorer]] = []  # the newest last
+        self._former: list[Policy] = []  # the newest last
 
     def parts(self, size: int) -> Iterator[slice]:
         """So many events as pieces for `update`, none of which goes beyond the end of a block."""
@@ -99,8 +98,8 @@ class Drift:
             own = self._successor.update(batch)
             assert own is not None
             yield own
-        for _, scorer in self._former:
-            yield scorer.estimate(Candidates(batch.x, batch.item, None))[:, 0]
+        for former in self._former:
+            yield former.expected(batch)
 
     def _end_block(self, at: float) -> Reaction | None:
         if self._watch is not None and (rival := self._watch.alarm) is not None:
@@ -124,12 +123,11 @@ class Drift:
     def _react(self, rival: int) -> Reaction:
         """To an alarm in favour of this rival model, or of none of them (-1)."""
         policy, reaction = self.policy, self._reaction(rival)
-        recalled = self._former.pop(rival - 1 - IMPATIENT)[0] if reaction == "recall" else None
+        recalled = self._former.pop(rival - 1 - IMPATIENT) if reaction == "recall" else None
         if policy.comparable:
-            with suppress(NumericalError):  # then it is forgotten, as it would be without a memory
-                self._former = [*self._former, (policy.state(), scorer_of(policy))][-REMEMBERED:]
+            self._former = [*self._former, copy(policy)][-REMEMBERED:]
         if recalled is not None:
-            policy.load(recalled)
+            policy.load(recalled.state())
         elif reaction == "succession" and self._successor is not None:
             policy.load(self._successor.state())
         else:
@@ -156,8 +154,8 @@ class Drift:
             state |= prefixed(REFERENCE, self._reference.state())
         if self._successor is not None:
             state |= prefixed(SUCCESSOR, self._successor.state())
-        for number, (former, _) in enumerate(self._former):
-            state |= prefixed(f"{FORMER}{number}.", former)
+        for number, former in enumerate(self._former):
+            state |= prefixed(f"{FORMER}{number}.", former.state())
         return state
 
     def load(self, state: Arrays) -> None:
@@ -181,9 +179,8 @@ class Drift:
             self._successor.load(successor)
         self._former = []
         while former := named(state, f"{FORMER}{len(self._former)}."):
-            model = copy(self.policy)
-            model.load(former)
-            self._former.append((former, scorer_of(model)))
+            self._former.append(copy(self.policy))
+            self._former[-1].load(former)
 
     def _new_reference(self) -> Policy:
         return KINDS["adaptive"](self.policy.d, KINDS["adaptive"].Params())
@@ -194,11 +191,6 @@ def copy(policy: Policy) -> Policy:
     other = type(policy)(policy.d, policy.params, seed=policy.seed)
     other.load(policy.state())
     return other
-
-
-def scorer_of(policy: Policy) -> Scorer:
-    """The serving half of what a policy knows now."""
-    return type(policy).scorer(policy.snapshot(), d=policy.d, params=policy.params)
 
 
 def prefixed(prefix: str, arrays: Arrays) -> Arrays:

@@ -26,6 +26,7 @@ from service.store.connection import connect
 from service.store.policies import Lease
 
 LEASE_MS = 5000
+RETRY_S, MOST_RETRY_S = 0.3, 30.0
 GATHER_S = 0.01  # after a read that did not fill a batch: let some more come, rather than a round trip for each event
 
 log = structlog.get_logger()
@@ -92,9 +93,11 @@ class PolicyLearner:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Learn until `stop`, or until the policy is gone; at the end publish what was learned and let go."""
+        pause = RETRY_S
         while not stop.is_set():
             try:
                 if await self.open():
+                    pause = RETRY_S
                     await self._hold(stop)
             except NotFound:
                 return
@@ -104,8 +107,9 @@ class PolicyLearner:
                 log.warning("redis does not answer; going on from the checkpoint later", policy=self._name)
             except Exception:
                 log.exception("learning failed; going on from the checkpoint", loop=self._loop, policy=self._name)
+                pause = min(2 * pause, MOST_RETRY_S)  # what cannot be opened (an extra is missing) will not be soon
             with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), 0.3)
+                await asyncio.wait_for(stop.wait(), pause)
 
     async def _hold(self, stop: asyncio.Event) -> None:
         """Learn for as long as the lease is ours."""

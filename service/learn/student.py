@@ -41,9 +41,15 @@ class Student:
         """Go on from a checkpoint.
 
         Raises:
-            ValueError: the state is garbled.
+            ValueError: the state is garbled, or was written by another version of this policy's code.
         """
-        self._drift.load(unpack(state))
+        try:
+            self._drift.load(unpack(state))
+        except KeyError as error:
+            raise ValueError(
+                f"the checkpoint has no {error}: another version of Rebound wrote it. Make the policy again under"
+                " another name; it learns the retained log, and the old one serves on meanwhile"
+            ) from error
         self.position, self.events, self.alarms = record.position, record.events, list(record.alarms)
 
     def state(self) -> Arrays:

@@ -107,6 +107,14 @@ class Policy(ABC):
             NumericalError: a statistic would no longer be finite; the state is as it was before the call.
         """
 
+    def expected(self, batch: Batch) -> Array:
+        """What `update` would return, (B,), without learning; whatever the batch. Of `comparable` policies only.
+
+        Raises:
+            NumericalError: a feature is not finite.
+        """
+        raise NotImplementedError(f"{self.kind} cannot be compared with others of its kind")
+
     @abstractmethod
     def forget(self, keep: float) -> None:
         """Let all evidence so far weigh `keep` of what it does, in [0, 1). At 0 only the prior is left, in mean and in

@@ -80,7 +80,7 @@ def packed_index(d: int) -> tuple[Array, Array]:
 def pack(A: Array) -> Array:
     """(m, d, d) → (m, P)."""
     left, right = packed_index(A.shape[-1])
-    packed: Array = A[:, left, right]
+    packed: Array = np.ascontiguousarray(A[:, left, right])  # the index alone leaves it column by column
     return packed
 
 

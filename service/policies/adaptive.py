@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +23,7 @@ from service.policies._base import (
     Arrays,
     Batch,
     Candidates,
+    NumericalError,
     Params,
     Policy,
     Scorer,
@@ -30,9 +32,10 @@ from service.policies._base import (
     ids_to_array,
 )
 from service.policies._ensemble import MEMBERS, bounds, directed_bounds_pmf, noise
-from service.policies._linalg import finite_batch, psd_cholesky
+from service.policies._linalg import finite_batch, pack, psd_cholesky, unpack
 
-REFRESH = 4096  # events after which the covariance is solved anew from the precision: no drift, however many come
+BLOCK = 16  # events whose rank-one changes are added to the d × d matrices in one product
+REFRESH = 256 * BLOCK  # events after which the covariance is solved anew from the precision: rounding never adds up
 
 
 class AdaptiveParams(Params):
@@ -53,6 +56,10 @@ class Adaptive(Policy):
 
     The precision P = ridge I + Σ h / (1 + h s) x xᵀ is kept beside S, which is its inverse but for rounding: what an
     event says about x is the less certain, the less is known of its item.
+
+    To write (d, d) numbers for each event would cost several times what all else does. So the newest up to BLOCK events
+    wait as rows of two small matrices, which become part of S and P at every BLOCK-th event, whatever batches they came
+    in: S = covariance - shrinkᵀ shrink, P = precision + growᵀ grow.
     """
 
     kind = "adaptive"
@@ -66,6 +73,7 @@ class Adaptive(Policy):
         self._mean = np.zeros(d)
         self._precision = params.ridge * np.eye(d)
         self._covariance = np.eye(d) / params.ridge
+        self._shrink, self._grow = np.zeros((BLOCK, d)), np.zeros((BLOCK, d))
         self._row: dict[str, int] = {}
         self._intercept: list[float] = []
         self._variance: list[float] = []
@@ -84,55 +92,68 @@ class Adaptive(Policy):
         if row == len(self._intercept):
             self._intercept.append(0.0)
             self._variance.append(1.0 / self.params.item_ridge)
-        Sx = self._covariance @ x
+        Sx = self._covariance @ x - (self._shrink @ x) @ self._shrink
         s = self._variance[row]
         p = sigmoid(float(self._mean @ x) + self._intercept[row])
         h = p * (1.0 - p)
         g = 1.0 / (1.0 + h * (max(float(x @ Sx), 0.0) + s))
         self._mean += (g * (reward - p)) * Sx
-        self._covariance -= (g * h) * np.multiply.outer(Sx, Sx)
-        self._precision += (h / (1.0 + h * s)) * np.multiply.outer(x, x)
+        self._shrink[self._events % BLOCK] = math.sqrt(g * h) * Sx
+        self._grow[self._events % BLOCK] = math.sqrt(h / (1.0 + h * s)) * x
         self._intercept[row] += g * (reward - p) * s
         self._variance[row] = s - g * h * s * s
         self._events += 1
+        if self._events % BLOCK == 0:
+            self._settle(self._covariance - self._shrink.T @ self._shrink, self._whole_precision())
         if self._events % REFRESH == 0:
-            self._solve()
+            with suppress(NumericalError):  # then what the recursion found is as good as can be had
+                self._settle(inverse(self._precision), self._precision)
         return p
 
-    def _solve(self) -> None:
-        root = self._root()
-        self._covariance = root.T @ root
+    def _whole_precision(self) -> Array:
+        """P, with the events that wait."""
+        whole: Array = self._precision + self._grow.T @ self._grow
+        return whole
 
-    def _root(self) -> Array:
-        """(d, d), for which S = rootᵀ root."""
-        root: Array = np.linalg.solve(psd_cholesky(self._precision), np.eye(self.d))
-        return root
+    def _settle(self, covariance: Array, precision: Array) -> None:
+        """These are the matrices, and nothing waits."""
+        self._covariance, self._precision = covariance, precision
+        self._shrink[:], self._grow[:] = 0.0, 0.0
+
+    def expected(self, batch: Batch) -> Array:
+        find = self._row.get
+        rows = [find(item) for item in batch.item]
+        intercept = np.array([0.0 if row is None else self._intercept[row] for row in rows])
+        logit = np.vecdot(finite_batch(batch, self.d), self._mean) + intercept  # row by row: the same in any batch
+        found: Array = 0.5 + 0.5 * np.tanh(0.5 * logit)
+        return found
 
     def forget(self, keep: float) -> None:
         """Precisions return to the prior's, and with them what they were worth: P m fades as P does, o / s as 1 / s."""
-        prior = self.params.ridge * np.eye(self.d)
-        worth = self._precision @ self._mean
-        self._precision = prior + keep * (self._precision - prior)
-        self._solve()
+        prior, precision = self.params.ridge * np.eye(self.d), self._whole_precision()
+        worth = precision @ self._mean
+        less = prior + keep * (precision - prior)
+        self._settle(inverse(less), less)
         self._mean = self._covariance @ (keep * worth)
         for row, (o, s) in enumerate(zip(self._intercept, self._variance, strict=True)):
-            precision = self.params.item_ridge + keep * (1.0 / s - self.params.item_ridge)
-            self._variance[row] = 1.0 / precision
-            self._intercept[row] = keep * o / s / precision
+            of_item = self.params.item_ridge + keep * (1.0 / s - self.params.item_ridge)
+            self._variance[row] = 1.0 / of_item
+            self._intercept[row] = keep * o / s / of_item
 
     def state(self) -> Arrays:
         return {
             "mean": self._mean.copy(),
-            "covariance": self._covariance.copy(),
-            "precision": self._precision.copy(),
+            "matrices": pack(np.stack([self._covariance, self._precision])),
+            "waiting": np.stack([self._shrink, self._grow]),
             "events": np.array([self._events]),
             **self._of_items(),
         }
 
     def load(self, state: Arrays) -> None:
         self._events = int(state["events"][0])
-        self._mean, self._precision = state["mean"].copy(), state["precision"].copy()
-        self._covariance = state["covariance"].copy()
+        self._mean = state["mean"].copy()
+        self._covariance, self._precision = unpack(state["matrices"], self.d)
+        self._shrink, self._grow = state["waiting"].copy()
         self._row = {item: row for row, item in enumerate(ids_from_array(state["items"]))}
         self._intercept, self._variance = state["intercept"].tolist(), state["variance"].tolist()
 
@@ -144,7 +165,7 @@ class Adaptive(Policy):
         """
         return {
             "mean": self._mean.copy(),
-            "root": self._root(),
+            "root": root_of_inverse(self._whole_precision()),
             "noise": noise(self.seed, self._events, self.d),
             **self._of_items(),
         }
@@ -187,6 +208,26 @@ class AdaptiveScorer(Scorer):
     def summary(self) -> dict[str, Any]:
         """How many items were seen."""
         return {"items": len(self._row)}
+
+
+def root_of_inverse(P: Array) -> Array:
+    """root (d, d), for which P⁻¹ = rootᵀ root.
+
+    Raises:
+        NumericalError: P (d, d) cannot be factored.
+    """
+    root: Array = np.linalg.solve(psd_cholesky(P), np.eye(len(P)))
+    return root
+
+
+def inverse(P: Array) -> Array:
+    """P⁻¹ (d, d), exactly symmetric.
+
+    Raises:
+        NumericalError: P (d, d) cannot be factored.
+    """
+    root = root_of_inverse(P)
+    return root.T @ root
 
 
 def sigmoid(f: float) -> float:

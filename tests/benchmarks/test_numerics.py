@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from service.policies import KINDS, Batch
 from service.policies._base import part
+from service.policies._linalg import unpack
 
 Array = NDArray[Any]
 
@@ -52,11 +53,11 @@ def test_a_million_updates(shape: str) -> None:
         for start in range(0, EVENTS, 10_000):
             policy.update(part(batch, slice(start, start + 10_000)))
 
-    state = adaptive.state()
-    # The covariance that ran along, and the one solved from the precision.
-    scale = np.sqrt(np.diag(state["precision"]))
-    solved = np.linalg.inv(state["precision"] / np.outer(scale, scale))
-    running = state["covariance"] * np.outer(scale, scale)
+    # The covariance that ran along, and the one solved from the precision (of so many events none waits).
+    covariance, precision = unpack(adaptive.state()["matrices"], D)
+    scale = np.sqrt(np.diag(precision))
+    solved = np.linalg.inv(precision / np.outer(scale, scale))
+    running = covariance * np.outer(scale, scale)
     print(f"\n{shape}: adaptive's covariance is off by {off(running, solved):.0e}")
     assert off(running, solved) <= 1e-6
 

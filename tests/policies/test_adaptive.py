@@ -7,7 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from service.policies import Batch, Candidates
-from service.policies.adaptive import REFRESH, Adaptive, AdaptiveParams, AdaptiveScorer
+from service.policies._base import part
+from service.policies._linalg import unpack
+from service.policies.adaptive import BLOCK, REFRESH, Adaptive, AdaptiveParams, AdaptiveScorer
 
 Array = NDArray[np.float64]
 
@@ -43,15 +45,58 @@ def test_the_posterior_is_that_of_a_whole_laplace_fit() -> None:
     assert (np.abs(mean - w) < 4 * sd).all()
 
 
+def matrices(policy: Adaptive) -> tuple[Array, Array]:
+    """Covariance and precision, with the events that wait."""
+    state = policy.state()
+    covariance, precision = unpack(state["matrices"], policy.d)
+    shrink, grow = state["waiting"]
+    return covariance - shrink.T @ shrink, precision + grow.T @ grow
+
+
+@pytest.mark.parametrize("size", [1, BLOCK - 1, BLOCK, 5 * BLOCK + 3])
+def test_events_that_wait_count_as_those_that_do_not(size: int) -> None:
+    """Against the recursion of the docstring, which changes both matrices at every event."""
+    rng = np.random.default_rng(3)
+    x, item, reward = rng.uniform(-1, 1, (size, 5)).astype(np.float32), rng.integers(0, 3, size), rng.random(size)
+    m, S, P = np.zeros(5), np.eye(5) / 0.1, 0.1 * np.eye(5)
+    o, s = np.zeros(3), np.full(3, 1 / 200.0)
+    for row, i, r in zip(x.astype(np.float64), item.tolist(), reward.tolist(), strict=True):
+        Sx, p = S @ row, 1 / (1 + np.exp(-m @ row - o[i]))
+        h = p * (1 - p)
+        g = 1 / (1 + h * (row @ Sx + s[i]))
+        m += g * (r - p) * Sx
+        S -= g * h * np.outer(Sx, Sx)
+        P += h / (1 + h * s[i]) * np.outer(row, row)
+        o[i] += g * (r - p) * s[i]
+        s[i] -= g * h * s[i] ** 2
+    policy = Adaptive(5, AdaptiveParams())
+    policy.update(batch(x, [str(i) for i in item], reward))
+    np.testing.assert_allclose(policy.state()["mean"], m, rtol=1e-10)
+    for found, expected in zip(matrices(policy), (S, P), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_covariance_times_precision_stays_the_identity() -> None:
     """REFRESH undoes what rounding adds up, also where features are far apart in size."""
     rng = np.random.default_rng(0)
     x = rng.uniform(-0.5, 0.5, (3 * REFRESH - 1, 6)) * np.array([1, 1, 1e-3, 1e-3, 1, 0])
     policy = Adaptive(6, AdaptiveParams())
     policy.update(batch(x, ["a", "b", "c"] * (len(x) // 3) + ["a"] * (len(x) % 3), rng.random(len(x))))
-    state = policy.state()
-    solved = np.linalg.solve(state["precision"], np.eye(6))
-    assert np.abs(state["covariance"] - solved).max() <= 1e-9 * np.abs(solved).max()
+    covariance, precision = matrices(policy)
+    solved = np.linalg.solve(precision, np.eye(6))
+    assert np.abs(covariance - solved).max() <= 1e-9 * np.abs(solved).max()
+
+
+def test_what_is_expected_is_what_an_update_would_say_whatever_the_batch() -> None:
+    x, clicks, _ = logistic(300)
+    policy, item = Adaptive(4, AdaptiveParams()), ["a", "b", "c"] * 100
+    policy.update(batch(x[:200], item[:200], clicks[:200]))
+    rest = batch(x[200:], [*item[200:-1], "never-seen"], clicks[200:])
+    before = policy.state()
+    together = policy.expected(rest)
+    assert (together == [policy.expected(part(rest, slice(i, i + 1)))[0] for i in range(100)]).all()
+    assert all((before[name] == array).all() for name, array in policy.state().items())
+    assert together[0] == pytest.approx(policy.update(part(rest, slice(0, 1)))[0])
 
 
 def test_a_new_item_is_served_from_its_features_on_its_first_request() -> None:
