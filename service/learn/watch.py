@@ -7,6 +7,10 @@ of an event before it learned it, q what the rival did, and r the reward in [0, 
 
 The rivals are "rewards are a share a of what was expected", for each a of DECLINES, and other models of the same events
 (`drift.py`). Events count in the order of their decisions (`order.py`).
+
+Wherever S is 0, evidence begins anew, and each beginning may reach S by chance with a probability of e^-S. Rivals that
+are close to the model are seldom at 0. Former models are far from it, most of them, and would begin at every event: so
+their S is raised to 0 once in GROUP events only. (Two of four long runs had a false alarm at e¹⁰ before.)
 """
 
 from __future__ import annotations
@@ -16,10 +20,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.learn.order import InOrder
+from service.learn.order import GROUP, InOrder
 from service.policies._base import Array
 
 UNLIKELY = 12.0  # log-likelihood ratio at which a change is certain enough
+UNLIKELY_RETURN = 10.0  # the same for former models, for which evidence seldom begins anew
 DECLINES = (0.6, 0.8)
 ARMED_EVENTS, ARMED_REWARD = 500, 30.0  # before these many events, and this much reward, nobody knows what to expect
 CALIBRATION = 5000  # events over which expectations are compared with rewards
@@ -35,6 +40,10 @@ class Watch:
 
     def __init__(self, rivals: int) -> None:
         self._rivals = rivals
+        # The statistics: of declines, of the rival that learns along, of former models.
+        self._former = slice(len(DECLINES) + 1 + IMPATIENT, None)
+        self._unlikely = np.full(len(DECLINES) + rivals, UNLIKELY)
+        self._unlikely[self._former] = UNLIKELY_RETURN
         self.order = InOrder(2 + len(DECLINES) + rivals)  # rewards and what was expected; the ratios
         self._clear()
 
@@ -73,15 +82,24 @@ class Watch:
         self._recent_expected = fade * self._recent_expected + expected
         if self._armed:
             self._statistics = self._after(self._statistics, group)
-        if self._rivals and not self.order.orderly:
-            # Clicks that come before the silence of their neighbours are waves, and a short memory rides them better.
-            self._statistics[len(DECLINES) + IMPATIENT] = 0.0
+        if self._events // GROUP > (self._events - int(events)) // GROUP:
+            self._statistics[self._former].clip(min=0.0, out=self._statistics[self._former])
 
     def _after(self, statistics: Array, group: Array) -> Array:
-        """These statistics after a group: as if event by event (Lindley's recursion) in a log that is in order; else as
-        if all of it came at once, for silence after clicks would make every group look like a decline."""
+        """These statistics after a group: as if event by event (Lindley's recursion) in a log that is in order.
+
+        In any other, as if all of it came at once, for silence after clicks would make every group look like a decline.
+        And other models are not compared: clicks before the silence of their neighbours are waves. A short memory rides
+        them better, and what has just been reset knows clicks alone.
+        """
         sums, cusums = group[:, 3:]
-        after: Array = np.maximum(statistics + sums, cusums if self.order.orderly else 0.0)
+        after: Array = statistics + sums
+        if self.order.orderly:
+            learn_along = slice(self._former.start)
+            after[learn_along] = np.maximum(after[learn_along], cusums[learn_along])
+        else:
+            after = np.maximum(after, 0.0)
+            after[len(DECLINES) :] = 0.0
         return after
 
     @property
@@ -96,7 +114,7 @@ class Watch:
         """
         if not self._armed:
             return None
-        likely = (np.flatnonzero(self._foreseen() >= UNLIKELY) - len(DECLINES)).tolist()
+        likely = (np.flatnonzero(self._foreseen() >= self._unlikely) - len(DECLINES)).tolist()
         if likely and likely[-1] > IMPATIENT:
             return int(likely[-1])
         return max(int(likely[0]), -1) if likely else None

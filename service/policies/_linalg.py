@@ -7,14 +7,16 @@ one does not depend on which others stand beside it, bit for bit.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 
-from service.policies._base import Array, Batch, NumericalError
+from service.policies._base import Array, Arrays, Batch, NumericalError
 
+WAITING = 16  # events whose rank-one changes are made to a matrix in one product
 BLOCK = 1 << 17  # numbers worked on at once: 1 MB
 JITTERS = (0.0, *(10.0**k for k in range(-12, -5)))  # of the mean diagonal element
 
@@ -69,6 +71,70 @@ def _cholesky_with_jitter(A: Array) -> Array:
             warnings.warn(f"matrix singular to working precision; added {jitter:.0e} of its scale", RuntimeWarning, 3)
         return factor
     raise NotPSD(f"matrix ({len(A)}, {len(A)}) with mean diagonal {scale:g} is not positive definite")
+
+
+def root_of_inverse(A: Array) -> Array:
+    """root (d, d), for which A⁻¹ = rootᵀ root; for A (d, d) symmetric positive definite.
+
+    Raises:
+        NumericalError: A cannot be factored.
+    """
+    root: Array = np.linalg.solve(psd_cholesky(A), np.eye(len(A)))
+    return root
+
+
+class Information:
+    """A (d, d), to which every event adds a x xᵀ, and beside it S (d, d), from which it takes c (Sx)(Sx)ᵀ.
+
+    With c = a / (1 + a xᵀSx) that keeps S the inverse of A (Sherman & Morrison 1950). To write d × d numbers for every
+    event would cost several times what all else does. So the newest events wait as rows of two small matrices:
+    A = A' + growᵀ grow, S = S' - shrinkᵀ shrink. At every WAITING-th, in whatever batches they came, A' and S' change.
+    """
+
+    def __init__(self, A: Array, S: Array) -> None:
+        self._d = len(A)
+        self.set(A, S)
+
+    def set(self, A: Array, S: Array) -> None:
+        """Both are exactly symmetric, and nothing waits."""
+        self._A, self._S = A, S
+        self._grow, self._shrink = np.zeros((2, WAITING, self._d))
+        self._waiting = 0
+
+    def add(self, x: Array, a: float, Sx: Array, c: float) -> None:
+        """One event: x (d,), S x (d,), a and c ≥ 0."""
+        self._grow[self._waiting] = math.sqrt(a) * x
+        self._shrink[self._waiting] = math.sqrt(c) * Sx
+        self._waiting += 1
+        if self._waiting == WAITING:
+            self.set(self.matrix, self.inverse)
+
+    def inverse_times(self, x: Array) -> Array:
+        """S x (d,)."""
+        Sx: Array = self._S @ x - (self._shrink @ x) @ self._shrink
+        return Sx
+
+    @property
+    def matrix(self) -> Array:
+        """A (d, d)."""
+        A: Array = self._A + self._grow.T @ self._grow
+        return A
+
+    @property
+    def inverse(self) -> Array:
+        """S (d, d)."""
+        S: Array = self._S - self._shrink.T @ self._shrink
+        return S
+
+    def state(self) -> Arrays:
+        """matrices (2, P), packed, and what waits (2, 0 to WAITING - 1, d)."""
+        waiting = np.stack([self._grow, self._shrink])[:, : self._waiting]
+        return {"matrices": pack(np.stack([self._A, self._S])), "waiting": waiting.copy()}
+
+    def load(self, state: Arrays) -> None:
+        self.set(*unpack(state["matrices"], self._d))
+        self._waiting = state["waiting"].shape[1]
+        self._grow[: self._waiting], self._shrink[: self._waiting] = state["waiting"]
 
 
 @lru_cache(maxsize=16)

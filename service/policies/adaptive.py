@@ -32,10 +32,9 @@ from service.policies._base import (
     ids_to_array,
 )
 from service.policies._ensemble import MEMBERS, bounds, directed_bounds_pmf, noise
-from service.policies._linalg import finite_batch, pack, psd_cholesky, unpack
+from service.policies._linalg import Information, finite_batch, root_of_inverse
 
-BLOCK = 16  # events whose rank-one changes are added to the d × d matrices in one product
-REFRESH = 256 * BLOCK  # events after which the covariance is solved anew from the precision: rounding never adds up
+REFRESH = 4096  # events after which the covariance is solved anew from the precision: rounding never adds up
 
 
 class AdaptiveParams(Params):
@@ -56,10 +55,6 @@ class Adaptive(Policy):
 
     The precision P = ridge I + Σ h / (1 + h s) x xᵀ is kept beside S, which is its inverse but for rounding: what an
     event says about x is the less certain, the less is known of its item.
-
-    To write (d, d) numbers for each event would cost several times what all else does. So the newest up to BLOCK events
-    wait as rows of two small matrices, which become part of S and P at every BLOCK-th event, whatever batches they came
-    in: S = covariance - shrinkᵀ shrink, P = precision + growᵀ grow.
     """
 
     kind = "adaptive"
@@ -71,9 +66,7 @@ class Adaptive(Policy):
         super().__init__(d, params, seed=seed)
         self._events = 0
         self._mean = np.zeros(d)
-        self._precision = params.ridge * np.eye(d)
-        self._covariance = np.eye(d) / params.ridge
-        self._shrink, self._grow = np.zeros((BLOCK, d)), np.zeros((BLOCK, d))
+        self._information = Information(params.ridge * np.eye(d), np.eye(d) / params.ridge)  # P and S
         self._row: dict[str, int] = {}
         self._intercept: list[float] = []
         self._variance: list[float] = []
@@ -92,33 +85,24 @@ class Adaptive(Policy):
         if row == len(self._intercept):
             self._intercept.append(0.0)
             self._variance.append(1.0 / self.params.item_ridge)
-        Sx = self._covariance @ x - (self._shrink @ x) @ self._shrink
+        Sx = self._information.inverse_times(x)
         s = self._variance[row]
         p = sigmoid(float(self._mean @ x) + self._intercept[row])
         h = p * (1.0 - p)
         g = 1.0 / (1.0 + h * (max(float(x @ Sx), 0.0) + s))
         self._mean += (g * (reward - p)) * Sx
-        self._shrink[self._events % BLOCK] = math.sqrt(g * h) * Sx
-        self._grow[self._events % BLOCK] = math.sqrt(h / (1.0 + h * s)) * x
+        self._information.add(x, h / (1.0 + h * s), Sx, g * h)
         self._intercept[row] += g * (reward - p) * s
         self._variance[row] = s - g * h * s * s
         self._events += 1
-        if self._events % BLOCK == 0:
-            self._settle(self._covariance - self._shrink.T @ self._shrink, self._whole_precision())
         if self._events % REFRESH == 0:
             with suppress(NumericalError):  # then what the recursion found is as good as can be had
-                self._settle(inverse(self._precision), self._precision)
+                self._restart(self._information.matrix)
         return p
 
-    def _whole_precision(self) -> Array:
-        """P, with the events that wait."""
-        whole: Array = self._precision + self._grow.T @ self._grow
-        return whole
-
-    def _settle(self, covariance: Array, precision: Array) -> None:
-        """These are the matrices, and nothing waits."""
-        self._covariance, self._precision = covariance, precision
-        self._shrink[:], self._grow[:] = 0.0, 0.0
+    def _restart(self, precision: Array) -> None:
+        root = root_of_inverse(precision)
+        self._information.set(precision, root.T @ root)
 
     def expected(self, batch: Batch) -> Array:
         find = self._row.get
@@ -130,11 +114,10 @@ class Adaptive(Policy):
 
     def forget(self, keep: float) -> None:
         """Precisions return to the prior's, and with them what they were worth: P m fades as P does, o / s as 1 / s."""
-        prior, precision = self.params.ridge * np.eye(self.d), self._whole_precision()
+        prior, precision = self.params.ridge * np.eye(self.d), self._information.matrix
         worth = precision @ self._mean
-        less = prior + keep * (precision - prior)
-        self._settle(inverse(less), less)
-        self._mean = self._covariance @ (keep * worth)
+        self._restart(prior + keep * (precision - prior))
+        self._mean = self._information.inverse @ (keep * worth)
         for row, (o, s) in enumerate(zip(self._intercept, self._variance, strict=True)):
             of_item = self.params.item_ridge + keep * (1.0 / s - self.params.item_ridge)
             self._variance[row] = 1.0 / of_item
@@ -143,8 +126,7 @@ class Adaptive(Policy):
     def state(self) -> Arrays:
         return {
             "mean": self._mean.copy(),
-            "matrices": pack(np.stack([self._covariance, self._precision])),
-            "waiting": np.stack([self._shrink, self._grow]),
+            **self._information.state(),
             "events": np.array([self._events]),
             **self._of_items(),
         }
@@ -152,8 +134,7 @@ class Adaptive(Policy):
     def load(self, state: Arrays) -> None:
         self._events = int(state["events"][0])
         self._mean = state["mean"].copy()
-        self._covariance, self._precision = unpack(state["matrices"], self.d)
-        self._shrink, self._grow = state["waiting"].copy()
+        self._information.load(state)
         self._row = {item: row for row, item in enumerate(ids_from_array(state["items"]))}
         self._intercept, self._variance = state["intercept"].tolist(), state["variance"].tolist()
 
@@ -165,7 +146,7 @@ class Adaptive(Policy):
         """
         return {
             "mean": self._mean.copy(),
-            "root": root_of_inverse(self._whole_precision()),
+            "root": root_of_inverse(self._information.matrix),
             "noise": noise(self.seed, self._events, self.d),
             **self._of_items(),
         }
@@ -208,26 +189,6 @@ class AdaptiveScorer(Scorer):
     def summary(self) -> dict[str, Any]:
         """How many items were seen."""
         return {"items": len(self._row)}
-
-
-def root_of_inverse(P: Array) -> Array:
-    """root (d, d), for which P⁻¹ = rootᵀ root.
-
-    Raises:
-        NumericalError: P (d, d) cannot be factored.
-    """
-    root: Array = np.linalg.solve(psd_cholesky(P), np.eye(len(P)))
-    return root
-
-
-def inverse(P: Array) -> Array:
-    """P⁻¹ (d, d), exactly symmetric.
-
-    Raises:
-        NumericalError: P (d, d) cannot be factored.
-    """
-    root = root_of_inverse(P)
-    return root.T @ root
 
 
 def sigmoid(f: float) -> float:

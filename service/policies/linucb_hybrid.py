@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from service.policies._base import Array, Arrays, Candidates, expect
-from service.policies._linalg import matvec, psd_cholesky, unpack
+from service.policies._linalg import matvec, root_of_inverse, unpack
 from service.policies.linucb import LinUCB, LinUCBParams, LinUCBScorer
 
 
@@ -51,9 +51,8 @@ class LinUCBHybrid(LinUCB):
         snapshot = super().snapshot()
         ridge, inverse = self.params.ridge, snapshot["inverse"]
         learned: Array = (inverse[0] - inverse[1:]).sum(axis=0)  # (P,)
-        eye = np.eye(self.d)
-        A0 = self.params.shared_ridge * eye + ridge**2 * unpack(learned[None], self.d)[0]
-        root = np.linalg.solve(psd_cholesky(A0), eye)
+        A0 = self.params.shared_ridge * np.eye(self.d) + ridge**2 * unpack(learned[None], self.d)[0]
+        root = root_of_inverse(A0)
         beta = ridge * (root.T @ (root @ snapshot["theta"].sum(axis=0)))
         return {**snapshot, "beta": beta, "root": root}
 

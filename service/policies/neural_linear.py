@@ -32,7 +32,7 @@ from service.policies._base import (
     ids_to_array,
 )
 from service.policies._ensemble import MEMBERS, bounds, directed_bounds_pmf, noise
-from service.policies._linalg import finite_batch, psd_cholesky
+from service.policies._linalg import finite_batch, root_of_inverse
 from service.policies._network import BLOCK, Events, Layers, Learner, NetworkParams, count, forward, layers_of, sigmoid
 
 ROWS = 512  # of the reservoir, worked on at once
@@ -157,7 +157,7 @@ class NeuralLinear(Policy):
             NumericalError: the precision cannot be factored.
         """
         ridge = self.params.ridge * np.eye(self.D)
-        root = np.linalg.solve(psd_cholesky(self._precision + ridge), np.eye(self.D))
+        root = root_of_inverse(self._precision + ridge)
         move = root.T @ (root @ (self._slope - self.params.ridge * self._w))
         self._reserve()
         of_items = self._items[: len(self._row)]

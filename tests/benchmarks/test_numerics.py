@@ -54,7 +54,7 @@ def test_a_million_updates(shape: str) -> None:
             policy.update(part(batch, slice(start, start + 10_000)))
 
     # The covariance that ran along, and the one solved from the precision (of so many events none waits).
-    covariance, precision = unpack(adaptive.state()["matrices"], D)
+    precision, covariance = unpack(adaptive.state()["matrices"], D)
     scale = np.sqrt(np.diag(precision))
     solved = np.linalg.inv(precision / np.outer(scale, scale))
     running = covariance * np.outer(scale, scale)

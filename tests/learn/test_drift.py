@@ -37,8 +37,8 @@ def learn(drift: Drift, batch: Batch, *, at: float = 0.0, step: int = 1000) -> l
 
 def precision(state: Arrays, prefix: str = "") -> NDArray[np.float64]:
     """Of an `adaptive` of which no event waits."""
-    assert not state[prefix + "waiting"].any()
-    found: NDArray[np.float64] = state[prefix + "matrices"][1]
+    assert state[prefix + "waiting"].shape[1] == 0
+    found: NDArray[np.float64] = state[prefix + "matrices"][0]
     return found
 
 
