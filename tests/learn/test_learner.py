@@ -12,12 +12,13 @@ from redis.asyncio import Redis
 
 from service import events
 from service.audit import audit_learning
+from service.learn import learner
 from service.learn.learner import LeaseLost, PolicyLearner
 from service.learn.sweeper import Sweeper
 from service.loop import LoopSettings
 from service.settings import Settings
 from service.store import log, loops, policies
-from service.store.codec import unpack
+from service.store.codec import pack, unpack
 from service.store.connection import connect
 from service.store.keys import Keys
 from service.store.loops import LoopRecord
@@ -81,6 +82,41 @@ async def test_a_learner_goes_on_from_the_checkpoint(redis: Redis, loop: str, se
     record = await policies.read_policy(redis, loop, "linucb")
     assert (record.events, record.version) == (37, 2)
     assert await audit_learning(redis, loop) == {"linucb": True}
+
+
+async def test_a_checkpoint_of_another_version_is_refused_with_what_to_do(
+    redis: Redis, loop: str, settings: Settings
+) -> None:
+    await policy(redis, loop, "adaptive")
+    await append(redis, loop, 30)
+    first = PolicyLearner(redis, loop, "adaptive", settings)
+    assert await first.open()
+    await first.drain()
+    arrays = unpack(await policies.read_state(redis, loop, "adaptive") or b"")
+    await redis.set(Keys(loop).state("adaptive"), pack({k: v for k, v in arrays.items() if k != "matrices"}))
+    await redis.delete(Keys(loop).lease("adaptive"))
+    with pytest.raises(ValueError, match=r"no 'matrices'.*Make the policy again"):
+        await PolicyLearner(redis, loop, "adaptive", settings).open()
+
+
+async def test_what_cannot_be_opened_is_tried_less_and_less_often(
+    redis: Redis, loop: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+    stop = asyncio.Event()
+
+    async def fail(self: PolicyLearner) -> bool:
+        tried.append(asyncio.get_running_loop().time())
+        if len(tried) == 5:
+            stop.set()
+        raise ValueError("an extra is missing")
+
+    monkeypatch.setattr(PolicyLearner, "open", fail)
+    monkeypatch.setattr(learner, "RETRY_S", 0.01)
+    monkeypatch.setattr(learner, "MOST_RETRY_S", 0.04)
+    await asyncio.wait_for(PolicyLearner(redis, loop, "linucb", settings).run(stop), 30)
+    waits = np.diff(tried)
+    assert (waits >= 0.99 * np.array([0.02, 0.04, 0.04, 0.04])).all()
 
 
 async def test_how_the_log_is_cut_does_not_show(redis: Redis, loop: str, settings: Settings) -> None:
