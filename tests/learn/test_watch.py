@@ -43,6 +43,15 @@ def test_evidence_counts_once_there_is_enough_to_know_what_to_expect() -> None:
     assert watch.alarm is None
 
 
+@pytest.mark.parametrize(("rival", "alarm"), [(IMPATIENT, IMPATIENT), (1, None)])
+def test_a_lucky_streak_of_a_former_model_does_not_count_by_itself(rival: int, alarm: int | None) -> None:
+    """What spoke against it just before counts, too; against the successor, evidence begins anew at every event."""
+    watch = armed()
+    for streak in [-1.0] * 40 + [1.0] * 14:
+        watch.observe(0.5, 0.5, tuple(streak * (number == rival) for number in range(3)))
+    assert watch.alarm == alarm
+
+
 def test_after_a_restart_nothing_is_known() -> None:
     watch = armed()
     for number in range(200):
