@@ -46,10 +46,9 @@ ROWS = 256  # candidates worked on at once
 class NeuralUCBParams(NetworkParams):
     """The knobs of `NeuralUCB`."""
 
-    # As the search found them (docs/policies.md).
+    # As the search found them, but for the prior (docs/policies.md).
     alpha: float = Field(default=1.1, ge=0, le=100)  # the mean width, in standard deviations of the logit
     learning_rate: float = Field(default=0.0033, gt=0, le=1)  # at first, in units of `scale`
-    prior: float = Field(default=2.7, gt=0, le=1e9)  # λ: precision of every parameter, in units of 1 / scale²
     buffer: int = Field(default=2048, ge=MINIBATCH, le=1_000_000)  # events kept to learn from again
 
 
