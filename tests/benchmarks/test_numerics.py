@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.policies import KINDS, Batch
+from service.policies import KINDS, Batch, Policy
 from service.policies._base import part
 from service.policies._linalg import unpack
 
@@ -44,6 +44,13 @@ def off(found: Array, solved: Array) -> float:
     return float(np.abs(found - solved).max() / np.abs(solved).max())
 
 
+def solve(x: Array, reward: Array, policy: Policy) -> Array:
+    """The ridge regression that the policy says it does, in one solve."""
+    ridge = policy.params.model_dump()["ridge"]
+    theta: Array = np.linalg.solve(x.T @ x + ridge * np.eye(D), x.T @ reward)
+    return theta
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_million_updates(shape: str) -> None:
     batch = events(shape)
@@ -61,15 +68,14 @@ def test_a_million_updates(shape: str) -> None:
     print(f"\n{shape}: adaptive's covariance is off by {off(running, solved):.0e}")
     assert off(running, solved) <= 1e-6
 
-    ridge = x.T @ x + np.eye(D)
-    expected = np.linalg.solve(ridge, x.T @ batch.reward)
+    expected = solve(x, batch.reward, lin_ts)
     served = lin_ts.snapshot()["mean"]
     print(f"{shape}: lin_ts' predictions are off by {off(x[:1000] @ served, x[:1000] @ expected):.0e}")
     assert off(x[:1000] @ served, x[:1000] @ expected) <= 1e-6
 
     snapshot = linucb.snapshot()
     mine = np.array([item == "item-3" for item in batch.item])
-    its = np.linalg.solve(x[mine].T @ x[mine] + np.eye(D), x[mine].T @ batch.reward[mine])
+    its = solve(x[mine], batch.reward[mine], linucb)
     row = list(dict.fromkeys(batch.item)).index("item-3") + 1
     found = x[mine][:1000] @ snapshot["theta"][row]
     print(f"{shape}: linucb's predictions are off by {off(found, x[mine][:1000] @ its):.0e}")
