@@ -10,7 +10,7 @@ The rivals are "rewards are a share a of what was expected", for each a of DECLI
 
 Wherever S is 0, evidence begins anew, and each beginning may reach S by chance with a probability of e^-S. Rivals that
 are close to the model are seldom at 0. Former models are far from it, most of them, and would begin at every event: so
-their S is raised to 0 once in GROUP events only. (Two of four long runs had a false alarm at e¹⁰ before.)
+their S is raised to 0 once in GROUP events only (figures in docs/policies.md).
 """
 
 from __future__ import annotations
