@@ -109,8 +109,7 @@ class Adaptive(Policy):
         rows = [find(item) for item in batch.item]
         intercept = np.array([0.0 if row is None else self._intercept[row] for row in rows])
         logit = np.vecdot(finite_batch(batch, self.d), self._mean) + intercept  # row by row: the same in any batch
-        found: Array = 0.5 + 0.5 * np.tanh(0.5 * logit)
-        return found
+        return np.array([sigmoid(f) for f in logit.tolist()])
 
     def forget(self, keep: float) -> None:
         """Precisions return to the prior's, and with them what they were worth: P m fades as P does, o / s as 1 / s."""

@@ -202,7 +202,7 @@ async def test_an_alarm_stands_in_the_log_once_and_is_not_learned(redis: Redis, 
     learner = PolicyLearner(redis, loop, "p", settings)
     assert await learner.open()
     await learner.drain()
-    await append_rewards(redis, loop, ([0.0] * 9 + [1.0]) * 20)
+    await append_rewards(redis, loop, [0.0] * 200)
     await learner.drain()
     await redis.delete(Keys(loop).lease("p"))
     successor = PolicyLearner(redis, loop, "p", settings)
