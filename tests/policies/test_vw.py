@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from vowpalwabbit import Workspace
 
 from service.policies import Batch, Candidates
-from service.policies.vw import VW, VWParams, VWScorer
+from service.policies.vw import VW, VWParams, VWScorer, examples, workspace
 
 D, N = 9, 7
 RATE = 0.3
@@ -86,6 +87,17 @@ def test_the_chosen_candidate_alone_teaches_what_it_does_among_the_others(explor
     scorer = scorer_of(policy)
     ours = scorer.pmf(scorer.estimate(Candidates(x, ["item"] * N, None)))
     np.testing.assert_allclose(ours, theirs.predict(list(map(text, x))), rtol=1e-4, atol=1e-6)
+
+
+def test_vw_gets_every_number_as_it_is() -> None:
+    x = np.random.default_rng(0).normal(size=(100, D)).astype(np.float32) * np.logspace(-12, 12, D, dtype=np.float32)
+    x[3], x[4, :-1] = 0, 0
+    vw = workspace(D, VWParams())
+    for row, example in zip(x, examples(vw, x, repeat("")), strict=True):
+        index, value = zip(*example.iter_features(), strict=True) if row.any() else ((), ())
+        assert value == tuple(row[row != 0].tolist())
+        assert index == tuple(row.nonzero()[0].tolist())
+        vw.finish_example([example])
 
 
 def test_squarecb_by_its_formula() -> None:
