@@ -172,17 +172,17 @@ def saved(vw: Any) -> Array:
 def examples(vw: Any, x: Array, labels: Iterable[str]) -> Iterator[Any]:
     """Rows of features (n, d), float32, as VW's examples, zeros left out. Whoever takes one has to finish it.
 
-    As numbers, not in VW's text format: to print 500 rows of 289 takes longer than all the rest, and VW reads a number
-    with an error of up to 4e-7.
+    As numbers, not in VW's text format, from which VW reads a number with an error of up to 4e-7. That is quicker, too,
+    where rows are dense; where they are sparse, as in the pet shop, a decision takes a fifth longer.
     """
     from vowpalwabbit import Example
 
     rows, columns = x.nonzero()
     features = list(zip(columns.tolist(), x[rows, columns].tolist(), strict=True))
     ends = np.searchsorted(rows, np.arange(len(x) + 1)).tolist()
+    kind = vw.get_label_type()
     for (start, end), label in zip(pairwise(ends), labels, strict=False):
-        example = Example(vw)
-        example.push_features(" ", features[start:end])
+        example = Example(vw, {" ": features[start:end]}, kind)
         if label:
             example.set_label_string(label)
         example.setup_example()
