@@ -35,7 +35,7 @@ fix: setup  ## what `check` can mend by itself
 	@touch $@
 
 bench: setup .venv/.rivals  ## the figures of docs/benchmarks.md
-	@$(RUN) $(BIN)/python -m pytest --override-ini=addopts= --override-ini=testpaths=tests/benchmarks -s $(ARGS)
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest --override-ini=addopts= --override-ini=testpaths=tests/benchmarks -s $(ARGS)
 
 bench-policies: setup  ## the table of policies and worlds; goes on where it stopped. ARGS=--quick: in minutes
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.policies $(ARGS)

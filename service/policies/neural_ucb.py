@@ -165,7 +165,7 @@ class Bounds:
         self._layers = layers
         *below, (W, b), self._of_output = variance
         w = layers[-1][0][:, 0]
-        self._variance = [*below, (W * w**2, b * w**2)]
+        self._variance = [(np.ascontiguousarray(W.T), b) for W, b in (*below, (W * w**2, b * w**2))]  # (o, i) and (o,)
         back = [W for W, _ in layers[1:-1]]
         self._back = [np.ascontiguousarray(W.T) for W in (*back[:-1], *(W * w for W in back[-1:]))]
 
@@ -180,17 +180,21 @@ class Bounds:
 
     def _bonus(self, inputs: list[Array]) -> Array:
         top = inputs[-1]
-        delta = on = (top > 0).astype(top.dtype)  # the deltas of each layer, from the last hidden one down
+        delta = (top > 0).astype(top.dtype)  # the deltas of each layer, from the last hidden one down
         w, b = self._of_output
         bonus: Array = np.square(top, out=top) @ w[:, 0] + b[0]
-        for depth in range(len(self._variance) - 1, -1, -1):
+        for depth in range(len(self._variance) - 1, 0, -1):
             a = inputs[depth]
-            below = (delta @ self._back[depth - 1]) * (a > 0) if depth else on
-            W, b = self._variance[depth]
-            part = np.square(a, out=a if depth else None) @ W
-            part += b
-            if delta is not on:  # 1² is 1
-                part *= delta
-            bonus += np.vecdot(part, delta)
+            below = delta @ self._back[depth - 1]
+            below *= a > 0
+            bonus += self._of_layer(depth, np.square(delta, out=delta), np.square(a, out=a))
             delta = below
+        bonus += self._of_layer(0, np.square(delta, out=delta), np.square(inputs[0]))
         return bonus
+
+    def _of_layer(self, depth: int, delta: Array, a: Array) -> Array:
+        """A layer's part of the bonus, (n,), from squares: δ² (n, o) and a² (n, i)."""
+        W, b = self._variance[depth]
+        part: Array = np.vecdot(delta @ W, a)
+        part += delta @ b
+        return part
