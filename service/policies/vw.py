@@ -170,10 +170,10 @@ def saved(vw: Any) -> Array:
 
 
 def examples(vw: Any, x: Array, labels: Iterable[str]) -> Iterator[Any]:
-    """Rows of features (n, d), float32, as VW's examples, zeros left out. Whoever takes one has to finish it.
+    """Rows of features (n, d), float32, as VW's examples, zeros left out; each with its label, "" for none.
 
-    As numbers, not in VW's text format, from which VW reads a number with an error of up to 4e-7. That is quicker, too,
-    where rows are dense; where they are sparse, as in the pet shop, a decision takes a fifth longer.
+    Whoever takes one has to finish it. As numbers, not in VW's text format, from which VW reads them with rounding
+    errors. That is quicker, too, where rows are dense; where they are sparse (the pet shop), it is a little slower.
     """
     from vowpalwabbit import Example
 
