@@ -180,16 +180,17 @@ class Bounds:
 
     def _bonus(self, inputs: list[Array]) -> Array:
         top = inputs[-1]
-        delta = (top > 0).astype(top.dtype)  # the deltas of each layer, from the last hidden one down
+        # The deltas of each layer, from the last hidden one down, and their squares.
+        delta = squares = (top > 0).astype(top.dtype)
         w, b = self._of_output
         bonus: Array = np.square(top, out=top) @ w[:, 0] + b[0]
         for depth in range(len(self._variance) - 1, 0, -1):
             a = inputs[depth]
             below = delta @ self._back[depth - 1]
             below *= a > 0
-            bonus += self._of_layer(depth, np.square(delta, out=delta), np.square(a, out=a))
-            delta = below
-        bonus += self._of_layer(0, np.square(delta, out=delta), np.square(inputs[0]))
+            bonus += self._of_layer(depth, squares, np.square(a, out=a))
+            delta, squares = below, np.square(below)
+        bonus += self._of_layer(0, squares, np.square(inputs[0]))
         return bonus
 
     def _of_layer(self, depth: int, delta: Array, a: Array) -> Array:
