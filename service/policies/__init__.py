@@ -1,22 +1,41 @@
-"""Policies, one a file: a new one is a new file here, found by its class's `kind`."""
+"""Holds the policies, one per file. A new file here is a new kind, found by its class's `kind`.
 
-from importlib import import_module
-from pkgutil import iter_modules
+An installed package adds kinds by entry points of the group `rebound.policies`.
+"""
 
-from service.policies._base import Arrays, Batch, Candidates, NumericalError, Params, Policy, Scorer
+from service.policies.base import (
+    Array,
+    Arrays,
+    Batch,
+    Candidates,
+    NumericalError,
+    Params,
+    Policy,
+    Scorer,
+    expect,
+    finite_batch,
+    greedy,
+    part,
+)
+from service.policies.item_index import ItemIndex
+from service.policies.kinds import KINDS, KindInfo, PolicyClass, describe_kinds
 
-
-def _discover() -> dict[str, type[Policy]]:
-    found: dict[str, type[Policy]] = {}
-    for module in iter_modules(__path__):
-        if module.name.startswith("_"):
-            continue
-        for member in vars(import_module(f"{__name__}.{module.name}")).values():
-            if isinstance(member, type) and issubclass(member, Policy) and member.__module__.endswith(module.name):
-                found[member.kind] = member
-    return found
-
-
-KINDS: dict[str, type[Policy]] = _discover()
-
-__all__ = ["KINDS", "Arrays", "Batch", "Candidates", "NumericalError", "Params", "Policy", "Scorer"]
+__all__ = [
+    "KINDS",
+    "Array",
+    "Arrays",
+    "Batch",
+    "Candidates",
+    "ItemIndex",
+    "KindInfo",
+    "NumericalError",
+    "Params",
+    "Policy",
+    "PolicyClass",
+    "Scorer",
+    "describe_kinds",
+    "expect",
+    "finite_batch",
+    "greedy",
+    "part",
+]

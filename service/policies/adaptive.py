@@ -1,24 +1,23 @@
-"""The default: a logistic model shared by all items, explored by confidence bounds that the posterior directs.
+"""Implements the default policy: a logistic model shared by all items, explored by randomized confidence bounds.
 
-The model is a Bayesian logistic regression on the encoder's columns, crosses of context and item among them, with a
-Laplace posterior that is updated event by event (extended Kalman filter; Fahrmeir 1992, "Posterior mode estimation by
-extended Kalman filtering"), and an intercept of each item's own. Exploration is by confidence bounds of random width
-(RandUCB, Vaswani et al. 2020, arXiv:1910.04928), shared out by draws from the posterior (`_ensemble`): nothing is
-locked in, stale snapshots do not repeat one choice, and the probabilities are exact. Rewards are in [0, 1]; ones
-between are proper targets of the logistic loss.
+The model is a Bayesian logistic regression on the encoder's columns, which include crosses of context and item, plus
+an intercept per item. Its Laplace posterior is updated event by event by an extended Kalman filter (Fahrmeir 1992,
+"Posterior mode estimation by extended Kalman filtering"). Exploration uses confidence bounds of random width (RandUCB,
+Vaswani et al. 2020, arXiv:1910.04928), distributed among the candidates by draws from the posterior
+(`ensemble.directed_bounds_pmf`). The probabilities are exact.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from service.policies._base import (
+from service.policies.base import (
+    DETECT_CHANGE,
     Array,
     Arrays,
     Batch,
@@ -28,46 +27,52 @@ from service.policies._base import (
     Policy,
     Scorer,
     expect,
-    ids_from_array,
-    ids_to_array,
+    finite_batch,
+    sigmoid,
 )
-from service.policies._ensemble import MEMBERS, bounds, directed_bounds_pmf, noise
-from service.policies._linalg import Information, finite_batch, root_of_inverse
-
-REFRESH = 4096  # events after which the covariance is solved anew from the precision: rounding never adds up
+from service.policies.ensemble import MEMBERS, bounds, directed_bounds_pmf, noise
+from service.policies.information import REFRESH, Information
+from service.policies.item_index import ItemIndex
+from service.policies.linalg import root_of_inverse
 
 
 class AdaptiveParams(Params):
-    """The knobs of `Adaptive`."""
+    """Parameters of `Adaptive`."""
 
-    alpha: float = Field(default=0.8, ge=0, le=100)  # the mean width, in standard deviations of the logit
-    ridge: float = Field(default=0.1, gt=0, le=1e9)  # prior precision of every column's weight
-    item_ridge: float = Field(default=200.0, gt=0, le=1e9)  # prior precision of every item's intercept
-    detect_change: bool = True
+    alpha: float = Field(
+        default=0.8, ge=0, le=100, description="Mean width of a confidence bound, in standard deviations of the logit."
+    )
+    ridge: float = Field(default=0.1, gt=0, le=1e9, description="Prior precision of the weight of every column.")
+    item_ridge: float = Field(
+        default=200.0, gt=0, le=1e9, description="Prior precision of the intercept of every item."
+    )
+    detect_change: bool = Field(default=True, description=DETECT_CHANGE)
 
 
-class Adaptive(Policy):
-    """P(click) = σ(mᵀx + o_item), with x's weights ~ N(m, S), S (d, d), and intercepts ~ N(o_i, s_i), apart from S.
+class Adaptive(Policy[AdaptiveParams]):
+    """Fits a Bayesian logistic model with an intercept per item and explores by randomized confidence bounds.
 
-    For an event with logit f, variance v = xᵀSx + s, p = σ(f), h = p (1 - p) and g = 1 / (1 + h v):
+    P(click) = σ(mᵀx + o_item). The weights of x are N(m, S), S (d, d). The intercepts are N(oᵢ, sᵢ), independent of
+    them. For an event with logit f, variance v = xᵀSx + s, p = σ(f), h = p (1 - p) and g = 1 / (1 + h v):
 
         m += g (r - p) S x,   S -= g h S x xᵀ S,   and likewise o and s with x = 1.
 
-    The precision P = ridge I + Σ h / (1 + h s) x xᵀ is kept beside S, which is its inverse but for rounding: what an
-    event says about x is the less certain, the less is known of its item.
+    Rewards are clamped to [0, 1]; one in between is a proper target of the logistic loss.
+
+    The precision P = ridge I + Σ h / (1 + h s) x xᵀ is kept beside S. S is its inverse up to rounding. An event tells
+    less about x when less is known of its item.
     """
 
     kind = "adaptive"
     Params = AdaptiveParams
     comparable = True
-    params: AdaptiveParams
 
     def __init__(self, d: int, params: AdaptiveParams, *, seed: int = 0) -> None:
         super().__init__(d, params, seed=seed)
         self._events = 0
         self._mean = np.zeros(d)
         self._information = Information(params.ridge * np.eye(d), np.eye(d) / params.ridge)  # P and S
-        self._row: dict[str, int] = {}
+        self._items = ItemIndex()
         self._intercept: list[float] = []
         self._variance: list[float] = []
 
@@ -80,8 +85,8 @@ class Adaptive(Policy):
         return expected
 
     def _learn(self, x: Array, item: str, reward: float) -> float:
-        """What was expected of the event (d,), before it changed anything."""
-        row = self._row.setdefault(item, len(self._row))
+        """Learn one event, x (d,). Return the click probability that was expected of it."""
+        row = self._items.add(item)
         if row == len(self._intercept):
             self._intercept.append(0.0)
             self._variance.append(1.0 / self.params.item_ridge)
@@ -96,7 +101,7 @@ class Adaptive(Policy):
         self._variance[row] = s - g * h * s * s
         self._events += 1
         if self._events % REFRESH == 0:
-            with suppress(NumericalError):  # then what the recursion found is as good as can be had
+            with suppress(NumericalError):  # the updated inverse is then the best there is
                 self._restart(self._information.matrix)
         return p
 
@@ -105,14 +110,13 @@ class Adaptive(Policy):
         self._information.set(precision, root.T @ root)
 
     def expected(self, batch: Batch) -> Array:
-        find = self._row.get
-        rows = [find(item) for item in batch.item]
+        rows = [self._items.get(item) for item in batch.item]
         intercept = np.array([0.0 if row is None else self._intercept[row] for row in rows])
         logit = np.vecdot(finite_batch(batch, self.d), self._mean) + intercept  # row by row: the same in any batch
         return np.array([sigmoid(f) for f in logit.tolist()])
 
     def forget(self, keep: float) -> None:
-        """Precisions return to the prior's, and with them what they were worth: P m fades as P does, o / s as 1 / s."""
+        """Fade the precisions to the prior's, and P m and o / s to 0, by the factor `keep`."""
         prior, precision = self.params.ridge * np.eye(self.d), self._information.matrix
         worth = precision @ self._mean
         self._restart(prior + keep * (precision - prior))
@@ -121,6 +125,13 @@ class Adaptive(Policy):
             of_item = self.params.item_ridge + keep * (1.0 / s - self.params.item_ridge)
             self._variance[row] = 1.0 / of_item
             self._intercept[row] = keep * o / s / of_item
+
+    def forget_items(self, gone: Collection[str]) -> None:
+        """Drop the intercepts of these items. The shared weights keep what the items' events taught them."""
+        kept = self._items.forget(gone)
+        if kept is not None:
+            self._intercept = [self._intercept[row] for row in kept.tolist()]
+            self._variance = [self._variance[row] for row in kept.tolist()]
 
     def state(self) -> Arrays:
         return {
@@ -134,11 +145,13 @@ class Adaptive(Policy):
         self._events = int(state["events"][0])
         self._mean = state["mean"].copy()
         self._information.load(state)
-        self._row = {item: row for row, item in enumerate(ids_from_array(state["items"]))}
+        self._items = ItemIndex.from_array(state["items"])
         self._intercept, self._variance = state["intercept"].tolist(), state["variance"].tolist()
 
     def snapshot(self) -> Arrays:
-        """mean (d,); root (d, d), for which S = rootᵀ root; noise (MEMBERS, d); each item's intercept and its variance.
+        """Compute `mean` (d,), `root` (d, d) with S = rootᵀ root, `noise` (MEMBERS, d), and the m items' arrays.
+
+        These are `items`, `intercept` (m,) and `variance` (m,): row i is item i.
 
         Raises:
             NumericalError: the precision cannot be factored.
@@ -152,33 +165,32 @@ class Adaptive(Policy):
 
     def _of_items(self) -> Arrays:
         return {
-            "items": ids_to_array(self._row),
+            "items": self._items.to_array(),
             "intercept": np.array(self._intercept, dtype=np.float64),
             "variance": np.array(self._variance, dtype=np.float64),
         }
 
     @classmethod
-    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: BaseModel) -> AdaptiveScorer:
-        return AdaptiveScorer(snapshot, d, cast(AdaptiveParams, params))
+    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: AdaptiveParams) -> AdaptiveScorer:
+        return AdaptiveScorer(snapshot, d, params)
 
 
 class AdaptiveScorer(Scorer):
-    """estimates: σ(logit), logit, alpha √variance, root x / |root x| (d,); pmf: of having the highest bound."""
+    """estimates: σ(logit), logit, alpha √variance, root x / |root x| (d,); pmf: `directed_bounds_pmf`."""
 
     def __init__(self, snapshot: Mapping[str, Array], d: int, params: AdaptiveParams) -> None:
-        items = ids_from_array(expect(snapshot.get("items"), "items", (None,)))
-        self._row = {item: row for row, item in enumerate(items)}
-        mean, root = expect(snapshot.get("mean"), "mean", (d,)), expect(snapshot.get("root"), "root", (d, d))
+        self._items = ItemIndex.from_array(expect(snapshot, "items", (None,)))
+        m = len(self._items)
+        mean, root = expect(snapshot, "mean", (d,)), expect(snapshot, "root", (d, d))
         self._model = np.concatenate([mean[:, None], root.T], axis=1)  # (d, 1 + d)
-        self._members = expect(snapshot.get("noise"), "noise", (MEMBERS, d)).copy()
-        # One more item stands for those that nobody has seen.
-        self._intercept = np.append(expect(snapshot.get("intercept"), "intercept", (len(items),)), 0.0)
-        self._variance = np.append(expect(snapshot.get("variance"), "variance", (len(items),)), 1.0 / params.item_ridge)
+        self._members = expect(snapshot, "noise", (MEMBERS, d)).copy()
+        # The last row is an item never seen.
+        self._intercept = np.append(expect(snapshot, "intercept", (m,)), 0.0)
+        self._variance = np.append(expect(snapshot, "variance", (m,)), 1.0 / params.item_ridge)
         self._alpha = params.alpha
 
     def estimate(self, candidates: Candidates) -> Array:
-        find, unknown = self._row.get, len(self._row)
-        rows = np.array([find(item, unknown) for item in candidates.item], dtype=np.intp)
+        rows = self._items.rows(candidates.item)
         found = candidates.x.astype(np.float64) @ self._model
         return bounds(found, self._intercept[rows], self._variance[rows], self._alpha)
 
@@ -186,10 +198,5 @@ class AdaptiveScorer(Scorer):
         return directed_bounds_pmf(estimates, self._members)
 
     def summary(self) -> dict[str, Any]:
-        """How many items were seen."""
-        return {"items": len(self._row)}
-
-
-def sigmoid(f: float) -> float:
-    """1 / (1 + exp(-f)), without overflow."""
-    return 0.5 + 0.5 * math.tanh(0.5 * f)
+        """Count the items seen."""
+        return {"items": len(self._items)}

@@ -1,19 +1,21 @@
-"""The batched baseline: user and item embeddings with a small neural network, as in neural collaborative filtering
-(He et al. 2017, arXiv:1708.05031), trained on the log once and then frozen, or every so many events.
+"""Implements the batch-trained baseline: user and item embeddings with a small neural network.
+
+The model is that of neural collaborative filtering (He et al. 2017, arXiv:1708.05031). It is trained on the log once
+and then frozen, or trained anew every so many events.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from threading import Lock
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from service.policies._base import (
+from service.policies.base import (
     Array,
     Arrays,
     Batch,
@@ -23,12 +25,12 @@ from service.policies._base import (
     Policy,
     Scorer,
     expect,
+    finite_batch,
     greedy,
-    ids_from_array,
-    ids_to_array,
     part,
+    sigmoid,
 )
-from service.policies._linalg import finite_batch
+from service.policies.item_index import ItemIndex
 
 Width = Annotated[int, Field(ge=1, le=1024)]
 
@@ -37,63 +39,79 @@ _one_training = Lock()  # PyTorch's number of threads belongs to the process
 
 
 class EmbeddingMLPParams(Params):
-    """The knobs of `EmbeddingMLP`."""
+    """Parameters of `EmbeddingMLP`."""
 
-    embedding_dim: int = Field(default=8, ge=1, le=256)
-    hidden: tuple[Width, Width] = (32, 16)
-    epochs: int = Field(default=6, ge=1, le=1000)
-    batch_size: int = Field(default=1024, ge=1, le=1_000_000)
-    learning_rate: float = Field(default=0.005, gt=0, le=1)  # at the start; it falls linearly to 0
-    weight_decay: float = Field(default=0.1, ge=0, le=10)  # decoupled (AdamW)
-    id_dropout: float = Field(default=0.1, ge=0, lt=1)  # share of rows whose user, or item, is shown as unknown
-    retrain_every: int | None = Field(default=None, ge=100)  # events of the log; None: frozen until someone asks
-    window: int | None = Field(default=None, ge=100)  # the newest events to train on; None: all that are retained
+    embedding_dim: int = Field(default=8, ge=1, le=256, description="Dimension of the user and item embeddings.")
+    hidden: tuple[Width, Width] = Field(default=(32, 16), description="Number of units of the two hidden layers.")
+    epochs: int = Field(default=6, ge=1, le=1000, description="Number of passes over the log in a training.")
+    batch_size: int = Field(default=1024, ge=1, le=1_000_000, description="Number of events per step of AdamW.")
+    learning_rate: float = Field(
+        default=0.005, gt=0, le=1, description="Initial step size of AdamW; it falls linearly to 0."
+    )
+    weight_decay: float = Field(default=0.1, ge=0, le=10, description="Decoupled weight decay of AdamW.")
+    id_dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of events whose user, or item, is trained on as unknown."
+    )
+    retrain_every: int | None = Field(
+        default=None, ge=100, description="Number of events of the log between trainings; null: train on request only."
+    )
+    window: int | None = Field(
+        default=None, ge=100, description="Number of newest events to train on; null: all that are retained."
+    )
 
 
-class EmbeddingMLP(Policy):
-    """score = σ(w3ᵀ relu(W2 relu(W1 [user embedding, item embedding, x] + b1) + b2) + b3): an estimate of the reward.
+class EmbeddingMLP(Policy[EmbeddingMLPParams]):
+    """Trains a small neural network on user and item embeddings and always chooses the highest estimate.
 
-    Trained by the logistic loss, for which any reward in [0, 1] is a proper target; rewards outside are clamped to it.
-    Row 0 of each embedding stands for all ids that were not in the log; hiding some ids while training (`id_dropout`)
-    teaches it what is true of most. The same log, seed and machine give the same weights, bit for bit.
+    score = σ(w3ᵀ relu(W2 relu(W1 [user embedding, item embedding, x] + b1) + b2) + b3) estimates the reward.
+
+    The loss is logistic, for which any reward in [0, 1] is a proper target; rewards outside are clamped. Row 0 of each
+    embedding stands for all ids that are not in the log. Hiding some ids while training (`id_dropout`) teaches it the
+    average. The same log, seed and machine give the same weights, bit for bit.
     """
 
     kind = "embedding_mlp"
     batch_trained = True
     Params = EmbeddingMLPParams
-    params: EmbeddingMLPParams
 
     def __init__(self, d: int, params: EmbeddingMLPParams, *, seed: int = 0) -> None:
         super().__init__(d, params, seed=seed)
         weights = {name: np.zeros(shape, dtype=np.float32) for name, shape in _shapes(d, params, 0, 0).items()}
-        self._model = _model(weights, users=(), items=(), rows=0, loss=0.0)
+        self._model = _model(weights, users=ItemIndex(), items=ItemIndex(), rows=0, loss=0.0)
 
     def update(self, batch: Batch) -> None:
-        """Nothing: frozen between trainings."""
+        """Do nothing: the weights are frozen between trainings."""
 
     def forget(self, keep: float) -> None:
-        """Nothing: what it learns from is the log."""
+        """Do nothing: the policy learns from the log."""
+
+    def forget_items(self, gone: Collection[str]) -> None:
+        """Drop the embeddings of these items. The network keeps its other weights until the next training."""
+        items = ItemIndex.from_array(self._model["items"])
+        kept = items.forget(gone)
+        if kept is not None:
+            embedding = self._model["item_embedding"][[0, *(kept + 1)]]
+            self._model = {**self._model, "item_embedding": embedding, "items": items.to_array()}
 
     def train_due(self, events: int) -> bool:
         return self.params.retrain_every is not None and events % self.params.retrain_every == 0
 
     def train(self, history: Iterable[Batch]) -> None:
-        """Learn the weights anew from the history, or its last `window` events; about 4 s for 200 000 on one core.
+        """Learn the weights anew from the history, or from its last `window` events.
 
-        Nothing is learned from an empty history: the weights stay as they are.
+        200 000 events take about 4 s on one core. An empty history changes nothing.
 
         Raises:
-            NumericalError: a feature, a reward or the outcome is not finite; the old weights stay.
+            NumericalError: a feature, a reward or a trained weight is not finite. The old weights then stay.
         """
         user: list[int] = []
         item: list[int] = []
-        users: dict[str, int] = {}
-        items: dict[str, int] = {}
+        users, items = ItemIndex(), ItemIndex()
         x, reward = [np.zeros((0, self.d), dtype=np.float32)], [np.zeros(0)]
         for batch in history if self.params.window is None else _newest(history, self.params.window):
             finite_batch(batch, self.d)
-            user += [0 if u is None else users.setdefault(u, len(users) + 1) for u in batch.user]
-            item += [items.setdefault(i, len(items) + 1) for i in batch.item]
+            user += [0 if u is None else users.add(u) + 1 for u in batch.user]
+            item += [items.add(i) + 1 for i in batch.item]
             x.append(batch.x)
             reward.append(batch.reward)
         if not item:
@@ -113,57 +131,57 @@ class EmbeddingMLP(Policy):
         self._model = {name: array.copy() for name, array in state.items()}
 
     def snapshot(self) -> Arrays:
-        """The weights (float32), the ids of their rows from 1 on, and how they came about."""
+        """Copy the weights (float32), `users` and `items` (the ids of rows 1, 2, …), `rows` (1,) and `loss` (1,).
+
+        `rows` is the number of events trained on, `loss` their mean loss over the last epoch.
+        """
         return self.state()
 
     @classmethod
-    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: BaseModel) -> EmbeddingMLPScorer:
-        return EmbeddingMLPScorer(snapshot, d, cast(EmbeddingMLPParams, params))
+    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: EmbeddingMLPParams) -> EmbeddingMLPScorer:
+        return EmbeddingMLPScorer(snapshot, d, params)
 
 
 class EmbeddingMLPScorer(Scorer):
-    """The forward pass; pmf puts all mass on the best score, ties shared.
+    """score = the forward pass; pmf puts all mass on the best, ties shared.
 
-    The first layer is a sum of three parts: the items' is worked out once per snapshot, the user's once per request.
+    The first layer is a sum of three parts. The items' part is computed once per snapshot, the user's once per request.
     """
 
     def __init__(self, snapshot: Mapping[str, Array], d: int, params: EmbeddingMLPParams) -> None:
-        users = ids_from_array(expect(snapshot.get("users"), "users", (None,)))
-        items = ids_from_array(expect(snapshot.get("items"), "items", (None,)))
-        shapes = _shapes(d, params, len(users), len(items))
-        weights = {name: expect(snapshot.get(name), name, shape) for name, shape in shapes.items()}
-        self._rows = int(expect(snapshot.get("rows"), "rows", (1,))[0])
-        self._loss = float(expect(snapshot.get("loss"), "loss", (1,))[0])
-        self._user = {user: row for row, user in enumerate(users, start=1)}
-        self._item = {item: row for row, item in enumerate(items, start=1)}
+        self._users = ItemIndex.from_array(expect(snapshot, "users", (None,)))
+        self._items = ItemIndex.from_array(expect(snapshot, "items", (None,)))
+        shapes = _shapes(d, params, len(self._users), len(self._items))
+        weights = {name: expect(snapshot, name, shape) for name, shape in shapes.items()}
+        self._rows = int(expect(snapshot, "rows", (1,))[0])
+        self._loss = float(expect(snapshot, "loss", (1,))[0])
         of_user, of_item, of_x = np.split(weights["w1"], [params.embedding_dim, 2 * params.embedding_dim])
         self._user_embedding, self._of_user = weights["user_embedding"].copy(), of_user.copy()
-        self._item_part = weights["item_embedding"] @ of_item + weights["b1"]  # (items + 1, h1)
+        item_part = weights["item_embedding"] @ of_item + weights["b1"]  # (items + 1, h1); row 0 is an unknown item
+        self._item_part = np.roll(item_part, -1, axis=0)  # where `ItemIndex.rows` has the unknown: last
         self._of_x = of_x.copy()
         self._layers = [(weights[w].copy(), weights[b].copy()) for w, b in (("w2", "b2"), ("w3", "b3"))]
 
     def estimate(self, candidates: Candidates) -> Array:
-        find = self._item.get
-        rows = np.array([find(item, 0) for item in candidates.item], dtype=np.intp)
-        user = 0 if candidates.user is None else self._user.get(candidates.user, 0)
+        user = None if candidates.user is None else self._users.get(candidates.user)
         h = candidates.x @ self._of_x  # (n, h1)
-        h += self._item_part[rows]
-        h += self._user_embedding[user] @ self._of_user
+        h += self._item_part[self._items.rows(candidates.item)]
+        h += self._user_embedding[0 if user is None else user + 1] @ self._of_user
         for w, b in self._layers:
             h = np.maximum(h, 0.0) @ w + b  # (n, h2), then (n, 1)
-        score: Array = 0.5 + 0.5 * np.tanh(0.5 * h.astype(np.float64))  # σ, without overflow
+        score: Array = sigmoid(h.astype(np.float64))
         return score
 
     def pmf(self, estimates: Array) -> Array:
         return greedy(estimates[:, 0])
 
     def summary(self) -> dict[str, Any]:
-        """What the weights were trained on, and the mean loss over the last epoch (nats per event)."""
-        return {"rows": self._rows, "users": len(self._user), "items": len(self._item), "training_loss": self._loss}
+        """Count what the weights were trained on, and show the mean loss over the last epoch (nats per event)."""
+        return {"rows": self._rows, "users": len(self._users), "items": len(self._items), "training_loss": self._loss}
 
 
 def _newest(history: Iterable[Batch], window: int) -> Iterable[Batch]:
-    """The last `window` events."""
+    """Yield the last `window` events of a history."""
     kept: deque[Batch] = deque()
     total = 0
     for batch in history:
@@ -177,14 +195,14 @@ def _newest(history: Iterable[Batch], window: int) -> Iterable[Batch]:
 
 
 def _shapes(d: int, params: EmbeddingMLPParams, users: int, items: int) -> dict[str, tuple[int, ...]]:
-    """Of the weights; inputs come first."""
+    """List the shape of each weight; inputs come first."""
     e, (h1, h2) = params.embedding_dim, params.hidden
     shapes = ((users + 1, e), (items + 1, e), (2 * e + d, h1), (h1,), (h1, h2), (h2,), (h2, 1), (1,))
     return dict(zip(WEIGHTS, shapes, strict=True))
 
 
-def _model(weights: Arrays, *, users: Iterable[str], items: Iterable[str], rows: int, loss: float) -> Arrays:
-    ids = {"users": ids_to_array(users), "items": ids_to_array(items)}
+def _model(weights: Arrays, *, users: ItemIndex, items: ItemIndex, rows: int, loss: float) -> Arrays:
+    ids = {"users": users.to_array(), "items": items.to_array()}
     return {**weights, **ids, "rows": np.array([rows], dtype=np.int64), "loss": np.array([loss])}
 
 
@@ -195,7 +213,7 @@ def _fit(
     params: EmbeddingMLPParams,
     seed: int,
 ) -> tuple[Arrays, float]:
-    """The trained weights, and their mean loss over the last epoch.
+    """Train the weights. Return them and their mean loss over the last epoch.
 
     Args:
         rows: user (B,), item (B,) and x (B, d).
@@ -218,7 +236,7 @@ def _fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
     losses = 0.0
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums over several threads come out in any order
+    torch.set_num_threads(1)  # several threads would add sums up in any order
     try:
         for _ in range(params.epochs):
             losses = 0.0

@@ -1,49 +1,60 @@
-"""Thompson sampling with one linear model (Agrawal & Goyal 2013, arXiv:1209.3352, Algorithm 1), drawn from an ensemble
-(Lu & Van Roy 2017, arXiv:1705.07347) so that its propensities are exact.
+"""Implements Thompson sampling with one linear model (Agrawal & Goyal 2013, arXiv:1209.3352, Algorithm 1).
+
+The draws come from an ensemble (Lu & Van Roy 2017, arXiv:1705.07347), so that propensities are exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from service.policies._base import Array, Arrays, Batch, Candidates, Params, Policy, Scorer, expect
-from service.policies._ensemble import MEMBERS, noise, shares
-from service.policies._linalg import finite_batch
-from service.policies._ridge import Ridge
+from service.policies.base import (
+    DETECT_CHANGE,
+    Array,
+    Arrays,
+    Batch,
+    Candidates,
+    Params,
+    Policy,
+    Scorer,
+    expect,
+    finite_batch,
+)
+from service.policies.ensemble import MEMBERS, noise, shares
+from service.policies.ridge import Ridge
 
 
 class LinTSParams(Params):
-    """The knobs of `LinTS`."""
+    """Parameters of `LinTS`."""
 
-    # The posterior's width. On the pet shop .25 is a little quicker, and in some runs stuck with the second best.
-    v: float = Field(default=0.14, ge=0, le=100)
-    ridge: float = Field(default=0.13, gt=0, le=1e9)  # the prior precision of every coefficient
-    detect_change: bool = True
+    # On the pet shop v = .25 is a little quicker, and in some runs stuck with the second best.
+    v: float = Field(
+        default=0.14, ge=0, le=100, description="Width of the posterior, as a factor of its standard deviations."
+    )
+    ridge: float = Field(default=0.13, gt=0, le=1e9, description="Prior precision of every coefficient.")
+    detect_change: bool = Field(default=True, description=DETECT_CHANGE)
 
 
-class LinTS(Policy):
-    """Reward at x = θᵀx, one θ for all items, with the posterior N(μ, v² A⁻¹): A = ridge I + Σ x xᵀ, μ = A⁻¹ Σ r x.
+class LinTS(Policy[LinTSParams]):
+    """Fits one linear model for all items and explores by Thompson sampling.
 
-    Thompson sampling plays what is best under a θ drawn from the posterior. The probability that a candidate is, an
-    orthant of an n-dimensional Gaussian, has no closed form. So each snapshot carries an ensemble: MEMBERS draws of the
-    posterior in ± pairs, from the policy's seed and the number of events. A decision plays what is best under one
-    member, each as likely as the other; a candidate's probability is the share of members under which it wins, counted,
-    not estimated. A member is one θ for all candidates, so correlated ones rise and fall together, as in the paper.
-    (With a draw of its own for each, the integral has one dimension, but a crowd of similar candidates wins by number.)
+    The expected reward at x is θᵀx. The posterior of θ is N(μ, v² A⁻¹) with A = ridge I + Σ x xᵀ and μ = A⁻¹ Σ r x.
 
-    What that costs: within one snapshot, probabilities are multiples of 1 / MEMBERS, and who wins more rarely may be
-    left to the loop's floor. From snapshot to snapshot ensembles are new, so each decision by itself is distributed as
-    the paper's. On the stationary pet shop (10 000 decisions, snapshot period and reward delay 100, 8 seeds) it gets
-    .9708 of the oracle's clicks; with a θ drawn anew for every decision, .9709.
+    Thompson sampling chooses the best candidate under a draw of θ. The probability that a candidate is best, an orthant
+    of an n-dimensional Gaussian, has no closed form. So each snapshot carries an ensemble of MEMBERS draws in ± pairs,
+    made from the policy's seed and the number of events. A decision follows one member, each equally likely. A
+    candidate's probability is the share of members that rank it first: counted, not estimated. A member is one θ for
+    all candidates, so the values of correlated candidates vary together, as in the paper.
+
+    Within one snapshot, probabilities are multiples of 1 / MEMBERS. A candidate that wins more rarely has only the
+    loop's exploration floor. Every snapshot has a new ensemble, so each decision by itself is distributed as in the
+    paper.
     """
 
     kind = "lin_ts"
     Params = LinTSParams
-    params: LinTSParams
 
     def __init__(self, d: int, params: LinTSParams, *, seed: int = 0) -> None:
         super().__init__(d, params, seed=seed)
@@ -62,9 +73,9 @@ class LinTS(Policy):
         self._ridge.load(state)
 
     def snapshot(self) -> Arrays:
-        """mean (d,) = μ; root (d, d), for which A⁻¹ = rootᵀ root; noise (MEMBERS, d), standard normal.
+        """Compute `mean` (d,) = μ, `root` (d, d) with A⁻¹ = rootᵀ root, and `noise` (MEMBERS, d), standard normal.
 
-        Member m is θ = μ + v rootᵀ noise_m.
+        Member k is θ = μ + v rootᵀ noise_k.
 
         Raises:
             NumericalError: A cannot be factored.
@@ -73,21 +84,21 @@ class LinTS(Policy):
         return {"mean": mean, "root": root, "noise": noise(self.seed, self._ridge.events, self.d)}
 
     @classmethod
-    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: BaseModel) -> LinTSScorer:
-        return LinTSScorer(snapshot, d, cast(LinTSParams, params))
+    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: LinTSParams) -> LinTSScorer:
+        return LinTSScorer(snapshot, d, params)
 
 
 class LinTSScorer(Scorer):
-    """estimates: μᵀx, then v root x (d,), whose inner products are the covariances of the candidates' rewards.
+    """estimates: μᵀx, then v root x (d,); pmf: each member gives 1 / MEMBERS to its best candidate, ties share.
 
-    pmf: each member of the ensemble gives 1 / MEMBERS to its best candidate; equals share. Works in
-    float32, O(n d MEMBERS).
+    The inner products of v root x are the covariances of the candidates' rewards. `pmf` works in float32 and takes
+    O(n d MEMBERS).
     """
 
     def __init__(self, snapshot: Mapping[str, Array], d: int, params: LinTSParams) -> None:
-        mean = expect(snapshot.get("mean"), "mean", (d,))
-        root = expect(snapshot.get("root"), "root", (d, d))
-        members = expect(snapshot.get("noise"), "noise", (MEMBERS, d))
+        mean = expect(snapshot, "mean", (d,))
+        root = expect(snapshot, "root", (d, d))
+        members = expect(snapshot, "noise", (MEMBERS, d))
         self._model = np.concatenate([mean[:, None], params.v * root.T], axis=1)  # (d, 1 + d)
         self._members = np.concatenate([np.ones((MEMBERS, 1)), members], axis=1).astype(np.float32)  # (MEMBERS, 1 + d)
 

@@ -1,16 +1,17 @@
-"""Epsilon-greedy (Sutton & Barto 2018, section 2.2) on discounted click rates (Garivier & Moulines 2011,
-arXiv:0805.3415, the discounted mean): what is liked by all, whoever asks.
+"""Implements epsilon-greedy (Sutton & Barto 2018, section 2.2) on discounted click rates (Garivier & Moulines 2011,
+arXiv:0805.3415, the discounted mean). It ignores who asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from service.policies._base import (
+from service.policies.base import (
+    HALF_LIFE,
     Array,
     Arrays,
     Batch,
@@ -20,36 +21,40 @@ from service.policies._base import (
     Scorer,
     expect,
     fade,
+    finite_batch,
     greedy,
-    ids_from_array,
-    ids_to_array,
 )
-from service.policies._linalg import finite_batch
+from service.policies.item_index import ItemIndex
 
 
 class PopularityParams(Params):
-    """The knobs of `Popularity`."""
+    """Parameters of `Popularity`."""
 
-    epsilon: float = Field(default=0.1, ge=0, le=1)  # mass spread evenly over the candidates
-    half_life: float | None = Field(default=10_000, gt=0)
-    prior_clicks: float = Field(default=1, ge=0)  # pseudo-counts: a new item starts at
-    prior_impressions: float = Field(default=10, gt=0)  # prior_clicks / prior_impressions
+    epsilon: float = Field(
+        default=0.1, ge=0, le=1, description="Probability mass that is spread evenly over the candidates."
+    )
+    half_life: float | None = Field(default=10_000, gt=0, description=HALF_LIFE)
+    prior_clicks: float = Field(default=1, ge=0, description="Clicks that every item starts with, as a pseudo-count.")
+    prior_impressions: float = Field(
+        default=10, gt=0, description="Impressions that every item starts with, as a pseudo-count."
+    )
 
 
-class Popularity(Policy):
-    """rate = (prior_clicks + Σ w r) / (prior_impressions + Σ w), over the item's own events.
+class Popularity(Policy[PopularityParams]):
+    """Ranks items by their discounted click rate and explores with epsilon.
 
-    r is an event's reward, w what is left of its weight after `forget`. Beside the two sums, which are kept in units of
-    `weight`, stand the item's raw counts: impressions and Σ r (the clicks, where rewards are 0 or 1).
+        rate = (prior_clicks + Σ w r) / (prior_impressions + Σ w),
+
+    over the item's own events: r is the event's reward, w its weight after `forget`. The two sums are kept in units of
+    `_weight`. Beside them stand the raw counts of each item: impressions, and clicks = Σ r.
     """
 
     kind = "popularity"
     Params = PopularityParams
-    params: PopularityParams
 
     def __init__(self, d: int, params: PopularityParams, *, seed: int = 0) -> None:
         super().__init__(d, params, seed=seed)
-        self._row: dict[str, int] = {}
+        self._items = ItemIndex()
         self._impressions: list[int] = []
         self._clicks: list[float] = []
         self._weight = 1.0  # of one event in the two sums below
@@ -60,7 +65,7 @@ class Popularity(Policy):
         finite_batch(batch, self.d)
         expected = np.empty(len(batch.item))
         for at, (item, reward) in enumerate(zip(batch.item, batch.reward.tolist(), strict=True)):
-            row = self._row.setdefault(item, len(self._row))
+            row = self._items.add(item)
             if row == len(self._clicks):
                 self._impressions.append(0)
                 self._clicks.append(0.0)
@@ -74,7 +79,7 @@ class Popularity(Policy):
         return expected
 
     def _rate(self, clicks: Any, impressions: Any) -> Any:
-        """From the two weighed sums, numbers or arrays."""
+        """Compute the rate from the two weighed sums, numbers or arrays."""
         prior = self.params
         return (prior.prior_clicks + clicks / self._weight) / (prior.prior_impressions + impressions / self._weight)
 
@@ -84,9 +89,18 @@ class Popularity(Policy):
             self._weighed_impressions = [scale * impressions for impressions in self._weighed_impressions]
             self._weighed_clicks = [scale * clicks for clicks in self._weighed_clicks]
 
+    def forget_items(self, gone: Collection[str]) -> None:
+        kept = self._items.forget(gone)
+        if kept is not None:
+            rows = kept.tolist()
+            self._impressions = [self._impressions[row] for row in rows]
+            self._clicks = [self._clicks[row] for row in rows]
+            self._weighed_impressions = [self._weighed_impressions[row] for row in rows]
+            self._weighed_clicks = [self._weighed_clicks[row] for row in rows]
+
     def state(self) -> Arrays:
         return {
-            "items": ids_to_array(self._row),
+            "items": self._items.to_array(),
             "impressions": np.array(self._impressions, dtype=np.int64),
             "clicks": np.array(self._clicks, dtype=np.float64),
             "weight": np.array([self._weight]),
@@ -95,7 +109,7 @@ class Popularity(Policy):
         }
 
     def load(self, state: Arrays) -> None:
-        self._row = {item: row for row, item in enumerate(ids_from_array(state["items"]))}
+        self._items = ItemIndex.from_array(state["items"])
         self._impressions = state["impressions"].tolist()
         self._clicks = state["clicks"].tolist()
         self._weight = float(state["weight"][0])
@@ -103,42 +117,44 @@ class Popularity(Policy):
         self._weighed_clicks = state["weighed_clicks"].tolist()
 
     def snapshot(self) -> Arrays:
-        """The counts, and the rates as of now: row i is item i."""
+        """Copy the ids and the raw counts, and compute the present rates: row i is item i."""
         return {
-            "items": ids_to_array(self._row),
+            "items": self._items.to_array(),
             "impressions": np.array(self._impressions, dtype=np.int64),
             "clicks": np.array(self._clicks, dtype=np.float64),
             "rate": self._rate(np.array(self._weighed_clicks), np.array(self._weighed_impressions)),
         }
 
     @classmethod
-    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: BaseModel) -> PopularityScorer:
-        return PopularityScorer(snapshot, cast(PopularityParams, params))
+    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: PopularityParams) -> PopularityScorer:
+        return PopularityScorer(snapshot, params)
 
 
 class PopularityScorer(Scorer):
-    """score = rate; pmf = (1 - epsilon) on the best, ties shared, + epsilon / n."""
+    """score = rate; pmf = (1 - epsilon) on the best, ties shared, + epsilon / n.
+
+    An item never seen has the prior's rate.
+    """
 
     def __init__(self, snapshot: Mapping[str, Array], params: PopularityParams) -> None:
-        items = ids_from_array(expect(snapshot.get("items"), "items", (None,)))
-        shape = (len(items),)
+        self._items = ItemIndex.from_array(expect(snapshot, "items", (None,)))
+        shape = (len(self._items),)
         self._epsilon = params.epsilon
-        self._unknown = params.prior_clicks / params.prior_impressions
-        self._rate = dict(zip(items, expect(snapshot.get("rate"), "rate", shape).tolist(), strict=True))
-        self._impressions = expect(snapshot.get("impressions"), "impressions", shape).tolist()
-        self._clicks = expect(snapshot.get("clicks"), "clicks", shape).tolist()
+        self._rate = np.append(expect(snapshot, "rate", shape), params.prior_clicks / params.prior_impressions)
+        self._impressions = expect(snapshot, "impressions", shape).tolist()
+        self._clicks = expect(snapshot, "clicks", shape).tolist()
 
     def estimate(self, candidates: Candidates) -> Array:
-        rates = [self._rate.get(item, self._unknown) for item in candidates.item]
-        return np.array(rates, dtype=np.float64)[:, None]
+        rates: Array = self._rate[self._items.rows(candidates.item), None]
+        return rates
 
     def pmf(self, estimates: Array) -> Array:
         pmf: Array = (1.0 - self._epsilon) * greedy(estimates[:, 0]) + self._epsilon / len(estimates)
         return pmf
 
     def summary(self) -> dict[str, Any]:
-        """Per item: impressions, clicks, rate = clicks / impressions, and the discounted rate that it is ranked by."""
-        counts = zip(self._rate.items(), self._impressions, self._clicks, strict=True)
+        """Show per item: impressions, clicks, rate = clicks / impressions, and the discounted rate it is ranked by."""
+        counts = zip(self._items, self._impressions, self._clicks, self._rate[:-1].tolist(), strict=True)
         return {
             "items": {
                 item: {
@@ -147,6 +163,6 @@ class PopularityScorer(Scorer):
                     "rate": clicks / impressions,
                     "discounted_rate": discounted,
                 }
-                for (item, discounted), impressions, clicks in counts
+                for item, impressions, clicks, discounted in counts
             }
         }

@@ -1,19 +1,24 @@
-"""Uniform choice: the floor that every other policy must clear, and the logger of unbiased history."""
+"""Implements uniform choice: a lower bound for other policies, and a source of unbiased logs."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from service.policies._base import Array, Arrays, Batch, Candidates, Params, Policy, Scorer
+from service.policies.base import Array, Arrays, Batch, Candidates, Params, Policy, Scorer
 
 
-class Random(Policy):
-    """Learns nothing: every candidate has probability 1/n."""
+class Random(Policy[Params]):
+    """Gives every candidate the same probability and learns nothing."""
 
     kind = "random"
 
     def update(self, batch: Batch) -> None:
-        """Nothing to learn."""
+        """Do nothing."""
+
+    def forget(self, keep: float) -> None:
+        """Do nothing."""
 
     def state(self) -> Arrays:
         return {}
@@ -21,19 +26,16 @@ class Random(Policy):
     def load(self, state: Arrays) -> None:
         pass
 
-    def forget(self, keep: float) -> None:
-        pass
-
     def snapshot(self) -> Arrays:
         return {}
 
     @classmethod
-    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: Params) -> Scorer:
+    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: Params) -> RandomScorer:
         return RandomScorer()
 
 
 class RandomScorer(Scorer):
-    """score = 0, pmf = 1/n; also what serves before a policy's first snapshot."""
+    """score = 0, pmf = 1 / n. It also serves before a policy's first snapshot."""
 
     def estimate(self, candidates: Candidates) -> Array:
         return np.zeros((len(candidates.item), 1))

@@ -1,6 +1,7 @@
-"""Vowpal Wabbit's contextual bandits (`cb_explore_adf`; Bietti, Agarwal & Langford 2021, arXiv:1802.04064) in this
-arena: a linear model learned by importance-weighted regression ("mtr") with VW's adaptive, normalised and invariant
-gradient steps, and VW's explorations. An optional extra: pip install 'rebound[vw]'.
+"""Wraps Vowpal Wabbit's contextual bandits (`cb_explore_adf`; Bietti, Agarwal & Langford 2021, arXiv:1802.04064).
+
+The model is linear and learned by importance-weighted regression ("mtr"), with VW's adaptive, normalised and invariant
+gradient steps. Exploration is VW's own. It needs an optional extra: pip install 'rebound[vw]'.
 """
 
 from __future__ import annotations
@@ -10,33 +11,55 @@ from importlib.util import find_spec
 from itertools import pairwise, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from service.policies._base import Array, Arrays, Batch, Candidates, Params, Policy, Scorer, expect, greedy
-from service.policies._linalg import finite_batch
+from service.policies.base import (
+    Array,
+    Arrays,
+    Batch,
+    Candidates,
+    Params,
+    Policy,
+    Scorer,
+    expect,
+    finite_batch,
+    greedy,
+)
 
-SLOTS = (0, 1)  # where VW keeps w, and its sums of squared gradients
-NOTHING = 1e-12  # a predicted cost of this size is none
+SLOTS = (0, 1)  # of VW's arrays: w, and its sums of squared gradients
+NOTHING = 1e-12  # weights of this size are taken for 0
 
 
 class VWParams(Params):
-    """The knobs of `VW`; those that are VW's own have its names."""
+    """Parameters of `VW`. Those that VW has, too, have VW's names."""
 
-    # epsilon: greedy. softmax: ∝ exp(lambda r). squarecb (Foster & Rakhlin 2020, arXiv:2002.04926) and regcb (Foster et
-    # al. 2018, arXiv:1803.01088), with r the expected reward. Those that VW has beside them cannot be had: cover must
-    # see, to learn, the features of the candidates that were not chosen; bag's and rnd's randomness is not in a model.
-    explore: Literal["squarecb", "epsilon", "softmax", "regcb"] = "regcb"
-    epsilon: float = Field(default=0.05, ge=0, le=1)
-    lambda_: float = Field(default=20.0, ge=0, le=1e6)
-    gamma_scale: float = Field(default=300.0, gt=0, le=1e6)  # squarecb's γ is this × events ** gamma_exponent
-    gamma_exponent: float = Field(default=0.5, ge=0, le=1)
-    mellowness: float = Field(default=0.0055, ge=0, le=1)  # of regcb: the width of its confidence sets
-    learning_rate: float = Field(default=1.5, gt=0, le=100)
-    power_t: float = Field(default=0.5, ge=0, le=1)  # steps fall as Σ squared gradients ** -power_t
-    clip_p: float = Field(default=1.0, gt=0, le=1)  # an event weighs 1 / max(its propensity, this); squarecb, regcb: 1
+    # VW's other explorations cannot be offered: `cover` must see the features of the candidates that were not chosen,
+    # and the randomness of `bag` and `rnd` is not in a model.
+    explore: Literal["squarecb", "epsilon", "softmax", "regcb"] = Field(
+        default="regcb",
+        description="Exploration: epsilon (greedy), softmax (∝ exp(lambda_ r), with r the expected reward), squarecb"
+        " (Foster & Rakhlin 2020, arXiv:2002.04926) or regcb (Foster et al. 2018, arXiv:1803.01088).",
+    )
+    epsilon: float = Field(default=0.05, ge=0, le=1, description="Mass spread evenly; of epsilon only.")
+    lambda_: float = Field(default=20.0, ge=0, le=1e6, description="Inverse temperature; of softmax only.")
+    gamma_scale: float = Field(
+        default=300.0, gt=0, le=1e6, description="γ is gamma_scale × events ** gamma_exponent; of squarecb only."
+    )
+    gamma_exponent: float = Field(
+        default=0.5, ge=0, le=1, description="Exponent with which γ grows with the events; of squarecb only."
+    )
+    mellowness: float = Field(default=0.0055, ge=0, le=1, description="Width of the confidence sets; of regcb only.")
+    learning_rate: float = Field(default=1.5, gt=0, le=100, description="Size of a gradient step.")
+    power_t: float = Field(default=0.5, ge=0, le=1, description="Steps fall as (Σ squared gradients) ** -power_t.")
+    clip_p: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="An event weighs 1 / max(its propensity, clip_p); of epsilon and softmax only, else it weighs 1.",
+    )
 
     @model_validator(mode="after")
     def _installed(self) -> Self:
@@ -45,18 +68,19 @@ class VWParams(Params):
         return self
 
 
-class VW(Policy):
-    """Predicted cost = wᵀx, w (d,) float32, on cost = -reward. Beside w, VW keeps two numbers for each column: the sum
-    of squared gradients, which its step falls with, and the largest |x|.
+class VW(Policy[VWParams]):
+    """Fits a linear model with Vowpal Wabbit and explores as Vowpal Wabbit does.
 
-    VW is shown the chosen candidate only: "mtr" takes its gradient from no other. The one difference: where VW sees all
-    n it divides an event's weight by their mean number, which learning_rate can make up for. A column of the encoder is
-    one of VW's weights, without hashing; crosses of context and item are columns already.
+    Predicted cost = wᵀx, w (d,) float32, with cost = -reward. Beside w, VW keeps two numbers per column: the sum of
+    squared gradients, with which its step falls, and the largest |x|.
+
+    VW is shown the chosen candidate only: "mtr" takes its gradient from no other. One thing differs: VW with all n
+    candidates divides an event's weight by their mean number; `learning_rate` can make up for that. A column of the
+    encoder is one of VW's weights, without hashing. Crosses of context and item are columns already.
     """
 
     kind = "vw"
     Params = VWParams
-    params: VWParams
 
     def __init__(self, d: int, params: VWParams, *, seed: int = 0) -> None:
         super().__init__(d, params, seed=seed)
@@ -64,7 +88,7 @@ class VW(Policy):
 
     def update(self, batch: Batch) -> Array:
         finite_batch(batch, self.d)
-        # Where nobody said, clip_p. squarecb and regcb are for a regression in which all events weigh the same.
+        # A propensity of nan becomes clip_p. squarecb and regcb assume a regression in which all events weigh the same.
         weighed = self.params.explore in ("epsilon", "softmax")
         propensity = np.fmax(batch.propensity, self.params.clip_p) if weighed else np.ones(len(batch.item))
         expected = np.empty(len(batch.item))
@@ -77,9 +101,10 @@ class VW(Policy):
         return expected
 
     def forget(self, keep: float) -> None:
-        """w and the sums of squares fade: the past counts for less, and steps are as long as if there were less of it.
+        """Multiply w and the sums of squared gradients by `keep`. Later steps are longer accordingly.
 
-        The number of events, which squarecb's γ and regcb's widths depend on, is VW's own: it goes with the last of w.
+        VW keeps the number of events itself, on which squarecb's γ and regcb's widths depend. That number starts anew
+        when w has faded to NOTHING.
         """
         faded = keep * np.array([[self._vw.get_weight(column, slot) for slot in SLOTS] for column in range(self.d)])
         if np.abs(faded[:, 0]).max() < NOTHING:
@@ -96,26 +121,28 @@ class VW(Policy):
         self._vw = workspace(self.d, self.params, state["model"])
 
     def snapshot(self) -> Arrays:
-        """model, uint8: a file of VW's, with all that learning needs to go on."""
+        """Copy `model`, uint8: VW's model file, with all that learning needs to go on."""
         return {"model": saved(self._vw)}
 
     @classmethod
-    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: BaseModel) -> VWScorer:
-        return VWScorer(snapshot, d, cast(VWParams, params))
+    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: VWParams) -> VWScorer:
+        return VWScorer(snapshot, d, params)
 
 
 class VWScorer(Scorer):
-    """estimates: the expected reward, and VW's own probability among all n; pmf: that, scaled to those left."""
+    """estimates: the expected reward, and VW's probability among all n; pmf: that probability, scaled to sum 1."""
 
     def __init__(self, snapshot: Mapping[str, Array], d: int, params: VWParams) -> None:
-        self._vw = workspace(d, params, expect(snapshot.get("model"), "model", (None,)))
+        self._vw = workspace(d, params, expect(snapshot, "model", (None,)))
         w = np.array([self._vw.get_weight(column) for column in range(d)])
-        self._reward = -expect(w, "model", (d,))
+        if not np.isfinite(w).all():
+            raise ValueError("array 'model' holds weights that are not finite")
+        self._reward = -w
 
     def estimate(self, candidates: Candidates) -> Array:
         estimates = np.empty((len(candidates.item), 2))
         estimates[:, 0] = candidates.x @ self._reward
-        # squarecb gives the best what the others leave of 1, in float32: among 20 000 that can be less than 0.
+        # squarecb gives the best candidate the rest of 1, in float32: among 20 000 candidates that may be negative.
         rows = list(examples(self._vw, candidates.x, repeat("")))
         estimates[:, 1] = np.maximum(self._vw.predict(rows), 0.0)
         self._vw.finish_example(rows)
@@ -128,10 +155,10 @@ class VWScorer(Scorer):
 
 
 def workspace(d: int, params: VWParams, model: Array | None = None) -> Any:
-    """VW with no events, or with those of a saved model.
+    """Start VW, with no events or from a saved model.
 
     Raises:
-        ValueError: VW does not give the model back byte for byte, so it is not a whole one of these parameters.
+        ValueError: VW does not write the model back byte for byte. It is then incomplete, or of other parameters.
     """
     from vowpalwabbit import Workspace
 
@@ -162,18 +189,18 @@ def workspace(d: int, params: VWParams, model: Array | None = None) -> Any:
 
 
 def saved(vw: Any) -> Array:
-    """A workspace as the bytes of VW's file, uint8."""
-    with TemporaryDirectory() as folder:  # VW writes to nothing but files
+    """Copy a workspace as the bytes of VW's model file, uint8."""
+    with TemporaryDirectory() as folder:  # VW writes to files only
         file = Path(folder) / "model"
         vw.save(file)
         return np.frombuffer(file.read_bytes(), dtype=np.uint8).copy()
 
 
 def examples(vw: Any, x: Array, labels: Iterable[str]) -> Iterator[Any]:
-    """Rows of features (n, d), float32, as VW's examples, zeros left out; each with its label, "" for none.
+    """Yield each row of x (n, d) float32 as an example of VW, without its zeros, with its label ("" for none).
 
-    Whoever takes one has to finish it. As numbers, not in VW's text format, from which VW reads them with rounding
-    errors. That is quicker, too, where rows are dense; where they are sparse (the pet shop), it is a little slower.
+    The caller must finish each example. The features are passed as numbers: VW reads its text format with rounding
+    errors. Numbers are faster for dense rows and a little slower for sparse ones (the pet shop).
     """
     from vowpalwabbit import Example
 

@@ -1,4 +1,4 @@
-"""One ridge regression for all items, for the policies whose expected rewards are linear."""
+"""Fits one ridge regression for all items, for the policies whose expected rewards are linear."""
 
 from __future__ import annotations
 
@@ -6,29 +6,39 @@ from contextlib import suppress
 
 import numpy as np
 
-from service.policies._base import Array, Arrays, NumericalError, fade
-from service.policies._linalg import Information, root_of_inverse
-
-REFRESH = 4096  # events after which the running inverse is solved anew from the sums: no drift, however many come
+from service.policies.base import Array, Arrays, NumericalError, fade
+from service.policies.information import REFRESH, Information
+from service.policies.linalg import root_of_inverse
 
 
 class Ridge:
-    """Ridge regression of rewards on rows, one event after the other.
+    """Ridge regression of rewards on rows, learned one event after the other.
 
-    A = ridge I + Σ w x xᵀ (d, d), b = Σ w r x (d,), θ = A⁻¹ b (d,), over all events, each with what is left of its
-    weight w. The sums are kept without the prior and in units of `_weight`. Beside them run A⁻¹ and θ, by the
-    Sherman-Morrison formula: they say what each event was expected to bring. What is served is solved from the sums.
+    Over all events, each with its present weight w:
+
+        A = ridge I + Σ w x xᵀ (d, d),   b = Σ w r x (d,),   θ = A⁻¹ b (d,).
+
+    The sums are kept without the prior, in units of `_weight`. A⁻¹ and θ are updated beside them by the
+    Sherman-Morrison formula. They give the expected reward of each event; `solve` works from the sums.
+
+    Args:
+        d: number of features.
+        ridge: prior precision of every coefficient, positive.
     """
 
     def __init__(self, d: int, ridge: float) -> None:
         self.d, self.ridge = d, ridge
         self._theta, self._b, self._mass = np.zeros(d), np.zeros(d), 0.0
-        self._information = Information(np.zeros((d, d)), np.eye(d) / ridge)  # without the prior, and A⁻¹
+        self._information = Information(np.zeros((d, d)), np.eye(d) / ridge)  # Σ w x xᵀ without the prior, and A⁻¹
         self._weight = 1.0  # of one event in the sums
         self.events = 0
 
     def update(self, x: Array, reward: Array) -> Array:
-        """Learn from rows (B, d), float64 and finite, and rewards (B,); the expected reward of each, (B,)."""
+        """Learn rows (B, d), float64 and finite, with rewards (B,).
+
+        Returns:
+            The reward (B,) expected of each event before it was learned.
+        """
         expected = np.empty(len(x))
         for at, (row, r) in enumerate(zip(x, reward.tolist(), strict=True)):
             expected[at] = e = float(self._theta @ row)
@@ -40,11 +50,12 @@ class Ridge:
             self._mass += self._weight
             self.events += 1
             if self.events % REFRESH == 0:
-                with suppress(NumericalError):  # then what runs along is as good as can be had
+                with suppress(NumericalError):  # the updated inverse is then the best there is
                     self._restart(self._information.matrix)
         return expected
 
     def forget(self, keep: float) -> None:
+        """Multiply the weight of all events by `keep`, in [0, 1)."""
         self._weight, scale = fade(self._weight, keep)
         self._b *= scale
         self._mass *= scale
@@ -55,7 +66,7 @@ class Ridge:
         self._information.set(sums, root.T @ root)
 
     def solve(self) -> tuple[Array, Array]:
-        """θ (d,) and a root (d, d) of A⁻¹ = rootᵀ root.
+        """Solve for θ (d,) and a root (d, d) with A⁻¹ = rootᵀ root.
 
         Raises:
             NumericalError: A cannot be factored.
@@ -68,10 +79,11 @@ class Ridge:
 
     @property
     def mass(self) -> float:
-        """How many events all the evidence is worth."""
+        """The sum of the events' weights."""
         return self._mass / self._weight
 
     def state(self) -> Arrays:
+        """Copy all that learning needs to go on, bit for bit."""
         return {
             **self._information.state(),
             "b": self._b.copy(),
@@ -81,6 +93,7 @@ class Ridge:
         }
 
     def load(self, state: Arrays) -> None:
+        """Replace what was learned by a `state()` with the same d and ridge."""
         self._information.load(state)
         self._b, self._theta = state["b"].copy(), state["theta"].copy()
         self._mass, self._weight = state["weights"].tolist()

@@ -1,13 +1,13 @@
-"""One fully connected network with ReLU units and one output, a logit: what the neural policies share.
+"""Implements the network of the neural policies: fully connected, ReLU units, one output that is a logit.
 
     a₀ = x (n, d),   aₗ = relu(aₗ₋₁ Wₗ + bₗ),   f(x; θ) = a_L w + b (n,)
 
-Learning is NumPy too: at these sizes a step takes less time than PyTorch needs to build its graph. All p parameters
-are one vector θ; the layers are views of it.
+Learning uses NumPy: at these sizes a step takes less time than PyTorch needs to build its graph. All p parameters are
+one vector θ; the layers are views of it.
 
-Parameters have one prior, N(θ₀, scale² / λ): θ₀ are the initial weights, and `scale` the standard deviation that they
-were drawn with, 1 over the root of a layer's inputs, up to a constant. So every layer gives about the same share of the
-prior variance of f, and the step that Adam takes is in proportion to it.
+The prior of the parameters is N(θ₀, scale² / λ). θ₀ are the initial weights, and `scale` is the standard deviation that
+they were drawn with: up to a constant, 1 / √(inputs of the layer). So every layer contributes about the same share of
+the prior variance of f, and Adam's steps are in proportion to `scale`.
 """
 
 from __future__ import annotations
@@ -20,42 +20,51 @@ from typing import Annotated, NamedTuple, TypeAlias
 import numpy as np
 from pydantic import Field
 
-from service.policies._base import Array, Arrays, Params
+from service.policies.base import DETECT_CHANGE, Array, Arrays, Params, sigmoid
 
 Width = Annotated[int, Field(ge=2, le=1024, multiple_of=2)]
-Layers: TypeAlias = Sequence[tuple[Array, Array]]  # W (i, o) and b (o,) of each layer, the inputs' first
+Layers: TypeAlias = Sequence[tuple[Array, Array]]  # W (i, o) and b (o,) of each layer, from the inputs up
 
 BLOCK = 8  # events that are learned together, counted from the first
-STEPS = 3  # of learning after each block
-MINIBATCH = 64  # rows of a step: the BLOCK newest, and the rest from the reservoir
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's
+STEPS = 3  # of Adam after each block
+MINIBATCH = 64  # rows of a step: the BLOCK newest, the rest from the reservoir
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
 BIAS_SCALE = 0.5  # as the weight of a constant input
 SETTLED = 2000.0  # evidence at which the learning rate has halved
+NO_ITEM = -1  # the row of an event whose item was forgotten
 
 
 class NetworkParams(Params):
-    """The knobs of the network."""
+    """Parameters of the network."""
 
-    hidden: tuple[Width, ...] = Field(default=(64, 64), min_length=1, max_length=4)
-    learning_rate: float = Field(default=0.01, gt=0, le=1)  # at first, in units of `scale`
-    prior: float = Field(default=1.0, gt=0, le=1e9)  # λ: precision of every parameter, in units of 1 / scale²
-    buffer: int = Field(default=4096, ge=MINIBATCH, le=1_000_000)  # events kept to learn from again
-    detect_change: bool = True
+    hidden: tuple[Width, ...] = Field(
+        default=(64, 64), min_length=1, max_length=4, description="Number of units of each hidden layer, all even."
+    )
+    learning_rate: float = Field(
+        default=0.01, gt=0, le=1, description="Initial step size of Adam, relative to the scale of each weight."
+    )
+    prior: float = Field(
+        default=1.0, gt=0, le=1e9, description="Prior precision of each weight, relative to 1 / scale²."
+    )
+    buffer: int = Field(
+        default=4096, ge=MINIBATCH, le=1_000_000, description="Number of events that are kept to learn from again."
+    )
+    detect_change: bool = Field(default=True, description=DETECT_CHANGE)
 
 
 def sizes(d: int, hidden: Sequence[int]) -> list[tuple[int, int]]:
-    """(inputs, outputs) of each layer."""
+    """List (inputs, outputs) of each layer."""
     widths = (d, *hidden, 1)
     return list(pairwise(widths))
 
 
 def count(d: int, hidden: Sequence[int]) -> int:
-    """p, the number of parameters."""
+    """Count the parameters, p."""
     return sum((i + 1) * o for i, o in sizes(d, hidden))
 
 
 def layers_of(theta: Array, d: int, hidden: Sequence[int]) -> Layers:
-    """A vector (p,) as layers: views."""
+    """Split a vector (p,) into layers, which are views of it."""
     layers, start = [], 0
     for i, o in sizes(d, hidden):
         middle, stop = start + i * o, start + (i + 1) * o
@@ -65,11 +74,10 @@ def layers_of(theta: Array, d: int, hidden: Sequence[int]) -> Layers:
 
 
 def initial(d: int, hidden: Sequence[int], seed: int) -> tuple[Array, Array]:
-    """θ₀ (p,) and `scale` (p,).
+    """Draw θ₀ (p,) and compute `scale` (p,).
 
-    As in Zhou et al. 2020, Algorithm 1: the network is two equal halves whose outputs are subtracted, so that
-    f(x; θ₀) = 0 for every x, while its gradient is not. The first layer takes x to have length 1, whatever d: the
-    encoder's rows have at most that.
+    As in Zhou et al. 2020, Algorithm 1, the network is two equal halves whose outputs are subtracted. So f(x; θ₀) = 0
+    for every x, and its gradient is not 0. The first layer assumes |x| = 1 whatever d is: encoder rows are no longer.
     """
     rng = np.random.default_rng([seed, 0])
     theta, scale = np.zeros(count(d, hidden)), np.zeros(count(d, hidden))
@@ -88,7 +96,7 @@ def initial(d: int, hidden: Sequence[int], seed: int) -> tuple[Array, Array]:
 
 
 def forward(layers: Layers, x: Array) -> tuple[list[Array], Array]:
-    """The inputs of each layer, [(n, i)], and f (n,)."""
+    """Compute the inputs of each layer, [(n, i)], and f (n,)."""
     inputs = [x]
     for W, b in layers[:-1]:
         a = inputs[-1] @ W
@@ -99,7 +107,7 @@ def forward(layers: Layers, x: Array) -> tuple[list[Array], Array]:
 
 
 def backward(layers: Layers, inputs: Sequence[Array], of_output: Array) -> list[Array]:
-    """The deltas δ of each layer, [(n, o)]: of a loss with derivative `of_output` (n,) with respect to f."""
+    """Compute the deltas δ of each layer, [(n, o)], for a loss with derivative `of_output` (n,) with respect to f."""
     deltas = [of_output[:, None]]
     for (W, _), a in zip(layers[:0:-1], inputs[:0:-1], strict=True):
         delta = deltas[0] * W[:, 0] if W.shape[1] == 1 else deltas[0] @ W.T
@@ -109,7 +117,7 @@ def backward(layers: Layers, inputs: Sequence[Array], of_output: Array) -> list[
 
 
 def gradient(inputs: Sequence[Array], deltas: Sequence[Array]) -> Array:
-    """Σ over the rows of the gradient with respect to θ: (p,)."""
+    """Sum the gradients with respect to θ over the rows: (p,)."""
     parts = []
     for a, delta in zip(inputs, deltas, strict=True):
         parts += [(a.T @ delta).ravel(), delta.sum(axis=0)]
@@ -117,10 +125,10 @@ def gradient(inputs: Sequence[Array], deltas: Sequence[Array]) -> Array:
 
 
 def quadratic(weights: Layers, inputs: Sequence[Array], deltas: Sequence[Array]) -> Array:
-    """Σⱼ weightⱼ gⱼ² (n,), for each row's gradient g (p,), which is never written down.
+    """Compute Σⱼ weightⱼ gⱼ² (n,) for the gradient g (p,) of each row, without forming g.
 
     A layer's part of g is the outer product of its inputs a and its deltas δ. So the sum over its i · o weights is
-    ((δ² @ weightᵀ) · a²) summed over i, and over its biases δ² @ weight.
+    ((δ² @ weightᵀ) · a²) summed over i, and the sum over its biases is δ² @ weight.
 
     Args:
         weights: for W and b of each layer, as layers.
@@ -134,28 +142,29 @@ def quadratic(weights: Layers, inputs: Sequence[Array], deltas: Sequence[Array])
     return total
 
 
-def sigmoid(f: Array) -> Array:
-    """1 / (1 + exp(-f)), without overflow."""
-    p: Array = 0.5 + 0.5 * np.tanh(0.5 * f)
-    return p
-
-
 class Events(NamedTuple):
-    """Events to learn from, a column each."""
+    """B events to learn from, one column each."""
 
     x: Array  # (B, d) float32
     reward: Array  # (B,) float64 in [0, 1]
-    row: Array  # (B,) int64: a number that the policy gives with each event
+    row: Array  # (B,) int64: the row of the event's item, NO_ITEM where it was forgotten
 
 
-class Learner:
-    """θ, fitted to the events by logistic loss and the prior, STEPS steps of Adam (Kingma & Ba 2015, arXiv:1412.6980)
-    after every BLOCK-th event; and the reservoir of events that it learns from.
+class OnlineNetwork:
+    """Fits θ to a stream of events and keeps a reservoir of them to learn from again.
+
+    The loss is logistic, plus the prior. After every BLOCK-th event come STEPS steps of Adam (Kingma & Ba 2015,
+    arXiv:1412.6980).
 
     The reservoir is a uniform sample of all events (Vitter 1985, Algorithm R): event t replaces one of the N rows with
-    probability N / t. In place of t stands `evidence`, the number of events less what was forgotten of them; where that
-    fades, the ages of the rows are distributed as it fades. There are never more rows than evidence: all weigh
-    evidence / N, which is 1 until the reservoir is full.
+    probability N / t. `evidence` takes the place of t: the number of events, less those forgotten. When evidence fades,
+    the ages of the rows follow it. The reservoir never has more rows than evidence. Each row weighs evidence / N, which
+    is 1 until the reservoir is full.
+
+    Args:
+        d: number of features.
+        params: parameters of the network.
+        seed: seed of θ₀, of the reservoir and of the minibatches.
     """
 
     def __init__(self, d: int, params: NetworkParams, *, seed: int) -> None:
@@ -165,14 +174,14 @@ class Learner:
         self.clear()
 
     def clear(self) -> None:
-        """Back to the prior; only the number of events goes on."""
+        """Return to the prior. Only the number of events goes on."""
         self.theta, self.evidence = self.origin.copy(), 0.0
         self._momentum, self._power, self._steps = np.zeros_like(self.theta), np.zeros_like(self.theta), 0
         self._kept, self._size = _no_events(0, self.d), 0  # longer than needed: it doubles when it is full
         self._block, self._waiting = _no_events(BLOCK, self.d), 0
 
     def fade(self, keep: float) -> None:
-        """What the weights have learned, and the evidence for it, is worth `keep` of what it was."""
+        """Multiply by `keep`, in [0, 1), the distance of the weights from the prior's mean, and the evidence."""
         if keep == 0:
             self.clear()
         else:
@@ -184,22 +193,23 @@ class Learner:
 
     @property
     def layers(self) -> Layers:
+        """θ as layers."""
         return layers_of(self.theta, self.d, self.params.hidden)
 
     @property
     def kept(self) -> Events:
-        """The reservoir."""
+        """The events of the reservoir, as views."""
         return Events(*(column[: self._size] for column in self._kept))
 
     def expected(self, x: Array) -> float:
-        """The reward that one event (d,) float64 promises."""
+        """Compute the expected reward of one row (d,) float64."""
         for W, b in self.layers[:-1]:
             x = np.maximum(x @ W + b, 0)
         w, b = self.layers[-1]
-        return 0.5 + 0.5 * math.tanh(0.5 * float(x @ w[:, 0] + b[0]))
+        return sigmoid(float(x @ w[:, 0] + b[0]))
 
     def add(self, x: Array, reward: float, row: int = 0) -> Events | None:
-        """One event more, x (d,); and the block of events that it completes."""
+        """Add one event, x (d,). Return the block of events that it completes, if any."""
         for column, value in zip(self._block, (x, reward, row), strict=True):
             column[self._waiting] = value
         self.events += 1
@@ -207,14 +217,19 @@ class Learner:
         return None if self._waiting else self._block
 
     def learn(self, block: Events) -> None:
-        """Keep some of the block's events, and take STEPS steps."""
+        """Sample the block into the reservoir and take STEPS steps."""
         rng = np.random.default_rng([self.seed, self.events])
         self._keep(block, rng)
         for at in rng.integers(self._size, size=(STEPS, MINIBATCH - BLOCK)):
             self._step(block, at)
 
+    def renumber(self, new_row: Array) -> None:
+        """Replace the row of every event by new_row[row], in the reservoir and in the block that is not yet full."""
+        for events in (self.kept, Events(*(column[: self._waiting] for column in self._block))):
+            events.row[:] = np.append(new_row, NO_ITEM)[events.row]  # NO_ITEM, -1, stays what it is
+
     def _step(self, block: Events, at: Array) -> None:
-        """By the block and the reservoir's rows `at`."""
+        """Take one step of Adam on the block and the rows `at` of the reservoir."""
         x = np.concatenate([block.x, self._kept.x[at]]).astype(np.float64)
         reward = np.concatenate([block.reward, self._kept.reward[at]])
         layers = self.layers
@@ -228,16 +243,16 @@ class Learner:
         if min(N, self._size + BLOCK) > len(self._kept.x):
             more = min(N, max(2 * self._size, 16 * BLOCK)) - len(self._kept.x)
             self._kept = Events(*(np.pad(c, [(0, more)] + [(0, 0)] * (c.ndim - 1)) for c in self._kept))
-        for event, place in enumerate(rng.random(BLOCK).tolist()):
+        for event, uniform in enumerate(rng.random(BLOCK).tolist()):
             self.evidence += 1.0
-            slot = self._size if self._size < N else int(place * max(self.evidence, N))
+            slot = self._size if self._size < N else int(uniform * max(self.evidence, N))
             if slot < N:
                 for column, new in zip(self._kept, block, strict=True):
                     column[slot] = new[event]
                 self._size = max(self._size, slot + 1)
 
     def _adam(self, slope: Array) -> None:
-        """In units of `scale`, slower as evidence gathers."""
+        """Step in units of `scale`, at a rate that falls as evidence grows."""
         self._steps += 1
         (beta1, beta2), t = BETAS, self._steps
         self._momentum += (1 - beta1) * (slope - self._momentum)
@@ -247,6 +262,7 @@ class Learner:
         self.theta -= rate * self.scale * self._momentum / (np.sqrt(self._power) + EPSILON)
 
     def state(self) -> Arrays:
+        """Copy all that learning needs to go on, bit for bit."""
         waiting = Events(*(column[: self._waiting] for column in self._block))
         return {
             "theta": self.theta.copy(),
@@ -259,6 +275,7 @@ class Learner:
         }
 
     def load(self, state: Arrays) -> None:
+        """Replace what was learned by a `state()` with the same d, params and seed."""
         self.theta, self._momentum, self._power = (state[name].copy() for name in ("theta", "momentum", "power"))
         self._kept = Events(*(state[f"kept_{name}"].copy() for name in Events._fields))
         self._size, self._waiting = len(self._kept.x), len(state["waiting_x"])
