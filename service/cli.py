@@ -81,9 +81,9 @@ def serve(
 
     Example: `rebound serve --port 8000 --workers 2 --data .rebound`
     """
-    from service.store.embedded import EmbeddedRedisError
-    from service.supervisor import PortTaken
-    from service.supervisor import serve as run
+    from service.run.embedded import EmbeddedRedisError
+    from service.run.supervisor import PortTaken
+    from service.run.supervisor import serve as run
 
     settings = read_settings(host=host, port=port, workers=workers, data=data)
 
@@ -124,21 +124,10 @@ def api(
         os.environ.setdefault(name, "1")  # before NumPy is imported: small products, many workers
     settings = read_settings(host=host, port=port, redis_url=redis)
     need_redis(settings)
-    import uvicorn
-
     from service.api.app import create_app
+    from service.run.worker import run_worker
 
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        fd=fd,
-        access_log=False,
-        log_config=None,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=5,
-        backlog=2048,
-    )
+    run_worker(settings, create_app(settings), fd=fd)
 
 
 @app.command()
@@ -154,12 +143,17 @@ def learn(
     """
     settings = read_settings(redis_url=redis)
     url = need_redis(settings)
-    from service.learn import learner
-
     if check:
-        alive = asyncio.run(learner.check(url))
+        from service.run.health import learner_alive
+
+        try:
+            alive = learner_alive(url)
+        except OSError as error:
+            fail(f"Redis does not answer at {without_password(url)}: {error}", code=1)
         console.print("a learner is at work" if alive else "no learner has been heard of in the last 10 s")
         raise typer.Exit(0 if alive else 1)
+    from service.learn import learner
+
     if sys.platform == "win32":
         asyncio.run(learner.run(settings))
     else:
@@ -196,16 +190,17 @@ def audit(
 
     Example: `rebound audit --loop default --data .rebound`
     """
-    from service.store.embedded import EmbeddedRedis
+    from service.run.embedded import EmbeddedRedis
 
     settings = read_settings(redis_url=redis)
     url = settings.redis_url or EmbeddedRedis(data).url
+    console.print(f"auditing loop {escape(loop)} in {escape(without_password(url))}", highlight=False, soft_wrap=True)
     if not asyncio.run(_audit(url, loop, decisions, confidence)):
         raise typer.Exit(1)
 
 
 async def _audit(url: str, loop: str, most: int, confidence: float) -> bool:
-    from service import audit as audits
+    from service.admin import audit as audits
     from service.errors import ReboundError
     from service.store.connection import connect
 

@@ -8,7 +8,9 @@ ReboundError
 ├── Unauthorized          401  no key, or an unknown one
 ├── Forbidden             403  the key's role does not allow this
 ├── NotFound              404  loop, item, policy, version or decision
+├── UnsupportedEncoding   415  a compressed body
 ├── Conflict              409  it exists, differs, or is in use
+│   └── StaleEpoch        409  somebody else changed it at the same moment
 └── StoreUnavailable      503  Redis does not answer; try again
 
 Each carries its status and a stable `code`; `api/problems.py` renders them as RFC 9457 problem details.
@@ -69,6 +71,14 @@ class NotFound(ReboundError):
 
 class Conflict(ReboundError):
     status, code, title = 409, "conflict", "This conflicts with what is there"
+
+
+class StaleEpoch(Conflict):
+    code, title = "changed_meanwhile", "Somebody else changed this at the same moment"
+
+
+class UnsupportedEncoding(ReboundError):
+    status, code, title = 415, "unsupported_encoding", "The body's encoding is not taken"
 
 
 class StoreUnavailable(ReboundError):

@@ -15,24 +15,33 @@ from typing import Any, TypedDict
 from uuid import uuid4
 
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import APIKeyHeader, HTTPBearer
 from redis.asyncio import Redis
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp
 
+from service.admin.loops import bootstrap
 from service.api.guard import Guard
-from service.api.hot import Hot, HotPath
+from service.api.hot_path import HotPath
 from service.api.metrics import Metrics
 from service.api.problems import MEDIA_TYPE, Problem, for_status, invalid, render
-from service.api.routes import decisions, items, loops, policies, status
-from service.decide.control import Control
-from service.decide.live import Live
+from service.api.replies import HotRoutes
+from service.api.routes import decisions, docs, items, loops, policies, status
 from service.errors import ReboundError, StoreUnavailable
+from service.serve.feedback import FeedbackJoiner
+from service.serve.follower import Follower
+from service.serve.misfit_counter import MisfitCounter
+from service.serve.recommend import Recommender
 from service.settings import Settings
-from service.store.connection import GroupCommit, connect
-from service.store.decisions import DecisionLog
-from service.store.loops import sign_off
+from service.store.connection import connect
+from service.store.decisions import DecisionWriter
+from service.store.group_commit import GroupCommit
+from service.store.upgrade import upgrade
+from service.store.workers import sign_off
+from service.version import VERSION
 
 log = structlog.get_logger()
 
@@ -40,21 +49,36 @@ DESCRIPTION = """Online recommendation that keeps learning while the market shif
 
 Ask `/recommend`, report to `/feedback`, and the policy that serves has learned from it within a second.
 Errors are problem details (RFC 9457) with a stable `code`."""
+TAGS = [
+    {"name": "decide", "description": "Ask for items, report rewards, look a decision up."},
+    {"name": "items", "description": "What there is to recommend, and the import of a historical log."},
+    {"name": "policies", "description": "Kinds, policies, traffic, rollback."},
+    {"name": "loops", "description": "Decision problems, each with its own catalogue, policies, log and settings."},
+    {"name": "status", "description": "Is it up, is it ready, is it learning?"},
+]
+
+# Checked by the guard; declared here for /docs and for generated clients.
+KEY = APIKeyHeader(name="X-API-Key", auto_error=False, description="a key of this service, if keys are set")
+BEARER = HTTPBearer(auto_error=False, description="the same key as a bearer token")
 
 
 class State(TypedDict):
     """What a worker holds open, as handlers see it in `request.state`."""
 
     redis: Redis
-    live: Live
-    control: Control
-    decisions: DecisionLog
-    hot: Hot
+    follower: Follower
+    decisions: DecisionWriter
+    misfits: MisfitCounter
+    hot: HotRoutes
     metrics: Metrics
 
 
-def create_app(settings: Settings) -> ASGIApp:
-    """One API worker as an ASGI application."""
+def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
+    """Make one API worker as an ASGI application.
+
+    Args:
+        hot_path: False leaves the hot routes to FastAPI's router, for the tests that compare both.
+    """
     assert settings.redis_url is not None
     metrics = Metrics()
 
@@ -63,42 +87,58 @@ def create_app(settings: Settings) -> ASGIApp:
         async with AsyncExitStack() as stack:
             redis = connect(str(settings.redis_url), name="api", timeout_s=settings.store_timeout_s)
             stack.push_async_callback(redis.aclose)
-            live = Live(redis, worker=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}")
-            control = Control(redis, live)
+            follower = Follower(redis, worker=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}")
             commit = GroupCommit(redis)
-            decisions = DecisionLog(commit, buffer=settings.buffer_decisions)
+            decisions = DecisionWriter(commit, buffer=settings.buffer_decisions, usable=follower.store_usable)
             stack.push_async_callback(decisions.close)
-            await _when_there(control, live)
-            tasks = [*live.run(), asyncio.create_task(_gauges(metrics, live, decisions))]
+            await _when_there(redis, follower)
+            misfits = MisfitCounter(redis)
+            tasks = [
+                *follower.run(),
+                asyncio.create_task(misfits.run()),
+                asyncio.create_task(_count(metrics, follower, decisions)),
+            ]
             for task in tasks:
                 task.add_done_callback(_end_worker)
-            hot.hot = Hot(live, decisions, commit, settings, metrics)
-            state = State(redis=redis, live=live, control=control, decisions=decisions, hot=hot.hot, metrics=metrics)
+            recommender = Recommender(follower, decisions, misfits, settings)
+            hot.routes = HotRoutes(recommender, FeedbackJoiner(follower, commit), metrics)
             try:
-                yield state
+                yield State(
+                    redis=redis,
+                    follower=follower,
+                    decisions=decisions,
+                    misfits=misfits,
+                    hot=hot.routes,
+                    metrics=metrics,
+                )
             finally:
                 await _end(*tasks)
                 with suppress(StoreUnavailable):
-                    await sign_off(redis, live.worker)
+                    await sign_off(redis, follower.worker)
 
     app = FastAPI(
         title="Rebound",
-        version="0.1.0",
+        version=VERSION,
         description=DESCRIPTION,
+        openapi_tags=TAGS,
+        docs_url=None,  # `routes/docs.py` serves it without the internet
+        redoc_url=None,
         lifespan=lifespan,
+        redirect_slashes=False,  # `a/` is another item than `a`
         responses={500: {"model": Problem, "description": "A defect of the service"}},
+        dependencies=[Security(KEY), Security(BEARER)],
     )
-    for routes in (decisions, items, policies, loops, status):
+    for routes in (decisions, items, policies, loops, status, docs):
         app.include_router(routes.router)
     app.add_exception_handler(ReboundError, _rebound_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     hot = HotPath(app, metrics)
-    return Guard(hot, settings)
+    return Guard(hot if hot_path else app, settings)
 
 
 def _end_worker(task: asyncio.Task[None]) -> None:
-    """A worker that no longer follows its store is worse than none: whoever started it starts another."""
+    """Stop the worker when a background task fails; the supervisor restarts it."""
     if not task.cancelled() and (error := task.exception()):
         log.critical("a background task died; this worker ends", exc_info=error)
         signal.raise_signal(signal.SIGTERM)
@@ -112,13 +152,14 @@ async def _end(*tasks: asyncio.Task[None]) -> None:
         await asyncio.wait(waiting, timeout=0.5)
 
 
-async def _when_there(control: Control, live: Live) -> None:
-    """Wait for Redis (compose starts everything at once), then load what is to be served."""
+async def _when_there(redis: Redis, follower: Follower) -> None:
+    """Wait for Redis (compose starts everything at once), upgrade its data, then load what is to be served."""
     pause = 0.1
+    await upgrade(redis)
     while True:
         try:
-            await control.bootstrap()
-            await live.start()
+            await bootstrap(redis)
+            await follower.start()
             return
         except StoreUnavailable:
             log.warning("waiting for redis")
@@ -126,13 +167,13 @@ async def _when_there(control: Control, live: Live) -> None:
             pause = min(pause * 2, 2.0)
 
 
-async def _gauges(metrics: Metrics, live: Live, decisions: DecisionLog) -> None:
+async def _count(metrics: Metrics, follower: Follower, decisions: DecisionWriter) -> None:
     while True:
         metrics.worker(
-            buffered_decisions=decisions.buffered,
-            dropped_decisions=decisions.dropped,
-            refused_snapshots=live.refused,
-            swaps=live.swaps,
+            buffered=decisions.buffered,
+            dropped=decisions.dropped,
+            refused=follower.refused,
+            swaps=follower.swaps,
         )
         await asyncio.sleep(1.0)
 
@@ -151,4 +192,18 @@ async def _validation_error(request: Request, error: Any) -> Response:
 
 
 async def _http_error(request: Request, error: Any) -> Response:
-    return _problem(for_status(error.status_code, str(error.detail)))
+    found = for_status(error.status_code, str(error.detail))
+    if error.status_code == 405:
+        found.extra["allow"] = _methods(request)
+        found.detail = f"this path takes {', '.join(found.extra['allow'])}"
+    return _problem(found)
+
+
+def _methods(request: Request) -> list[str]:
+    """Return the methods that a path takes, over all routes that match it."""
+    app: FastAPI = request.app
+    methods: set[str] = set()
+    for route in app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return sorted(methods)

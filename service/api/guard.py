@@ -10,10 +10,11 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import MEDIA_TYPE, render
-from service.errors import Forbidden, PayloadTooLarge, ReboundError, Unauthorized
+from service.errors import Forbidden, PayloadTooLarge, ReboundError, Unauthorized, UnsupportedEncoding
 from service.settings import Settings
 
-OPEN = frozenset({"/healthz", "/readyz"})
+OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})  # a browser sends no key for a page
+OPEN_FOLDER = "/assets/"  # what these pages are made of
 FOR_CLIENTS = frozenset({"/recommend", "/feedback"})
 
 log = structlog.get_logger()
@@ -59,8 +60,12 @@ class Guard:
             await problem(ReboundError("this is a defect of the service; its log has the details"), send_with_id)
 
     def _authorise(self, path: str, headers: dict[bytes, bytes]) -> None:
-        """Raises Unauthorized or Forbidden. No keys configured: bound to loopback only (settings), all is allowed."""
-        if path in OPEN or not (self._admin or self._client):
+        """Refuse a request whose key does not allow it. With no keys set, all is allowed, from loopback only.
+
+        Raises:
+            Unauthorized, Forbidden.
+        """
+        if path in OPEN or path.startswith(OPEN_FOLDER) or not (self._admin or self._client):
             return
         given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
         # Every key is compared, in constant time, so that the time taken tells nothing about which one came close.
@@ -72,6 +77,8 @@ class Guard:
             raise Forbidden("this is for admin keys; client keys may call /recommend, /feedback and /decisions")
 
     async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
+        if headers.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):
+            raise UnsupportedEncoding("send the body as it is, without Content-Encoding", accepts="identity")
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > self._limit:
             raise PayloadTooLarge(f"at most {self._limit} bytes are taken; send smaller batches", limit=self._limit)
@@ -101,7 +108,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 async def respond(
     send: Send, status: int, body: bytes, *, media_type: str, headers: dict[str, str] | None = None
 ) -> None:
-    """One complete response."""
+    """Send one complete response."""
     sent = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
     sent += [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
     await send({"type": "http.response.start", "status": status, "headers": sent})
@@ -109,6 +116,6 @@ async def respond(
 
 
 async def problem(error: ReboundError, send: Send) -> None:
-    """An error as a response."""
+    """Send an error as a response."""
     status, body, headers = render(error)
     await respond(send, status, body, media_type=MEDIA_TYPE, headers=headers)

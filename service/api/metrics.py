@@ -1,31 +1,41 @@
 """Prometheus metrics, right under several workers: prometheus-client's multi-process mode sums what each one counts.
 
 What lives in Redis (joined, defaulted, lag, ...) is read from there when it is asked for, and so is right whichever
-worker answers.
+worker answers. Names and units follow Prometheus' conventions: what only rises is a counter and ends in `_total`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+from service.admin.status import LoopStatus, Status
 
-COUNTERS = {
-    "joined": "Feedback joined to its decision in time",
-    "defaulted": "Items whose reward was the default: no feedback by the deadline",
-    "late": "Feedback after the deadline: recorded, not learned from",
-    "duplicate": "Feedback that came before: changed nothing",
-    "rejected": "Feedback for no known decision or item",
-    "imported": "Events imported",
-    "events": "Events appended to the log",
-    "dead_letters": "Undecodable entries of the log, set aside",
+BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+RUNGS = ("ok", "learner_down", "store_down", "store_lost")
+
+LOOP_COUNTERS = {  # field of LoopStatus -> (name, help)
+    "joined": ("rebound_feedback_joined", "Feedback joined to its decision in time"),
+    "late": ("rebound_feedback_late", "Feedback after the deadline: recorded, not learned from"),
+    "duplicate": ("rebound_feedback_duplicate", "Feedback that came before: changed nothing"),
+    "rejected": ("rebound_feedback_rejected", "Feedback for no known decision or item"),
+    "defaulted": ("rebound_items_defaulted", "Items whose reward was the default: no feedback by the deadline"),
+    "imported": ("rebound_events_imported", "Events imported"),
+    "events": ("rebound_events", "Events appended to the log"),
+    "dead_letters": ("rebound_dead_letters", "Unreadable entries of the log, set aside"),
+}
+POLICY_GAUGES = {  # field of PolicyStatus -> (name, help)
+    "version": ("rebound_policy_version", "Newest published version"),
+    "events": ("rebound_policy_learned_events", "Events learned"),
+    "lag": ("rebound_policy_lag_events", "Events in the log still to be learned"),
+    "bytes": ("rebound_policy_bytes", "Bytes of learned state and newest snapshot"),
+    "snapshot_age_s": ("rebound_policy_snapshot_age_seconds", "Seconds since the newest version was published"),
+    "alarms": ("rebound_policy_alarms", "Changes of the world that it noticed, since it was made"),
 }
 
 
@@ -37,37 +47,43 @@ class Metrics:
         self._requests = Histogram(
             "rebound_request_seconds", "Time to answer", ["route", "status"], buckets=BUCKETS, registry=self._registry
         )
-        self._decisions = Counter(
-            "rebound_decisions_total", "Decisions answered", ["loop", "policy"], registry=self._registry
-        )
-        self._degraded = Counter(
-            "rebound_degraded_total", "Decisions answered without the store", ["loop"], registry=self._registry
-        )
-        self._worker = {
-            name: Gauge(f"rebound_{name}", text, multiprocess_mode="livesum", registry=self._registry)
-            for name, text in (
-                ("buffered_decisions", "Decisions in memory that wait for the store"),
-                ("dropped_decisions", "Decisions lost because the buffer was full"),
-                ("refused_snapshots", "Snapshots refused: not finite, wrong shape, garbled"),
-                ("swaps", "Versions taken into service"),
-            )
+        self._decisions = self._counter("rebound_decisions", "Decisions answered", "loop", "policy")
+        self._degraded = self._counter("rebound_degraded_decisions", "Decisions answered without the store", "loop")
+        self._totals = {
+            "dropped": self._counter("rebound_dropped_decisions", "Decisions lost because the buffer was full"),
+            "refused": self._counter("rebound_refused_snapshots", "Snapshots refused: garbled, not finite, ..."),
+            "swaps": self._counter("rebound_swaps", "Versions taken into service"),
         }
+        self._counted = dict.fromkeys(self._totals, 0)
+        self._buffered = Gauge(
+            "rebound_buffered_decisions",
+            "Decisions in memory that wait for the store",
+            multiprocess_mode="livesum",
+            registry=self._registry,
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self._registry)
 
     def request(self, route: str, status: int, seconds: float) -> None:
+        """Count one answered request."""
         self._requests.labels(route, str(status)).observe(seconds)
 
     def decision(self, loop: str, policy: str, *, degraded: bool) -> None:
+        """Count one decision."""
         self._decisions.labels(loop, policy).inc()
         if degraded:
             self._degraded.labels(loop).inc()
 
-    def worker(self, **values: float) -> None:
-        """This worker's own gauges."""
-        for name, value in values.items():
-            self._worker[name].set(value)
+    def worker(self, *, buffered: int, **totals: int) -> None:
+        """Take over what this worker counts elsewhere: `buffered` now; the totals since it started."""
+        self._buffered.set(buffered)
+        for name, total in totals.items():
+            self._totals[name].inc(total - self._counted[name])
+            self._counted[name] = total
 
-    def render(self, status: Mapping[str, Any]) -> bytes:
-        """The exposition text: all workers' counts, and `status` as read from Redis."""
+    def render(self, status: Status) -> bytes:
+        """Return the exposition text: all workers' counts, and `status` as read from Redis."""
         registry = self._registry
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()
@@ -80,39 +96,46 @@ class Metrics:
 class _Stored(Collector):
     """What /status knows, as metrics."""
 
-    def __init__(self, status: Mapping[str, Any]) -> None:
-        self._loops: Mapping[str, Any] = status["loops"]
+    def __init__(self, status: Status) -> None:
+        self._status = status
+        self._loops: dict[str, LoopStatus] = status.loops
 
     def collect(self) -> Iterable[Metric]:
-        yield from self._counters()
-        yield self._gauge("rebound_pending_decisions", "Decisions that wait for feedback", "pending")
-        yield from self._policies()
+        yield GaugeMetricFamily("rebound_workers", "API workers that are alive", value=self._status.workers)
+        yield GaugeMetricFamily(
+            "rebound_learner_up", "1 if a learner was heard of in the last 10 s", value=int(self._status.learner)
+        )
+        rung = GaugeMetricFamily("rebound_rung", "1 for the rung on which this worker stands", labels=["rung"])
+        for name in RUNGS:
+            rung.add_metric([name], int(name == self._status.rung))
+        yield rung
+        yield from self._of_loops()
+        yield from self._of_policies()
 
-    def _counters(self) -> Iterator[Metric]:
-        for name, text in COUNTERS.items():
-            family = CounterMetricFamily(f"rebound_{name}", text, labels=["loop"])
+    def _of_loops(self) -> Iterator[Metric]:
+        for field, (name, text) in LOOP_COUNTERS.items():
+            counter = CounterMetricFamily(name, text, labels=["loop"])
             for loop, status in self._loops.items():
-                family.add_metric([loop], status.get(name, 0))
-            yield family
-
-    def _gauge(self, metric: str, text: str, field: str) -> Metric:
-        family = GaugeMetricFamily(metric, text, labels=["loop"])
+                counter.add_metric([loop], getattr(status, field))
+            yield counter
+        pending = GaugeMetricFamily("rebound_pending_decisions", "Decisions that wait for feedback", labels=["loop"])
+        misfits = CounterMetricFamily(
+            "rebound_misfits", "Values that the encoder could not use", labels=["loop", "side", "field", "reason"]
+        )
         for loop, status in self._loops.items():
-            family.add_metric([loop], status.get(field, 0))
-        return family
+            pending.add_metric([loop], status.pending)
+            for misfit, count in status.misfits.items():
+                side, rest = misfit.split("/", 1)
+                field, reason = rest.rsplit("/", 1)
+                misfits.add_metric([loop, side, field, reason], count)
+        yield pending
+        yield misfits
 
-    def _policies(self) -> Iterator[Metric]:
-        for field, text in (
-            ("version", "Newest published version"),
-            ("events", "Events learned"),
-            ("lag", "Events in the log still to be learned"),
-            ("bytes", "Bytes of learned state and newest snapshot"),
-            ("snapshot_age_s", "Seconds since the newest version was published"),
-            ("alarms", "Changes of the world that it noticed"),
-        ):
-            family = GaugeMetricFamily(f"rebound_policy_{field}", text, labels=["loop", "policy"])
+    def _of_policies(self) -> Iterator[Metric]:
+        for field, (name, text) in POLICY_GAUGES.items():
+            gauge = GaugeMetricFamily(name, text, labels=["loop", "policy"])
             for loop, status in self._loops.items():
-                for policy, values in status["policies"].items():
-                    if values[field] is not None:
-                        family.add_metric([loop, policy], values[field])
-            yield family
+                for policy, found in status.policies.items():
+                    if (value := getattr(found, field)) is not None:
+                        gauge.add_metric([loop, policy], value)
+            yield gauge

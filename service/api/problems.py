@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, Field
 
-from service.errors import InvalidRequest, ReboundError, StoreUnavailable
+from service.errors import InvalidRequest, ReboundError, StoreUnavailable, UnsupportedEncoding
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -31,7 +31,7 @@ class Problem(BaseModel):
 
 
 def render(error: ReboundError) -> tuple[int, bytes, dict[str, str]]:
-    """(status, body, extra headers)."""
+    """Return (status, body, extra headers)."""
     problem = {
         "type": "about:blank",
         "title": error.title,
@@ -41,6 +41,10 @@ def render(error: ReboundError) -> tuple[int, bytes, dict[str, str]]:
         **error.extra,
     }
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, StoreUnavailable) else {}
+    if isinstance(error, UnsupportedEncoding):
+        headers["Accept-Encoding"] = error.extra["accepts"]
+    if "allow" in error.extra:
+        headers["Allow"] = ", ".join(error.extra["allow"])
     return error.status, orjson.dumps(problem, default=str), headers
 
 
@@ -48,7 +52,7 @@ def invalid(errors: Sequence[Mapping[str, Any]], *, skip: Sequence[str] = ("body
     """pydantic's list of errors as ours; the field is a path such as `items.3.features`."""
     found = []
     for error in errors:
-        path = [str(part) for part in error["loc"]]
+        path = [str(part) for part in error["loc"] if not str(part).startswith("<")]  # tags of unions
         field = ".".join(path[1:] if path and path[0] in skip else path) or "body"
         found.append({"field": field, "message": str(error["msg"]).removeprefix("Value error, ")})
     problem = InvalidRequest(found[0]["field"], found[0]["message"])
@@ -57,7 +61,7 @@ def invalid(errors: Sequence[Mapping[str, Any]], *, skip: Sequence[str] = ("body
 
 
 def for_status(status: int, detail: str) -> ReboundError:
-    """An error that the framework found (unknown path, wrong method)."""
+    """Make the error of what the framework found (unknown path, wrong method)."""
     phrase = HTTPStatus(status).phrase
     error: ReboundError = ReboundError(detail, code=phrase.lower().replace(" ", "_"))
     error.status, error.title = status, phrase

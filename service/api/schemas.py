@@ -1,21 +1,27 @@
-"""What goes over the wire. Bodies are parsed by orjson, once, and validated by these models on every path."""
+"""What goes over the wire. Bodies are parsed by orjson, once, and validated by these models on every path.
+
+`null` means "not given" wherever a field is optional. Ids may be sent as numbers; they come back as text.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from service.decide.features import FeatureSchema
-from service.loop import LOOP_NAME, LoopSettings
+from service.admin.status import Alarm
+from service.loop import LOOP_NAME, Finite, LoopChanges, LoopSettings
+from service.policies import KindInfo
+from service.represent.schema import FeatureSchema
 
-Id = Annotated[str, Field(min_length=1, max_length=128)]
+Id = Annotated[str, Field(min_length=1, max_length=128, coerce_numbers_to_str=True)]
 Name = Annotated[str, Field(pattern=f"^{LOOP_NAME.pattern}$", description="lower-case letters, digits, . _ -")]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Features = dict[str, Any]
+LoopName = Annotated[str, Field(max_length=64)]
+Features = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
 
 BATCH = 1000
+ID, OBJECT, ONE, MANY = "<id>", "<object>", "<one>", "<many>"  # tags of unions, which `problems.invalid` leaves out
 
 
 class Body(BaseModel):
@@ -38,6 +44,16 @@ class Candidate(Body):
     features: Features | None = None
 
 
+def _id_or_object(value: Any) -> str:
+    return OBJECT if isinstance(value, (dict, Candidate)) else ID
+
+
+IdOrCandidate = Annotated[
+    Annotated[Id, Tag(ID)] | Annotated[Candidate, Tag(OBJECT)],
+    Discriminator(_id_or_object),
+]
+
+
 class RecommendRequest(Body):
     """Every field is optional."""
 
@@ -50,12 +66,12 @@ class RecommendRequest(Body):
         k=1,
     )
 
-    loop: str = "default"
+    loop: LoopName | None = Field(None, description="default: `?loop=`, else `default`")
     user_id: Id | None = None
-    context: Features = Field(default_factory=dict, description="any JSON object: user, device, session")
-    candidates: list[Id | Candidate] | None = Field(None, description="default: the loop's catalogue")
-    exclude: list[Id] = Field(default_factory=list, description="items not to be recommended to this user now")
-    k: int = Field(1, ge=1, description="how many items to recommend")
+    context: dict[str, Any] | None = Field(None, description="any JSON object: user, device, session")
+    candidates: list[IdOrCandidate] | None = Field(None, description="default: the loop's catalogue")
+    exclude: list[Id] | None = Field(None, description="items not to be recommended to this user now")
+    k: int | None = Field(None, strict=True, ge=1, description="how many items to recommend; default 1")
     decision_id: Id | None = Field(None, description="your own id; repeating it returns the stored decision unchanged")
 
 
@@ -96,7 +112,9 @@ class Feedback(Body):
         decision_id="01JBX8E9Z3T4V5W6X7Y8Z9A0B1", item_id="sku-9", reward=1.0, feedback_id="click-8812"
     )
 
-    loop: str = "default"
+    loop: LoopName | None = Field(
+        None, description="default: `?loop=`, else the loop of a decision id that the service made, else `default`"
+    )
     decision_id: Id
     item_id: Id | None = Field(None, description="default: the first item of the slate")
     reward: Finite
@@ -106,8 +124,18 @@ class Feedback(Body):
 class FeedbackBatch(Body):
     """Up to 1000 reports, answered one by one."""
 
-    loop: str = Field("default", description="the loop of every element that names none")
+    loop: LoopName | None = Field(None, description="the loop of every element that names none")
     feedback: list[Any] = Field(min_length=1, max_length=BATCH)
+
+
+def _one_or_many(value: Any) -> str:
+    return MANY if isinstance(value, FeedbackBatch) or (isinstance(value, dict) and "feedback" in value) else ONE
+
+
+FeedbackBody = Annotated[
+    Annotated[Feedback, Tag(ONE)] | Annotated[FeedbackBatch, Tag(MANY)],
+    Discriminator(_one_or_many),
+]
 
 
 class FeedbackReply(BaseModel):
@@ -166,6 +194,57 @@ class Changed(BaseModel):
     missing: list[str]
 
 
+class LedgerItem(BaseModel):
+    """One item of a decision's slate."""
+
+    id: str
+    score: float
+    propensity: float
+
+
+class DecisionRecord(BaseModel):
+    """A decision as it was stored: all that it takes to make it again."""
+
+    v: int = Field(1, description="format of the record")
+    decision_id: str
+    loop: str
+    at: datetime
+    user_id: str | None
+    context: dict[str, Any]
+    candidates: list[tuple[str, dict[str, Any] | None]] | None = Field(
+        description="pairs of id and own features; null: the catalogue"
+    )
+    exclude: list[str]
+    catalogue: int = Field(description="version of the catalogue")
+    n: int = Field(description="eligible candidates")
+    k: int
+    policy: str
+    version: int
+    encoder: str = Field(description="version of the encoder")
+    exploration_floor: float
+    seed: str
+    items: list[LedgerItem]
+
+
+class LedgerFeedback(BaseModel):
+    """A report that came for a decision."""
+
+    item_id: str
+    reward: float
+    feedback_id: str | None
+    status: Literal["accepted", "late"]
+    at: float = Field(description="unix seconds")
+
+
+class DecisionLedger(BaseModel):
+    """What was decided, what became of it, and every feedback seen."""
+
+    decision: DecisionRecord
+    status: Literal["pending", "rewarded", "defaulted", "late"]
+    deadline: float = Field(description="unix seconds; feedback after it is late")
+    feedback: list[LedgerFeedback]
+
+
 class ImportedEvent(Body):
     """One row of a historical log."""
 
@@ -185,8 +264,12 @@ class ImportedEvent(Body):
     item_id: Id
     features: Features | None = Field(None, description="default: the catalogue's")
     reward: Finite
-    propensity: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
-    at: datetime | None = Field(None, description="ISO 8601 or unix seconds; events are learned in the order sent")
+    propensity: Finite | None = Field(None, gt=0, le=1)
+    at: datetime | None = Field(
+        None,
+        description="ISO 8601 or unix seconds. Events are learned in the order of their times, so import the oldest "
+        "first; without times, in the order sent",
+    )
 
 
 class EventBatch(Body):
@@ -201,7 +284,7 @@ class ImportReply(BaseModel):
 # ---- loops, policies, traffic
 
 
-class LoopBody(LoopSettings):
+class LoopBody(LoopChanges):
     """A loop's settings and feature schema; what is left out keeps its value, or its default in a new loop."""
 
     model_config = ConfigDict(
@@ -226,10 +309,9 @@ class LoopBody(LoopSettings):
 
     feature_schema: FeatureSchema | None = Field(None, alias="schema")
 
-    @field_validator("default_reward")
-    @classmethod
-    def _default_in_range(cls, value: float, info: ValidationInfo) -> float:
-        return value  # checked against the loop's own range, which need not be in this body
+
+class LoopList(BaseModel):
+    loops: list[str]
 
 
 class LoopReply(BaseModel):
@@ -246,20 +328,9 @@ class LoopReply(BaseModel):
 class PolicyBody(Body):
     model_config = _example(name="linucb-bold", kind="linucb", params={"alpha": 1.5})
 
-    name: Name
+    name: Name | None = Field(None, description="default: the kind")
     kind: str
-    params: dict[str, Any] = Field(default_factory=dict)
-
-
-class Alarm(BaseModel):
-    number: int = Field(description="from 1")
-    at: float = Field(description="unix time of the event that gave it away")
-    events: int = Field(description="events that the policy had learned by then")
-    position: str = Field(description="of that event in the log")
-    reaction: Literal["reset", "succession", "recall", "none"] = Field(
-        description="reset: all that it had learned was forgotten; succession: all but the last few thousand events; "
-        "recall: it goes on from what it knew before an earlier alarm; none: it learns in trainings only"
-    )
+    params: Features = Field(default_factory=dict)
 
 
 class PolicyReply(BaseModel):
@@ -280,11 +351,28 @@ class PolicyReply(BaseModel):
 
 class PolicyList(BaseModel):
     policies: list[PolicyReply]
-    kinds: list[str] = Field(description="kinds that POST /policies can make")
+    kinds: list[str] = Field(description="kinds that POST /policies can make; GET /kinds says what they are")
+
+
+class KindList(BaseModel):
+    kinds: list[KindInfo]
+
+
+class TrainingReply(BaseModel):
+    position: str = Field(description="of the request to train, in the log")
+
+
+class Ready(BaseModel):
+    status: Literal["ready"]
+    loops: list[str]
+
+
+class Alive(BaseModel):
+    status: Literal["ok"]
 
 
 class Rollback(Body):
-    version: int = Field(ge=1)
+    version: int = Field(strict=True, ge=1)
 
 
-Traffic = dict[Name, Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]]
+Traffic = dict[Name, Annotated[Finite, Field(ge=0, le=1)]]

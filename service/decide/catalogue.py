@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from service.decide.features import Encoder, ItemBlock
-
-Features = Mapping[str, Any]
+from service.records import Features
+from service.represent.encoder import Encoder, ItemBlock
+from service.represent.misfits import Misfits
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Immutable; rows of `block` are in the order of `ids`, which is sorted, so that a replay sees the same rows."""
+    """Immutable. Rows of `block` are in the order of `ids`, which is sorted, so that a replay sees the same rows."""
 
     version: int
     ids: tuple[str, ...]
@@ -22,16 +21,22 @@ class Catalogue:
     block: ItemBlock
 
     @classmethod
-    def of(cls, version: int, features: Mapping[str, Features], encoder: Encoder) -> Catalogue:
-        """Raises InvalidRequest when an item does not fit the schema."""
+    def of(
+        cls, version: int, features: Mapping[str, Features], encoder: Encoder, misfits: Misfits | None = None
+    ) -> Catalogue:
+        """Encode items; values that the encoder cannot use are counted in `misfits`."""
         ids = tuple(features)
-        block = encoder.items(list(features.values()), where="items")
+        block = encoder.items(list(features.values()), misfits=misfits)
         return cls(version, ids, {item: row for row, item in enumerate(ids)}, features, block)
 
     def eligible(
-        self, candidates: Sequence[tuple[str, Features | None]] | None, exclude: Sequence[str], encoder: Encoder
+        self,
+        candidates: Sequence[tuple[str, Features | None]] | None,
+        exclude: Sequence[str],
+        encoder: Encoder,
+        misfits: Misfits | None = None,
     ) -> tuple[Sequence[str], ItemBlock]:
-        """The n candidates of one request: their ids, and their item columns.
+        """Return the n candidates of one request: their ids, and their item columns.
 
         A candidate with features of its own is used with these; one without has the catalogue's, or none.
         """
@@ -41,10 +46,9 @@ class Catalogue:
                 return self.ids, self.block
             rows = [row for row, item in enumerate(self.ids) if item not in out]
             return [self.ids[row] for row in rows], self.block.take(rows)
-        places = [place for place, (item, _) in enumerate(candidates) if item not in out]
-        left = [candidates[place] for place in places]
+        left = [(item, features) for item, features in candidates if item not in out]
         known = [self.index.get(item) for item, features in left if features is None]
         if len(known) == len(left) and None not in known:
             return [item for item, _ in left], self.block.take([row for row in known if row is not None])
         given = [self.features.get(item, {}) if features is None else features for item, features in left]
-        return [item for item, _ in left], encoder.items(given, where="candidates", at=places)
+        return [item for item, _ in left], encoder.items(given, misfits=misfits)

@@ -1,23 +1,18 @@
-"""One decision, from a request to what is stored and answered. Pure: equal inputs give equal decisions, bit for bit."""
+"""One decision: candidates → rows → pmf → floor → draw. Pure: equal inputs give equal decisions, bit for bit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
-import orjson
-from numpy.typing import NDArray
 
-from service import events
-from service.decide.catalogue import Features
-from service.decide.live import LiveLoop, Served
+from service.decide.active import ActiveLoop, ServedPolicy
 from service.errors import NoCandidates
-from service.policies import Candidates, Scorer
-from service.store.decisions import Decision, SlateItem
+from service.policies import Array, Candidates, Scorer
+from service.records import Decision, Features, SlateItem
+from service.represent.misfits import Misfits
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +21,7 @@ class Request:
 
     decision_id: str
     user_id: str | None
-    context: Mapping[str, Any]
+    context: Features
     candidates: Sequence[tuple[str, Features | None]] | None  # None: the loop's catalogue
     exclude: Sequence[str]
     k: int
@@ -42,17 +37,17 @@ class Pick:
 
 
 def seed_of(loop: str, decision_id: str) -> str:
-    """The decision's seed, 16 hexadecimal digits."""
+    """Return the decision's seed, 16 hexadecimal digits."""
     return blake2b(f"{loop}\0{decision_id}".encode(), digest_size=8).hexdigest()
 
 
 def uniform(seed: str, draw: int) -> float:
-    """The decision's `draw`-th uniform number in [0, 1); needs no generator whose stream could change one day."""
+    """Return the decision's `draw`-th uniform number in [0, 1); needs no generator whose stream could change."""
     digest = blake2b(f"{seed}:{draw}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
 
 
-def draw_slate(scorer: Scorer, estimates: NDArray[np.float64], *, k: int, floor: float, seed: str) -> list[Pick]:
+def draw_slate(scorer: Scorer, estimates: Array, *, k: int, floor: float, seed: str) -> list[Pick]:
     """Draw min(k, n) places one by one without replacement, each from the policy's pmf over what is left.
 
     The floor is mixed in first, p = (1 - floor) * pmf + floor / n, and the draw is made from that very p: the
@@ -70,83 +65,69 @@ def draw_slate(scorer: Scorer, estimates: NDArray[np.float64], *, k: int, floor:
     return slate
 
 
-def decide(request: Request, live: LiveLoop, served: Served | None = None) -> Decision:
-    """The decision on one request.
+def decide(
+    request: Request,
+    active: ActiveLoop,
+    *,
+    at: float,
+    served: ServedPolicy | None = None,
+    misfits: Misfits | None = None,
+) -> tuple[Decision, Array]:
+    """Decide on one request.
 
-    `served` fixes the policy (for replays); by default the traffic split chooses it by the user, or by the decision
-    where there is no user.
+    Args:
+        at: the time of the decision, in unix seconds.
+        served: the policy to use (for replays). By default the traffic split chooses it by the user, or by the
+            decision where there is no user.
+        misfits: counts the values that the encoder could not use.
+
+    Returns:
+        The decision, and the rows (k, d) float32 of the items of its slate.
 
     Raises:
         NoCandidates: nothing is eligible.
-        InvalidRequest: a feature does not fit the schema.
     """
-    ids, block = live.catalogue.eligible(request.candidates, request.exclude, live.encoder)
+    ids, block = active.catalogue.eligible(request.candidates, request.exclude, active.encoder, misfits)
     if not ids:
         raise NoCandidates(
             "candidates",
             "none is left: send `candidates`, or fill the loop's catalogue with POST /items, and check `exclude`",
         )
-    served = served or live.policy_for(request.user_id or request.decision_id)
-    x = live.encoder.encode(request.context, block)  # (n, d)
+    served = served or active.policy_for(request.user_id or request.decision_id)
+    x = active.encoder.encode(request.context, block, misfits=misfits)  # (n, d)
     estimates = served.scorer.estimate(Candidates(x, ids, request.user_id))  # (n, s)
-    seed = seed_of(live.name, request.decision_id)
-    floor = live.settings.exploration_floor
+    seed = seed_of(active.name, request.decision_id)
+    floor = active.settings.exploration_floor
     slate = draw_slate(served.scorer, estimates, k=request.k, floor=floor, seed=seed)
-    low, high = live.settings.reward_range  # policies see rewards as shares of it
-    record = {
-        "decision_id": request.decision_id,
-        "loop": live.name,
-        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "user_id": request.user_id,
-        "context": request.context,
-        "candidates": request.candidates,
-        "exclude": request.exclude,
-        "catalogue": live.catalogue.version,
-        "n": len(ids),
-        "k": request.k,
-        "policy": served.policy,
-        "version": served.version,
-        "encoder": live.encoder.version,
-        "exploration_floor": floor,
-        "seed": seed,
-        "items": [
-            {"id": ids[pick.row], "score": low + pick.score * (high - low), "propensity": pick.propensity}
-            for pick in slate
-        ],
-    }
-    return Decision(
-        loop=live.name,
+    low, high = active.settings.reward_range  # policies see rewards as shares of it
+    decision = Decision(
         decision_id=request.decision_id,
-        record=orjson.dumps(record),
-        wait_ms=live.settings.wait_ms,
-        slate=[
-            SlateItem(
-                item=ids[pick.row],
-                e=events.body(
-                    decision_id=request.decision_id,
-                    item=ids[pick.row],
-                    user=request.user_id,
-                    context=request.context,
-                    n=len(ids) - place,
-                    propensity=pick.propensity,
-                    policy=served.policy,
-                    version=served.version,
-                ),
-                x=x[pick.row].astype("<f4").tobytes(),
-            )
-            for place, pick in enumerate(slate)
-        ],
+        loop=active.name,
+        at=at,
+        user_id=request.user_id,
+        context=request.context,
+        candidates=request.candidates,
+        exclude=request.exclude,
+        catalogue=active.catalogue.version,
+        n=len(ids),
+        k=request.k,
+        policy=served.policy,
+        version=served.version,
+        encoder=active.encoder.version,
+        exploration_floor=floor,
+        seed=seed,
+        items=tuple(SlateItem(ids[pick.row], low + pick.score * (high - low), pick.propensity) for pick in slate),
     )
+    return decision, x[[pick.row for pick in slate]]
 
 
-def request_of(record: Mapping[str, Any]) -> Request:
-    """The request that a stored record answered."""
-    candidates = record["candidates"]
+def request_of(decision: Decision) -> Request:
+    """Return the request that a decision answered."""
     return Request(
-        decision_id=record["decision_id"],
-        user_id=record["user_id"],
-        context=record["context"],
-        candidates=None if candidates is None else [(item, features) for item, features in candidates],
-        exclude=record["exclude"],
-        k=record["k"],
+        decision_id=decision.decision_id,
+        user_id=decision.user_id,
+        context=decision.context,
+        candidates=decision.candidates,
+        exclude=decision.exclude,
+        k=decision.k,
     )

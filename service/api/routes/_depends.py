@@ -9,12 +9,14 @@ from fastapi import Depends, Query, Request, Response
 from fastapi.routing import APIRoute
 from redis.asyncio import Redis
 
-from service.api.hot import Hot, parse
+from service.admin.adoption import Adoption
+from service.api.hot_path import check_parameters
 from service.api.metrics import Metrics
+from service.api.replies import HotRoutes, parse
 from service.api.schemas import Changed
-from service.decide.control import Adoption, Control
-from service.decide.live import Live
-from service.store.decisions import DecisionLog
+from service.serve.follower import Follower
+from service.serve.misfit_counter import MisfitCounter
+from service.store.decisions import DecisionWriter
 
 
 class StrictRequest(Request):
@@ -25,25 +27,22 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """Bodies are read as `StrictRequest`s."""
+    """Reads bodies as `StrictRequest`s, and refuses query parameters that it does not know."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
+        known = [parameter.alias for parameter in self.dependant.query_params]
 
         async def strict(request: Request) -> Response:
+            check_parameters(request.query_params, known)
             return await handler(StrictRequest(request.scope, request.receive))
 
         return strict
 
 
-def _control(request: Request) -> Control:
-    control: Control = request.state.control
-    return control
-
-
-def _live(request: Request) -> Live:
-    live: Live = request.state.live
-    return live
+def _follower(request: Request) -> Follower:
+    follower: Follower = request.state.follower
+    return follower
 
 
 def _redis(request: Request) -> Redis:
@@ -51,8 +50,8 @@ def _redis(request: Request) -> Redis:
     return redis
 
 
-def _hot(request: Request) -> Hot:
-    hot: Hot = request.state.hot
+def _hot(request: Request) -> HotRoutes:
+    hot: HotRoutes = request.state.hot
     return hot
 
 
@@ -61,22 +60,27 @@ def _metrics(request: Request) -> Metrics:
     return metrics
 
 
-def _decisions(request: Request) -> DecisionLog:
-    decisions: DecisionLog = request.state.decisions
+def _decisions(request: Request) -> DecisionWriter:
+    decisions: DecisionWriter = request.state.decisions
     return decisions
 
 
-ControlDep = Annotated[Control, Depends(_control)]
-LiveDep = Annotated[Live, Depends(_live)]
+def _misfits(request: Request) -> MisfitCounter:
+    misfits: MisfitCounter = request.state.misfits
+    return misfits
+
+
+FollowerDep = Annotated[Follower, Depends(_follower)]
 RedisDep = Annotated[Redis, Depends(_redis)]
-HotDep = Annotated[Hot, Depends(_hot)]
+HotDep = Annotated[HotRoutes, Depends(_hot)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
-DecisionsDep = Annotated[DecisionLog, Depends(_decisions)]
+DecisionsDep = Annotated[DecisionWriter, Depends(_decisions)]
+MisfitsDep = Annotated[MisfitCounter, Depends(_misfits)]
 LoopParam = Annotated[str, Query(description="name of the loop", max_length=64)]
 
 
 def changed(adoption: Adoption) -> Changed:
-    """What a change answers."""
+    """Say which workers serve a change."""
     return Changed(
         epoch=adoption.epoch,
         adopted=not adoption.missing,

@@ -1,31 +1,48 @@
-"""Decide and report. Answered by `api/hot.py` before they get here; declared for /docs and /openapi.json."""
+"""Decide and report, as ordinary routes, and look a decision up.
 
-from typing import Any
+The hot path answers the first two before they get here (`api/hot_path.py`); both ways share `api/replies.py`, and one
+suite of tests runs every case against either.
+"""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 
 from service.api.problems import documented
-from service.api.routes._depends import HotDep, LoopParam, RedisDep, StrictRoute
+from service.api.routes._depends import HotDep, RedisDep, StrictRoute
 from service.api.schemas import (
-    Feedback,
-    FeedbackBatch,
+    DecisionLedger,
     FeedbackBatchReply,
+    FeedbackBody,
     FeedbackReply,
     RecommendReply,
     RecommendRequest,
 )
-from service.errors import Conflict, MalformedJson, NotFound, PayloadTooLarge, StoreUnavailable
-from service.store.decisions import ledger
+from service.errors import (
+    Conflict,
+    MalformedJson,
+    NotFound,
+    PayloadTooLarge,
+    StoreUnavailable,
+    UnsupportedEncoding,
+)
+from service.serve.ids import loop_of
+from service.store.decisions import read_ledger
+from service.store.keys import Keys
+from service.store.loop_store import read_loop
 
 router = APIRouter(tags=["decide"], route_class=StrictRoute)
+LoopQuery = Annotated[str | None, Query(description="name of the loop, if the body names none", max_length=64)]
 
 
 @router.post(
-    "/recommend", response_model=RecommendReply, responses=documented(MalformedJson, NotFound, PayloadTooLarge)
+    "/recommend",
+    response_model=RecommendReply,
+    responses=documented(MalformedJson, NotFound, PayloadTooLarge, UnsupportedEncoding),
 )
-async def recommend(request: RecommendRequest, hot: HotDep) -> Response:
+async def recommend(request: RecommendRequest, hot: HotDep, loop: LoopQuery = None) -> Response:
     """Choose k items for a user. The decision is stored before it is answered."""
-    status, body = await hot.recommend(request.model_dump(exclude_unset=True))
+    status, body = await hot.recommend(request, loop=loop)
     return Response(body, status, media_type="application/json")
 
 
@@ -35,16 +52,24 @@ async def recommend(request: RecommendRequest, hot: HotDep) -> Response:
     response_model=FeedbackReply,
     responses={
         200: {"model": FeedbackReply | FeedbackBatchReply, "description": "a repeat, too late, or a batch"},
-        **documented(MalformedJson, NotFound, Conflict, PayloadTooLarge, StoreUnavailable),
+        **documented(MalformedJson, NotFound, Conflict, PayloadTooLarge, UnsupportedEncoding, StoreUnavailable),
     },
 )
-async def feedback(request: Feedback | FeedbackBatch, hot: HotDep) -> Response:
+async def feedback(request: FeedbackBody, hot: HotDep, loop: LoopQuery = None) -> Response:
     """Report a reward, or up to 1000 of them. The reply means that it is stored."""
-    status, body = await hot.feedback(request.model_dump(exclude_unset=True))
+    status, body = await hot.feedback(request, loop=loop)
     return Response(body, status, media_type="application/json")
 
 
-@router.get("/decisions/{decision_id}", responses=documented(NotFound, StoreUnavailable))
-async def get_decision(decision_id: str, redis: RedisDep, loop: LoopParam = "default") -> dict[str, Any]:
+@router.get("/decisions/{decision_id:path}", responses=documented(NotFound, StoreUnavailable))
+async def get_decision(
+    decision_id: str,
+    redis: RedisDep,
+    loop: Annotated[
+        str | None,
+        Query(description="default: the loop of an id that the service made, else `default`", max_length=64),
+    ] = None,
+) -> DecisionLedger:
     """The reward ledger: what was decided, what became of it, and every feedback seen."""
-    return await ledger(redis, loop, decision_id)
+    record = await read_loop(redis, loop_of(decision_id, loop))
+    return DecisionLedger.model_validate(await read_ledger(redis, Keys(record.name, record.id), decision_id))

@@ -2,64 +2,80 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 
+from service.admin.imports import PastEvent
+from service.admin.imports import import_events as append_events
+from service.admin.items import change_items
+from service.admin.items import delete_item as remove_item
 from service.api.problems import documented
-from service.api.routes._depends import ControlDep, LiveDep, LoopParam, StrictRoute, changed
+from service.api.routes._depends import FollowerDep, LoopParam, MisfitsDep, RedisDep, StrictRoute, changed
 from service.api.schemas import BATCH, Changed, EventBatch, ImportReply, Item, ItemBatch, ItemFeatures, ItemPage
-from service.decide.control import Past
-from service.errors import MalformedJson, NotFound, PayloadTooLarge, StoreUnavailable
+from service.errors import Conflict, MalformedJson, NotFound, PayloadTooLarge, StoreUnavailable
 
 router = APIRouter(tags=["items"], route_class=StrictRoute)
 WRITES = documented(MalformedJson, NotFound, PayloadTooLarge, StoreUnavailable)
+ItemId = Annotated[str, Path(min_length=1, max_length=128)]
 
 
 @router.get("/items", responses=documented(NotFound))
 async def list_items(
-    live: LiveDep,
+    follower: FollowerDep,
     loop: LoopParam = "default",
     limit: Annotated[int, Query(ge=1, le=BATCH)] = 100,
     after: Annotated[str, Query(description="`next` of the page before")] = "",
 ) -> ItemPage:
     """The catalogue, by id."""
-    catalogue = live.loop(loop).catalogue
+    catalogue = follower.loop(loop).catalogue
     ids = [item for item in catalogue.ids if item.encode() > after.encode("utf-8", "replace")][: limit + 1]
     items = [Item(id=item, features=dict(catalogue.features[item])) for item in ids[:limit]]
     return ItemPage(items=items, version=catalogue.version, next=ids[limit - 1] if len(ids) > limit else None)
 
 
 @router.post("/items", responses=WRITES)
-async def put_items(body: ItemBatch, control: ControlDep, loop: LoopParam = "default") -> Changed:
+async def put_items(
+    body: ItemBatch, redis: RedisDep, follower: FollowerDep, misfits: MisfitsDep, loop: LoopParam = "default"
+) -> Changed:
     """Add or replace up to 1000 items, all or nothing."""
-    return changed(await control.change_items(loop, {item.id: item.features for item in body.items}))
+    changes = {item.id: item.features for item in body.items}
+    return changed(await change_items(redis, follower, misfits, loop, changes))
 
 
-@router.get("/items/{item_id}", responses=documented(NotFound))
-async def get_item(item_id: str, live: LiveDep, loop: LoopParam = "default") -> Item:
-    catalogue = live.loop(loop).catalogue
+@router.get("/items/{item_id:path}", responses=documented(NotFound))
+async def get_item(item_id: ItemId, follower: FollowerDep, loop: LoopParam = "default") -> Item:
+    """One item."""
+    catalogue = follower.loop(loop).catalogue
     if item_id not in catalogue.index:
         raise NotFound(f"there is no item {item_id!r} in loop {loop!r}", code="unknown_item")
     return Item(id=item_id, features=dict(catalogue.features[item_id]))
 
 
-@router.put("/items/{item_id}", responses=WRITES)
-async def put_item(item_id: str, body: ItemFeatures, control: ControlDep, loop: LoopParam = "default") -> Changed:
+@router.put("/items/{item_id:path}", responses=WRITES)
+async def put_item(
+    item_id: ItemId,
+    body: ItemFeatures,
+    redis: RedisDep,
+    follower: FollowerDep,
+    misfits: MisfitsDep,
+    loop: LoopParam = "default",
+) -> Changed:
     """Add or replace one item."""
-    item = Item(id=item_id, features=body.features)
-    return changed(await control.change_items(loop, {item.id: item.features}))
+    return changed(await change_items(redis, follower, misfits, loop, {item_id: body.features}))
 
 
-@router.delete("/items/{item_id}", status_code=204, responses=documented(NotFound, StoreUnavailable))
-async def delete_item(item_id: str, control: ControlDep, loop: LoopParam = "default") -> None:
+@router.delete("/items/{item_id:path}", status_code=204, responses=documented(NotFound, StoreUnavailable))
+async def delete_item(item_id: ItemId, redis: RedisDep, follower: FollowerDep, loop: LoopParam = "default") -> None:
     """It is no longer recommended; what was learned about it stays."""
-    await control.delete_item(loop, item_id)
+    await remove_item(redis, follower, loop, item_id)
 
 
-@router.post("/events", responses=WRITES)
-async def import_events(body: EventBatch, control: ControlDep, loop: LoopParam = "default") -> ImportReply:
+@router.post("/events", responses=documented(MalformedJson, NotFound, Conflict, PayloadTooLarge, StoreUnavailable))
+async def import_events(
+    body: EventBatch, redis: RedisDep, follower: FollowerDep, misfits: MisfitsDep, loop: LoopParam = "default"
+) -> ImportReply:
     """Append up to 1000 rows of a historical log, all or nothing: every policy of the loop learns from them."""
-    rows = [
-        Past(
+    events = [
+        PastEvent(
             event_id=event.event_id,
             user_id=event.user_id,
             context=event.context,
@@ -67,8 +83,9 @@ async def import_events(body: EventBatch, control: ControlDep, loop: LoopParam =
             features=event.features,
             reward=event.reward,
             propensity=event.propensity,
+            at=None if event.at is None else event.at.timestamp(),
         )
         for event in body.events
     ]
-    imported = await control.import_events(loop, rows)
-    return ImportReply(imported=imported, duplicates=len(rows) - imported)
+    imported = await append_events(redis, follower, misfits, loop, events)
+    return ImportReply(imported=imported, duplicates=len(events) - imported)

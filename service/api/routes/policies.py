@@ -1,69 +1,110 @@
-"""Policies and traffic: create, watch, activate, roll back."""
+"""Kinds, policies and traffic: create, watch, activate, roll back."""
 
 from fastapi import APIRouter
 
+from service.admin import policies as administration
+from service.admin import traffic as shares
+from service.admin.policies import PolicyDescription
 from service.api.problems import documented
-from service.api.routes._depends import ControlDep, LoopParam, RedisDep, StrictRoute, changed
-from service.api.schemas import Changed, PolicyBody, PolicyList, PolicyReply, Rollback, Traffic
+from service.api.routes._depends import FollowerDep, LoopParam, RedisDep, StrictRoute, changed
+from service.api.schemas import (
+    Changed,
+    KindList,
+    PolicyBody,
+    PolicyList,
+    PolicyReply,
+    Rollback,
+    Traffic,
+    TrainingReply,
+)
 from service.errors import Conflict, MalformedJson, NotFound, StoreUnavailable
-from service.policies import KINDS
-from service.store import loops
+from service.policies import KINDS, describe_kinds
+from service.store.loop_store import read_loop
 
 router = APIRouter(tags=["policies"], route_class=StrictRoute)
 READS = documented(NotFound, StoreUnavailable)
 WRITES = documented(MalformedJson, NotFound, Conflict, StoreUnavailable)
 
 
+def _reply(found: PolicyDescription) -> PolicyReply:
+    record = found.record
+    return PolicyReply(
+        name=record.name,
+        kind=record.kind,
+        params=dict(record.params),
+        version=record.version,
+        events=record.events,
+        lag=found.lag,
+        bytes=record.bytes,
+        share=found.share,
+        pinned=found.pinned,
+        kept_versions=found.kept_versions,
+        published=record.published,
+        alarms=[dict(alarm) for alarm in record.alarms],
+        summary=found.summary,
+    )
+
+
+@router.get("/kinds")
+async def list_kinds() -> KindList:
+    """The kinds of policy that this service knows, each with its parameters as JSON Schema."""
+    return KindList(kinds=describe_kinds())
+
+
 @router.get("/policies", responses=READS)
-async def list_policies(control: ControlDep, loop: LoopParam = "default") -> PolicyList:
-    policies = [PolicyReply(**found) for found in await control.describe_all(loop)]
-    return PolicyList(policies=policies, kinds=sorted(KINDS))
+async def list_policies(redis: RedisDep, loop: LoopParam = "default") -> PolicyList:
+    """The policies of a loop."""
+    found = await administration.describe_all(redis, loop)
+    return PolicyList(policies=[_reply(policy) for policy in found], kinds=sorted(KINDS))
 
 
 @router.post("/policies", status_code=201, responses=WRITES)
-async def create_policy(body: PolicyBody, control: ControlDep, loop: LoopParam = "default") -> PolicyReply:
+async def create_policy(body: PolicyBody, redis: RedisDep, loop: LoopParam = "default") -> PolicyReply:
     """Make a policy. It learns the retained log, then along with the others; it serves once it is given traffic."""
-    await control.create_policy(loop, body.name, body.kind, body.params)
-    return PolicyReply(**await control.describe(loop, body.name, summary=False))
+    name = body.kind if body.name is None else body.name
+    await administration.create_policy(redis, await read_loop(redis, loop), name, body.kind, body.params)
+    return _reply(await administration.describe(redis, loop, name))
 
 
 @router.get("/policies/{name}", responses=READS)
-async def get_policy(name: str, control: ControlDep, loop: LoopParam = "default") -> PolicyReply:
+async def get_policy(name: str, redis: RedisDep, loop: LoopParam = "default") -> PolicyReply:
     """One policy, with a summary of what it has learned."""
-    return PolicyReply(**await control.describe(loop, name, summary=True))
+    return _reply(await administration.describe(redis, loop, name, summary=True))
 
 
 @router.delete("/policies/{name}", status_code=204, responses=WRITES)
-async def delete_policy(name: str, control: ControlDep, loop: LoopParam = "default") -> None:
+async def delete_policy(name: str, redis: RedisDep, loop: LoopParam = "default") -> None:
     """Only a policy without traffic."""
-    await control.delete_policy(loop, name)
+    await administration.delete_policy(redis, loop, name)
 
 
 @router.post("/policies/{name}/activate", responses=WRITES)
-async def activate(name: str, control: ControlDep, loop: LoopParam = "default") -> Changed:
+async def activate(name: str, redis: RedisDep, follower: FollowerDep, loop: LoopParam = "default") -> Changed:
     """Give it all the traffic, at its newest version. Returns when every live worker serves it."""
-    return changed(await control.activate(loop, name))
+    return changed(await shares.activate(redis, follower, loop, name))
 
 
 @router.post("/policies/{name}/rollback", responses=WRITES)
-async def rollback(name: str, body: Rollback, control: ControlDep, loop: LoopParam = "default") -> Changed:
+async def rollback(
+    name: str, body: Rollback, redis: RedisDep, follower: FollowerDep, loop: LoopParam = "default"
+) -> Changed:
     """Serve exactly this version until the policy is activated again; it goes on learning meanwhile."""
-    return changed(await control.rollback(loop, name, body.version))
+    return changed(await shares.rollback(redis, follower, loop, name, body.version))
 
 
 @router.post("/policies/{name}/train", status_code=202, responses=WRITES)
-async def train(name: str, control: ControlDep, loop: LoopParam = "default") -> dict[str, str]:
+async def train(name: str, redis: RedisDep, loop: LoopParam = "default") -> TrainingReply:
     """Train a batch-trained policy anew on the retained log; its version rises when that is done."""
-    return {"position": await control.train(loop, name)}
+    return TrainingReply(position=await administration.train(redis, loop, name))
 
 
 @router.get("/traffic", responses=READS)
 async def get_traffic(redis: RedisDep, loop: LoopParam = "default") -> dict[str, float]:
     """Policy -> share of the users. Empty: uniform choice."""
-    return (await loops.read_loop(redis, loop)).traffic
+    return dict((await read_loop(redis, loop)).traffic)
 
 
 @router.put("/traffic", responses=WRITES)
-async def put_traffic(body: Traffic, control: ControlDep, loop: LoopParam = "default") -> Changed:
+async def put_traffic(body: Traffic, redis: RedisDep, follower: FollowerDep, loop: LoopParam = "default") -> Changed:
     """Split the users between policies; a user stays with his policy as long as the split stays."""
-    return changed(await control.set_traffic(loop, body))
+    return changed(await shares.set_traffic(redis, follower, loop, body))

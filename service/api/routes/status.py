@@ -1,42 +1,46 @@
 """Is it up, is it ready, is it learning?"""
 
-from typing import Any
-
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.admin.status import Status, read_status
 from service.api.problems import documented
-from service.api.routes._depends import DecisionsDep, LiveDep, MetricsDep, RedisDep
-from service.api.status import read_status
+from service.api.routes._depends import DecisionsDep, FollowerDep, MetricsDep, RedisDep, StrictRoute
+from service.api.schemas import Alive, Ready
 from service.errors import StoreUnavailable
 
-router = APIRouter(tags=["status"])
+router = APIRouter(tags=["status"], route_class=StrictRoute)
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
-async def healthz() -> dict[str, str]:
+async def healthz() -> Alive:
     """The process is alive."""
-    return {"status": "ok"}
+    return Alive(status="ok")
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=documented(StoreUnavailable))
-async def readyz(redis: RedisDep, live: LiveDep) -> dict[str, Any]:
-    """It can serve: the store answers, and every loop is loaded."""
+async def readyz(redis: RedisDep, follower: FollowerDep) -> Ready:
+    """It can serve: the store answers and holds our data, and every loop is loaded."""
     try:
         await redis.ping()
     except Exception as error:
         raise StoreUnavailable("Redis does not answer; /recommend goes on from memory") from error
-    return {"status": "ready", "loops": live.names}
+    if not follower.store_usable():
+        raise StoreUnavailable("Redis lost its data; /recommend goes on from memory until the workers are restarted")
+    return Ready(status="ready", loops=follower.names)
 
 
 @router.get("/status")
-async def status(redis: RedisDep, live: LiveDep, decisions: DecisionsDep) -> dict[str, Any]:
+async def status(redis: RedisDep, follower: FollowerDep, decisions: DecisionsDep) -> Status:
     """Is it learning? Counters, lag, age of what is served, and what is broken."""
-    return await read_status(redis, live, decisions)
+    return await read_status(redis, follower, decisions)
 
 
-@router.get("/metrics", response_class=Response)
-async def metrics(redis: RedisDep, live: LiveDep, decisions: DecisionsDep, metrics: MetricsDep) -> Response:
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(redis: RedisDep, follower: FollowerDep, decisions: DecisionsDep, metrics: MetricsDep) -> Response:
     """For Prometheus."""
-    found = await read_status(redis, live, decisions)
+    found = await read_status(redis, follower, decisions)
     return Response(metrics.render(found), media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""Is what is learned still right? What speaks against a model is weighed as a likelihood ratio, by Page's CUSUM.
+"""Detects that a model is no longer right: the evidence against it is a likelihood ratio, summed by Page's CUSUM.
 
 Page (1954), "Continuous inspection schemes", Biometrika 41. For each rival hypothesis, with p what the model expected
 of an event before it learned it, q what the rival did, and r the reward in [0, 1]:
@@ -6,7 +6,7 @@ of an event before it learned it, q what the rival did, and r the reward in [0, 
     S ← max(0, S + r log(q / p) + (1 - r) log((1 - q) / (1 - p))),   alarm at S ≥ UNLIKELY.
 
 The rivals are "rewards are a share a of what was expected", for each a of DECLINES, and other models of the same events
-(`drift.py`). Events count in the order of their decisions (`order.py`).
+(`drift.py`). Events count in the order of their decisions (`decision_order.py`).
 
 Wherever S is 0, evidence begins anew, and each beginning may reach S by chance with a probability of e^-S. Rivals that
 are close to the model are seldom at 0. Former models are far from it, most of them, and would begin at every event: so
@@ -20,8 +20,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.learn.order import GROUP, InOrder
-from service.policies._base import Array
+from service.learn.change.decision_order import GROUP, DecisionOrder
+from service.policies import Array
 
 UNLIKELY = 12.0  # log-likelihood ratio at which a change is certain enough
 UNLIKELY_RETURN = 10.0  # the same for former models, for which evidence seldom begins anew
@@ -31,7 +31,7 @@ CALIBRATION = 5000  # events over which expectations are compared with rewards
 IMPATIENT = 0  # the rival model that learns in the log's order, too, with a shorter memory
 
 
-class Watch:
+class Cusum:
     """Declines, and `rivals` other models, against one model.
 
     For declines, expectations are calibrated by the ratio of past rewards to past expectations: of the items that a
@@ -44,7 +44,7 @@ class Watch:
         self._former = slice(len(DECLINES) + 1 + IMPATIENT, None)
         self._unlikely = np.full(len(DECLINES) + rivals, UNLIKELY)
         self._unlikely[self._former] = UNLIKELY_RETURN
-        self.order = InOrder(2 + len(DECLINES) + rivals)  # rewards and what was expected; the ratios
+        self.order = DecisionOrder(2 + len(DECLINES) + rivals)  # rewards and what was expected; the ratios
         self._clear()
 
     def _clear(self) -> None:
@@ -57,20 +57,22 @@ class Watch:
         self._clear()
         self.order.restart()
 
-    def observe(self, expected: float, reward: float, ratios: Sequence[float] = (), place: int | None = None) -> None:
+    def observe(
+        self, expected: float, reward: float, ratios: Sequence[float] = (), slate_position: int | None = None
+    ) -> None:
         """One event.
 
         Args:
             expected: by the model, in [0, 1].
             reward: in [0, 1].
             ratios: log-likelihood ratio of each rival model to the model; those left out are 0.
-            place: in the order of decisions; None where that is the order of the log.
+            slate_position: in the order of decisions; None where that is the order of the log.
         """
         calibration = self._recent_reward / max(self._recent_expected, 1e-12)  # a policy may expect nothing, ever
         e = min(max(expected * calibration, 1e-6), 0.99)
         declines = [reward * math.log(a) + (1.0 - reward) * math.log((1.0 - a * e) / (1.0 - e)) for a in DECLINES]
         missing = (0.0,) * (self._rivals - len(ratios))
-        for group in self.order.add(place, (reward, expected, *declines, *ratios, *missing)):
+        for group in self.order.add(slate_position, (reward, expected, *declines, *ratios, *missing)):
             self._judge(group)
 
     def _judge(self, group: Array) -> None:

@@ -1,20 +1,19 @@
-"""Non-stationarity as a part, not a policy: forgetting and change detection around any policy's update.
+"""Wraps any policy with forgetting and change detection.
 
-What a policy's `half_life`, `half_life_s` and `detect_change` ask for is done here, by calling its `forget`: after
-every BLOCK-th event, counted from the policy's first, so that it does not matter in which batches they came.
+A policy's parameters `half_life`, `half_life_s` and `detect_change` are acted on here, by calls of its `forget`. They
+come after every BLOCK-th event, counted from the policy's first, so the batches in which events come do not matter.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from service.learn.watch import IMPATIENT, Watch, log_ratio
-from service.policies import KINDS, Arrays, Batch, Policy
-from service.policies._base import Array
+from service.learn.change.cusum import IMPATIENT, Cusum, log_ratio
+from service.policies import KINDS, Array, Arrays, Batch, Policy
 
 BLOCK = 16  # to forget a little at every event would cost as much as to learn from it
 MEMORY = 2048  # half-life of what a successor knows, in events
@@ -38,15 +37,15 @@ class Drift:
       back, with the season, the end of a price war or of an outage of feedback, one of them is recalled.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy[Any]) -> None:
         self.policy = policy
         params = policy.params
         self._acts = params.half_life is not None or params.half_life_s is not None or params.detect_change
         self._events, self._forgot_at = 0, math.nan
-        self._watch = Watch(1 + REMEMBERED) if params.detect_change else None
-        self._reference: Policy | None = None
+        self._cusum = Cusum(1 + REMEMBERED) if params.detect_change else None
+        self._reference: Policy[Any] | None = None
         self._successor = copy(policy) if params.detect_change and policy.comparable else None
-        self._former: list[Policy] = []  # the newest last
+        self._former: list[Policy[Any]] = []  # the newest last
 
     def parts(self, size: int) -> Iterator[slice]:
         """So many events as pieces for `update`, none of which goes beyond the end of a block."""
@@ -56,12 +55,12 @@ class Drift:
             yield slice(start, stop)
             start = stop
 
-    def update(self, batch: Batch, at: float, places: Sequence[int | None] | None = None) -> Reaction | None:
+    def update(self, batch: Batch, at: float, slate_positions: Sequence[int | None] | None = None) -> Reaction | None:
         """Learn one part.
 
         Args:
-            at: when the last of the events entered the log, in seconds.
-            places: of the B events' decisions in the order of decisions; left out, the events are in that order.
+            at: when the last of the events happened, in unix seconds.
+            slate_positions: of the B events, in the order of decisions; left out, the events are in that order.
 
         Returns:
             What was done about an alarm in which the part ended. "reset": all was forgotten; "succession": the policy
@@ -73,12 +72,14 @@ class Drift:
         """
         expected = self.policy.update(batch)
         self._events += len(batch.item)
-        if self._watch is not None:
-            self._look(self._watch, batch, expected, places or [None] * len(batch.item))
+        if self._cusum is not None:
+            self._observe(self._cusum, batch, expected, slate_positions or [None] * len(batch.item))
         return self._end_block(at) if self._acts and self._events % BLOCK == 0 else None
 
-    def _look(self, watch: Watch, batch: Batch, expected: Array | None, places: Sequence[int | None]) -> None:
-        """Let the watch see what the model and its rivals expected, each before it learned the event."""
+    def _observe(
+        self, cusum: Cusum, batch: Batch, expected: Array | None, slate_positions: Sequence[int | None]
+    ) -> None:
+        """Give the CUSUM what the model and its rivals expected, each before it learned the event."""
         if expected is None:
             if self._reference is None:
                 self._reference = self._new_reference()
@@ -88,9 +89,9 @@ class Drift:
         reward = np.clip(batch.reward, 0.0, 1.0)
         rivals = [log_ratio(expected, q, reward) for q in self._rivals(batch)]
         ratios = np.stack(rivals, axis=1).tolist() if rivals else [()] * len(reward)
-        seen = zip(np.clip(expected, 0.0, 1.0).tolist(), reward.tolist(), ratios, places, strict=True)
+        seen = zip(np.clip(expected, 0.0, 1.0).tolist(), reward.tolist(), ratios, slate_positions, strict=True)
         for event in seen:
-            watch.observe(*event)
+            cusum.observe(*event)
 
     def _rivals(self, batch: Batch) -> Iterator[Array]:
         """What each of them expects (B,): the successor, then the former models."""
@@ -102,8 +103,8 @@ class Drift:
             yield former.expected(batch)
 
     def _end_block(self, at: float) -> Reaction | None:
-        if self._watch is not None and (rival := self._watch.alarm) is not None:
-            self._watch.restart()
+        if self._cusum is not None and (rival := self._cusum.alarm) is not None:
+            self._cusum.restart()
             return self._react(rival)
         half_lives = 0.0
         if self.policy.params.half_life is not None:
@@ -143,13 +144,19 @@ class Drift:
             return "reset"
         return "succession" if rival == IMPATIENT else "recall"
 
+    def forget_items(self, gone: Sequence[str]) -> None:
+        """Drop all that the policy, and every model beside it, knows of these items."""
+        for model in (self.policy, self._reference, self._successor, *self._former):
+            if model is not None:
+                model.forget_items(gone)
+
     def state(self) -> Arrays:
         """The policy's state, and beside it (under `drift.`) what is known here."""
         state = self.policy.state()
         if self._acts:
             state["drift.events"] = np.array([self._events, self._forgot_at])
-        if self._watch is not None:
-            state |= {"drift.watch": self._watch.state(), "drift.order": self._watch.order.state()}
+        if self._cusum is not None:
+            state |= {"drift.watch": self._cusum.state(), "drift.order": self._cusum.order.state()}
         if self._reference is not None:
             state |= prefixed(REFERENCE, self._reference.state())
         if self._successor is not None:
@@ -164,11 +171,11 @@ class Drift:
         if self._acts:
             events, self._forgot_at = state["drift.events"].tolist()
             self._events = int(events)
-        if self._watch is None:
+        if self._cusum is None:
             return
         if "drift.watch" in state:  # an older version's state has none: it is watched from here on
-            self._watch.load(state["drift.watch"])
-            self._watch.order.load(state["drift.order"])
+            self._cusum.load(state["drift.watch"])
+            self._cusum.order.load(state["drift.order"])
         self._reference = None
         if reference := named(state, REFERENCE):
             self._reference = self._new_reference()
@@ -182,22 +189,22 @@ class Drift:
             self._former.append(copy(self.policy))
             self._former[-1].load(former)
 
-    def _new_reference(self) -> Policy:
+    def _new_reference(self) -> Policy[Any]:
         return KINDS["adaptive"](self.policy.d, KINDS["adaptive"].Params())
 
 
-def copy(policy: Policy) -> Policy:
-    """Another one that knows the same."""
+def copy(policy: Policy[Any]) -> Policy[Any]:
+    """Make another one that knows the same."""
     other = type(policy)(policy.d, policy.params, seed=policy.seed)
     other.load(policy.state())
     return other
 
 
 def prefixed(prefix: str, arrays: Arrays) -> Arrays:
-    """The arrays under longer names."""
+    """Return the arrays under longer names."""
     return {prefix + name: array for name, array in arrays.items()}
 
 
 def named(state: Arrays, prefix: str) -> Arrays:
-    """The arrays whose names begin so, by the rest of their names."""
+    """Return the arrays whose names begin so, by the rest of their names."""
     return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}

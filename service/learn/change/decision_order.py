@@ -1,8 +1,8 @@
-"""Evidence in the order of the decisions, though their events come as they please.
+"""Groups evidence by decision order, because rewards arrive out of order.
 
 Under aggregation `first` a click enters the log at once, and silence when the wait is over: the log's order depends on
-the outcomes. What is learned is hardly worse for it; but whoever looks at the newest events of such a log for a change
-of the world sees one whenever traffic swells or ebbs, or a sweeper was down.
+the outcomes. Learning hardly suffers from that. A detector of change does: in the newest events of such a log it sees a
+change whenever traffic swells or ebbs, or a sweeper was down.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from service.policies._base import Array
+from service.policies import Array
 
 GROUP = 64  # decisions that lie so close together are judged together
 ENOUGH = 48  # events of a group, and of the next, that must be there: the rest of the group may be a long time coming
@@ -21,14 +21,15 @@ RECENT = 512  # events over which `orderly` looks back
 DISORDER = 0.05  # share of late events at which a log is no longer in order
 
 
-class InOrder:
+class DecisionOrder:
     """What events say, group of decisions by group, each when most of its events are there.
 
     A group is an array (2, 1 + size): first the sums over its events, of 1 and of what they say; then their CUSUMs,
     C ← max(0, C + what one says), in the order in which they came.
 
-    `place` is an event's place in the order of the decisions (`Event.place`); one that has none, such as an imported
-    event, is in order by definition and a group of its own. An event that comes when its group was judged is left out.
+    An event's slate position (`Event.slate_position`) is its place in the order of the decisions. An event that has
+    none, such as an imported one, is in order by definition and a group of its own. An event that comes when its group
+    was judged is left out.
     """
 
     def __init__(self, size: int) -> None:
@@ -38,12 +39,12 @@ class InOrder:
         self._held: dict[int, Array] = {}
         self._disorder = 0.0  # share of the recent events that were late
 
-    def add(self, place: int | None, says: tuple[float, ...]) -> Iterator[Array]:
+    def add(self, slate_position: int | None, says: tuple[float, ...]) -> Iterator[Array]:
         """One event; the groups that can be judged now, in order."""
-        if place is None:
+        if slate_position is None:
             yield grown(np.zeros((2, 1 + self._size)), says)
             return
-        group = place // GROUP
+        group = slate_position // GROUP
         self._first = group if self._first < 0 else self._first
         self._last = max(self._last, group)
         self._disorder += ((self._last - group > FAR) - self._disorder) / RECENT

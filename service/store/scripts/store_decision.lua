@@ -1,5 +1,5 @@
 -- Store a decision before it is answered. A repeated id changes nothing and gets the stored record back.
--- KEYS: decision, pending, stats
+-- KEYS: decision, pending, stats (one partition)
 -- ARGV: decision id, record, wait time in ms, then (item, e, x) for each item of the slate
 local stored = redis.call('HGET', KEYS[1], 'record')
 if stored then

@@ -1,0 +1,167 @@
+"""`rebound audit`: reads real traffic, and has it checked.
+
+1. Propensities: were items drawn with the probabilities that the log names (`evaluate/propensities.py`)?
+2. Decisions: each is made again from its record, the catalogue of then and the version of then. A version that is no
+   longer kept is learned anew from the log up to its place.
+3. Learning: every policy is learned anew from the start of the log up to its checkpoint; the state must be the same,
+   byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from service.decide.active import UNIFORM, ServedPolicy, build_scorer
+from service.decide.catalogue import Catalogue
+from service.errors import Conflict, NotFound
+from service.evaluate.propensities import PropensityCheck, PropensityChecker
+from service.evaluate.replay import same_arrays, same_decision
+from service.learn.trainer import Trainer
+from service.records import Decision, Entry, LoopRecord, order
+from service.represent.encoder import Encoder
+from service.represent.schema import FeatureSchema
+from service.store import event_log, item_store, loop_store, policy_store
+from service.store.codec import unpack
+from service.store.decisions import read_stored_decision
+from service.store.keys import Keys
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """How many decisions came out the same, which differently, and how many are past checking (what made them went)."""
+
+    same: int
+    different: list[str]
+    gone: int
+
+
+async def audit_propensities(redis: Redis, loop: str, *, confidence: float = 0.99) -> dict[str, PropensityCheck]:
+    """Check the retained log; return policy -> its check.
+
+    Raises:
+        NotFound: there is no such loop.
+    """
+    record = await loop_store.read_loop(redis, loop)
+    checker = PropensityChecker()
+    async for entries in event_log.scan(redis, Keys(loop, record.id)):
+        checker.add(entries)
+    return checker.result(confidence=confidence)
+
+
+async def audit_learning(redis: Redis, loop: str) -> dict[str, bool]:
+    """Return policy -> whether a replay of the log from its start gives the checkpointed state, byte for byte.
+
+    Raises:
+        NotFound: there is no such loop.
+    """
+    record = await loop_store.read_loop(redis, loop)
+    keys = Keys(loop, record.id)
+    found = {}
+    for name in await policy_store.policy_names(redis, keys):
+        policy = await policy_store.read_policy(redis, keys, name)
+        state = await policy_store.read_state(redis, keys, name)
+        trainer = Trainer.of(record, policy)
+        if state is not None:
+            await advance(redis, keys, trainer, until=policy.position)
+        again = trainer.state()
+        stored = unpack(state) if state is not None else again
+        # A checkpoint of version 0.1 holds the same but for the trainer's own arrays.
+        again = {array: again[array] for array in again if array in stored or not array.startswith("trainer.")}
+        found[name] = same_arrays(stored, again) and trainer.events == policy.events
+    return found
+
+
+async def advance(redis: Redis, keys: Keys, trainer: Trainer, *, until: str) -> None:
+    """Let a trainer learn the log from its position up to and including `until`."""
+    while order(trainer.position) < order(until):
+        entries: Sequence[Entry] = await event_log.read(redis, keys, trainer.position, until=until)
+        if not entries:
+            return
+        while entries:
+            done = trainer.apply(entries)
+            if done.training_due:
+                history = [part async for part in event_log.scan(redis, keys, until=trainer.position)]
+                trainer.train(history)
+            entries = entries[done.read :]
+
+
+async def audit_decisions(redis: Redis, loop: str, *, most: int = 1000) -> Replayed:
+    """Make the newest decisions of the log again, each from its record.
+
+    Raises:
+        NotFound: there is no such loop.
+    """
+    record = await loop_store.read_loop(redis, loop)
+    keys = Keys(loop, record.id)
+    decisions = await _newest(redis, keys, most)
+    encoder = Encoder(FeatureSchema.model_validate(record.schema))
+    served = await _served(redis, record, {(d.policy, d.version) for d in decisions})
+    catalogues: dict[int, Catalogue | None] = {}
+    same, different, gone = 0, [], 0
+    for decision in decisions:
+        version = decision.catalogue
+        if version not in catalogues:
+            catalogues[version] = await _catalogue(redis, keys, version, encoder)
+        catalogue, policy = catalogues[version], served.get((decision.policy, decision.version))
+        if catalogue is None or policy is None or decision.encoder != encoder.version:
+            gone += 1
+        elif same_decision(decision, record, encoder, catalogue, policy):
+            same += 1
+        else:
+            different.append(decision.decision_id)
+    return Replayed(same, different, gone)
+
+
+async def _newest(redis: Redis, keys: Keys, most: int) -> list[Decision]:
+    """Return the newest decisions that the ledger still holds, newest first."""
+    seen: dict[str, Decision] = {}
+    async for decision_id in event_log.newest_decisions(redis, keys):
+        if decision_id in seen:
+            continue
+        try:
+            seen[decision_id] = await read_stored_decision(redis, keys, decision_id)
+        except NotFound:  # an imported event, or its time in the ledger is over
+            continue
+        if len(seen) == most:
+            break
+    return list(seen.values())
+
+
+async def _catalogue(redis: Redis, keys: Keys, version: int, encoder: Encoder) -> Catalogue | None:
+    try:
+        return Catalogue.of(version, await item_store.read_items_at(redis, keys, version), encoder)
+    except Conflict:
+        return None
+
+
+async def _served(
+    redis: Redis, record: LoopRecord, wanted: set[tuple[str, int]]
+) -> dict[tuple[str, int], ServedPolicy]:
+    """Return the policies at the wanted versions: from kept snapshots, else from a replay of the log."""
+    keys = Keys(record.name, record.id)
+    found = {("random", 0): UNIFORM}
+    learn_again: dict[str, dict[str, int]] = defaultdict(dict)  # policy -> position -> version
+    for name, version in wanted - set(found):
+        try:
+            policy = await policy_store.read_policy(redis, keys, name)
+        except NotFound:
+            continue
+        if version == 0:
+            found[name, 0] = ServedPolicy(name, policy.id, 0, UNIFORM.scorer)
+        elif snapshot := await policy_store.read_snapshot(redis, keys, name, version):
+            scorer = build_scorer(policy, unpack(snapshot), record.d)
+            found[name, version] = ServedPolicy(name, policy.id, version, scorer)
+        elif position := await policy_store.version_position(redis, keys, name, version):
+            learn_again[name][position] = version
+    for name, versions in learn_again.items():
+        policy = await policy_store.read_policy(redis, keys, name)
+        trainer = Trainer.of(record, policy)
+        for position in sorted(versions, key=order):
+            await advance(redis, keys, trainer, until=position)
+            scorer = build_scorer(policy, trainer.policy.snapshot(), record.d)
+            found[name, versions[position]] = ServedPolicy(name, policy.id, versions[position], scorer)
+    return found

@@ -1,0 +1,40 @@
+"""Change the catalogue of a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from redis.asyncio import Redis
+
+from service.admin.adoption import Adoption, adoption
+from service.records import Features
+from service.serve.follower import Follower
+from service.serve.misfit_counter import MisfitCounter
+from service.store import item_store, loop_store
+from service.store.keys import Keys
+
+
+async def change_items(
+    redis: Redis, follower: Follower, misfits: MisfitCounter, loop: str, changes: Mapping[str, Features | None]
+) -> Adoption:
+    """Upsert items (None: delete), all or nothing. Values that the encoder cannot use are counted.
+
+    Raises:
+        NotFound: there is no such loop.
+    """
+    active = follower.loop(loop)
+    keys = Keys(loop, active.id)
+    active.encoder.items([features for features in changes.values() if features is not None], misfits=misfits.of(keys))
+    return await adoption(redis, follower, keys, await item_store.change_items(redis, keys, changes))
+
+
+async def delete_item(redis: Redis, follower: Follower, loop: str, item: str) -> Adoption:
+    """Delete one item.
+
+    Raises:
+        NotFound: there is no such loop or item.
+    """
+    record = await loop_store.read_loop(redis, loop)
+    keys = Keys(loop, record.id)
+    epoch = await item_store.change_items(redis, keys, {item: None}, must_exist=True)
+    return await adoption(redis, follower, keys, epoch)

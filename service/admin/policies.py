@@ -1,0 +1,145 @@
+"""Make, train, delete and describe policies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from pydantic import ValidationError
+from redis.asyncio import Redis
+
+from service.admin.change import change
+from service.admin.validation import invalid
+from service.decide.active import build_scorer
+from service.errors import Conflict, InvalidRequest, NotFound
+from service.policies import KINDS
+from service.records import LoopRecord, PolicyRecord
+from service.store import event_log, loop_store, policy_store
+from service.store.codec import unpack
+from service.store.keys import Keys
+
+
+@dataclass(frozen=True)
+class PolicyDescription:
+    """A policy as an administrator sees it."""
+
+    record: PolicyRecord
+    lag: int  # events in the log that it has still to learn
+    share: float
+    pinned: int | None
+    kept_versions: list[int]
+    summary: dict[str, Any] | None = None
+
+
+async def create_policy(
+    redis: Redis, loop: LoopRecord, name: str, kind: str, params: Mapping[str, Any], *, serve_alone: bool = False
+) -> None:
+    """Make a policy: it learns the retained log first, in the shadow. A batch-trained one trains on it at once.
+
+    Raises:
+        InvalidRequest: there is no such kind, or a parameter is wrong.
+        Conflict: the name is taken.
+        NotFound: the loop is gone.
+    """
+    if kind not in KINDS:
+        raise InvalidRequest("kind", f"there is no kind {kind!r}; there are {', '.join(sorted(KINDS))}")
+    try:
+        checked = KINDS[kind].Params.model_validate(params)
+    except ValidationError as error:
+        raise invalid(error, under="params") from error
+    record = PolicyRecord(
+        name=name,
+        id=uuid4().hex[:12],
+        kind=kind,
+        params=checked.model_dump(mode="json"),
+        seed=0,
+        retention=loop.settings.retention,
+    )
+    keys = Keys(loop.name, loop.id)
+    if KINDS[kind].batch_trained:
+        # Asked for first: a request to train that names a policy which never came to be asks nobody.
+        await event_log.append_training(redis, keys, name, record.id)
+    await policy_store.create_policy(redis, keys, record, serve_alone=serve_alone)
+
+
+async def train(redis: Redis, loop: str, name: str) -> str:
+    """Ask a batch-trained policy to train anew on the retained log; return the request's position in the log.
+
+    Raises:
+        NotFound: there is no such loop or policy.
+        Conflict: the policy learns by itself.
+    """
+    record = await loop_store.read_loop(redis, loop)
+    keys = Keys(loop, record.id)
+    policy = await policy_store.read_policy(redis, keys, name)
+    if policy.kind in KINDS and not KINDS[policy.kind].batch_trained:
+        raise Conflict(
+            f"{policy.kind} learns from every event by itself; there is nothing to train", code="not_trained"
+        )
+    return await event_log.append_training(redis, keys, name, policy.id)
+
+
+async def delete_policy(redis: Redis, loop: str, name: str) -> None:
+    """Delete a policy that has no share of the traffic.
+
+    Raises:
+        NotFound: there is no such loop or policy.
+        Conflict: the policy serves.
+    """
+
+    async def attempt(seen: LoopRecord) -> int:
+        if name not in await policy_store.policy_names(redis, Keys(seen.name, seen.id)):
+            raise NotFound(f"there is no policy {name!r} in loop {loop!r}", code="unknown_policy")
+        if seen.traffic.get(name):
+            raise Conflict(f"policy {name!r} serves; give its traffic to another one first", code="policy_serves")
+        return await policy_store.delete_policy(redis, seen, name)
+
+    await change(redis, loop, attempt)
+
+
+async def describe(redis: Redis, loop: str, name: str, *, summary: bool = False) -> PolicyDescription:
+    """Return what is known of a policy, with a summary of what it has learned if asked for.
+
+    Raises:
+        NotFound: there is no such loop or policy.
+    """
+    record = await loop_store.read_loop(redis, loop)
+    keys = Keys(loop, record.id)
+    policy = await policy_store.read_policy(redis, keys, name)
+    stats = await event_log.read_stats(redis, keys)
+    return PolicyDescription(
+        record=policy,
+        lag=lag(stats, policy),
+        share=record.traffic.get(name, 0.0),
+        pinned=record.pins.get(name),
+        kept_versions=await policy_store.kept_versions(redis, keys, name),
+        summary=await _summary(redis, record, policy) if summary else None,
+    )
+
+
+async def _summary(redis: Redis, loop: LoopRecord, policy: PolicyRecord) -> dict[str, Any]:
+    snapshot = await policy_store.read_snapshot(redis, Keys(loop.name, loop.id), policy.name, policy.version)
+    return build_scorer(policy, unpack(snapshot), loop.d).summary() if snapshot else {}
+
+
+async def describe_all(redis: Redis, loop: str) -> list[PolicyDescription]:
+    """Return what is known of every policy of a loop.
+
+    Raises:
+        NotFound: there is no such loop.
+    """
+    record = await loop_store.read_loop(redis, loop)
+    found = []
+    for name in await policy_store.policy_names(redis, Keys(loop, record.id)):
+        try:
+            found.append(await describe(redis, loop, name))
+        except NotFound:  # deleted this very moment
+            continue
+    return found
+
+
+def lag(stats: Mapping[str, int], policy: PolicyRecord) -> int:
+    """Return how many events of the log a policy has still to learn."""
+    return max(0, stats.get("events", 0) - policy.skipped - policy.events)

@@ -1,0 +1,145 @@
+"""What `/status` says, and `/metrics` with it: is it learning, and what is broken?"""
+
+from __future__ import annotations
+
+import time
+
+from pydantic import BaseModel, Field
+from redis.asyncio import Redis
+
+from service.admin.policies import lag
+from service.errors import NotFound, StoreUnavailable
+from service.serve.follower import Follower
+from service.store import event_log, loop_store, policy_store, workers
+from service.store.decisions import DecisionWriter
+from service.store.keys import Keys
+
+STALE_S = 10.0  # a policy with events to learn that has published nothing for so long is stuck
+
+
+class Alarm(BaseModel):
+    """A change of the world that a policy noticed."""
+
+    number: int = Field(description="from 1")
+    at: float = Field(description="unix time of the event that gave it away")
+    events: int = Field(description="events that the policy had learned by then")
+    position: str = Field(description="of that event in the log")
+    reaction: str = Field(
+        description="reset: all that it had learned was forgotten; succession: all but the last few thousand events; "
+        "recall: it goes on from what it knew before an earlier alarm; none: it learns in trainings only"
+    )
+
+
+class PolicyStatus(BaseModel):
+    """How far a policy has learned."""
+
+    kind: str
+    version: int = Field(description="the newest; 0: nothing published yet")
+    events: int = Field(description="events learned")
+    lag: int = Field(description="events in the log that it has still to learn")
+    bytes: int = Field(description="of its learned state and newest snapshot")
+    snapshot_age_s: float | None = Field(description="seconds since the newest version was published")
+    alarms: int = Field(description="changes of the world that it noticed")
+    last_alarm: Alarm | None
+
+
+class LoopStatus(BaseModel):
+    """Whether a loop learns, and its counters since it was made."""
+
+    learning: bool = Field(description="there are events, and every policy keeps up with them")
+    decisions: int = Field(0, description="decisions stored")
+    joined: int = Field(0, description="feedback joined to its decision in time")
+    defaulted: int = Field(0, description="items whose reward was the default: no feedback by the deadline")
+    late: int = Field(0, description="feedback after the deadline: recorded, not learned from")
+    duplicate: int = Field(0, description="feedback that came before: changed nothing")
+    rejected: int = Field(0, description="feedback for no known decision or item")
+    imported: int = Field(0, description="events imported")
+    events: int = Field(0, description="events appended to the log")
+    pending: int = Field(0, description="decisions that wait for their feedback")
+    dead_letters: int = Field(0, description="unreadable entries of the log, set aside")
+    misfits: dict[str, int] = Field(description="`side/field/reason` of values that could not be used -> how often")
+    policies: dict[str, PolicyStatus]
+    problem: str | None = Field(None, description="why the loop cannot be read; DELETE /loops/{loop} removes it")
+
+
+class WorkerStatus(BaseModel):
+    """The API worker that answers this request."""
+
+    worker: str
+    serves: dict[str, dict[str, int]] = Field(description="loop -> policy -> version")
+    buffered: int = Field(description="decisions in memory that wait for the store")
+    dropped: int = Field(description="decisions lost because the buffer was full")
+    degraded: int = Field(description="decisions answered without the store")
+    refused_snapshots: int = Field(description="snapshots refused: garbled, not finite, of the wrong shape")
+    swaps: int = Field(description="versions taken into service")
+
+
+class Status(BaseModel):
+    """The whole service, as one worker sees it."""
+
+    rung: str = Field(description="ok | learner_down | store_down | store_lost (docs/operations.md)")
+    workers: int = Field(description="API workers that are alive")
+    learner: bool = Field(description="a learner has been heard of in the last 10 s")
+    loops: dict[str, LoopStatus]
+    this_worker: WorkerStatus
+
+
+async def read_status(redis: Redis, follower: Follower, decisions: DecisionWriter) -> Status:
+    """Return the state of the service; without Redis, what this worker knows by itself."""
+    worker = WorkerStatus(
+        worker=follower.worker,
+        serves=follower.versions(),
+        buffered=decisions.buffered,
+        dropped=decisions.dropped,
+        degraded=decisions.degraded,
+        refused_snapshots=follower.refused,
+        swaps=follower.swaps,
+    )
+    try:
+        alive = len(await workers.live_workers(redis))
+        learner = await workers.learner_alive(redis)
+        loops = {}
+        for name in await loop_store.loop_names(redis):
+            try:
+                loops[name] = await _loop(redis, name)
+            except NotFound:  # deleted this very moment
+                continue
+            except (KeyError, ValueError, RuntimeError) as error:
+                problem = f"{type(error).__name__}: {error}"
+                loops[name] = LoopStatus(learning=False, misfits={}, policies={}, problem=problem)
+    except StoreUnavailable:
+        return Status(rung="store_down", workers=0, learner=False, loops={}, this_worker=worker)
+    rung = follower.rung()
+    if rung == "ok" and not learner:
+        rung = "learner_down"
+    return Status(rung=rung, workers=alive, learner=learner, loops=loops, this_worker=worker)
+
+
+async def _loop(redis: Redis, name: str) -> LoopStatus:
+    record = await loop_store.read_loop(redis, name)
+    keys = Keys(name, record.id)
+    stats = await event_log.read_stats(redis, keys)
+    policies: dict[str, PolicyStatus] = {}
+    for policy in await policy_store.policy_names(redis, keys):
+        try:
+            stored = await policy_store.read_policy(redis, keys, policy)
+        except NotFound:  # deleted this very moment
+            continue
+        policies[policy] = PolicyStatus(
+            kind=stored.kind,
+            version=stored.version,
+            events=stored.events,
+            lag=lag(stats, stored),
+            bytes=stored.bytes,
+            snapshot_age_s=None if stored.published is None else round(time.time() - stored.published, 3),
+            alarms=stored.alarms[-1]["number"] if stored.alarms else 0,
+            last_alarm=Alarm(**stored.alarms[-1]) if stored.alarms else None,
+        )
+    behind = any(found.lag and (found.snapshot_age_s or STALE_S) >= STALE_S for found in policies.values())
+    counters = {name: stats[name] for name in stats.keys() & LoopStatus.model_fields.keys()}
+    return LoopStatus(
+        learning=bool(stats.get("events")) and bool(policies) and not behind,
+        misfits=await event_log.read_misfits(redis, keys),
+        policies=policies,
+        **counters,
+    )

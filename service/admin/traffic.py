@@ -1,0 +1,86 @@
+"""Who serves whom: traffic shares, activation, and rollback to a kept version."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import orjson
+from redis.asyncio import Redis
+
+from service.admin.adoption import Adoption, adoption
+from service.admin.change import change
+from service.decide.active import build_scorer
+from service.errors import Conflict, InvalidRequest
+from service.records import LoopRecord
+from service.serve.follower import Follower
+from service.store import loop_store, policy_store
+from service.store.codec import unpack
+from service.store.keys import Keys
+
+
+async def set_traffic(redis: Redis, follower: Follower, loop: str, shares: Mapping[str, float]) -> Adoption:
+    """Split the traffic.
+
+    Raises:
+        NotFound: there is no such loop.
+        InvalidRequest: an unknown policy, or shares that do not sum to 1.
+    """
+
+    async def attempt(seen: LoopRecord) -> int:
+        known = await policy_store.policy_names(redis, Keys(seen.name, seen.id))
+        for name in shares:
+            if name not in known:
+                raise InvalidRequest(
+                    name, f"there is no such policy in loop {loop!r}; there are {', '.join(known) or 'none'}"
+                )
+        traffic = {name: share for name, share in shares.items() if share > 0}
+        return await loop_store.change_loop(redis, seen, {"traffic": orjson.dumps(traffic)})
+
+    if not math.isclose(total := sum(shares.values()), 1.0, abs_tol=1e-9):
+        raise InvalidRequest("traffic", f"the shares sum to {total:g}, not to 1")
+    return await _adopted(redis, follower, *await change(redis, loop, attempt))
+
+
+async def activate(redis: Redis, follower: Follower, loop: str, name: str) -> Adoption:
+    """Give a policy all the traffic, at its newest version.
+
+    Raises:
+        NotFound: there is no such loop or policy.
+    """
+
+    async def attempt(seen: LoopRecord) -> int:
+        await policy_store.read_policy(redis, Keys(seen.name, seen.id), name)
+        pins = {policy: version for policy, version in seen.pins.items() if policy != name}
+        changes: dict[str, str | bytes | int] = {"traffic": orjson.dumps({name: 1.0}), "pins": orjson.dumps(pins)}
+        return await loop_store.change_loop(redis, seen, changes)
+
+    return await _adopted(redis, follower, *await change(redis, loop, attempt))
+
+
+async def rollback(redis: Redis, follower: Follower, loop: str, name: str, version: int) -> Adoption:
+    """Serve exactly this version, until the policy is activated again. It goes on learning meanwhile.
+
+    Raises:
+        NotFound: there is no such loop or policy, or the version is not kept.
+        Conflict: its snapshot does not load.
+    """
+
+    async def attempt(seen: LoopRecord) -> int:
+        keys = Keys(seen.name, seen.id)
+        policy = await policy_store.read_policy(redis, keys, name)
+        snapshot = await policy_store.read_snapshot(redis, keys, name, version)
+        if snapshot is not None:  # else the script says that it is missing
+            try:
+                build_scorer(policy, unpack(snapshot), seen.d)
+            except (ValueError, RuntimeError) as error:
+                raise Conflict(
+                    f"version {version} of policy {name!r} does not load: {error}", code="bad_snapshot"
+                ) from error
+        return await policy_store.pin_version(redis, seen, name, version)
+
+    return await _adopted(redis, follower, *await change(redis, loop, attempt))
+
+
+async def _adopted(redis: Redis, follower: Follower, seen: LoopRecord, epoch: int) -> Adoption:
+    return await adoption(redis, follower, Keys(seen.name, seen.id), epoch)

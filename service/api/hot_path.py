@@ -1,0 +1,80 @@
+"""The hot path: answers `/recommend` and `/feedback` in front of FastAPI's router.
+
+The ordinary routes (`routes/decisions.py`) do the same with the same models; what is skipped here is the router, the
+dependency solver and a second validation of our own reply (docs/decisions says what that saves).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from urllib.parse import parse_qs
+
+from pydantic import TypeAdapter
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.api.guard import problem, respond
+from service.api.metrics import Metrics
+from service.api.replies import HotRoutes, parse, validate
+from service.api.schemas import FeedbackBody, RecommendRequest
+from service.errors import InvalidRequest, ReboundError
+
+RECOMMEND: TypeAdapter[RecommendRequest] = TypeAdapter(RecommendRequest)
+FEEDBACK: TypeAdapter[Any] = TypeAdapter(FeedbackBody)
+
+
+class HotPath:
+    """Answers the hot routes itself and hands everything else on."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+        self.routes: HotRoutes  # set by the lifespan, before the first request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path")
+        if scope["type"] != "http" or scope["method"] != "POST" or path not in ("/recommend", "/feedback"):
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+        try:
+            loop = loop_in(scope["query_string"])
+            body = parse(scope["state"]["body"])
+            if path == "/recommend":
+                status, reply = await self.routes.recommend(validate(RECOMMEND, body), loop=loop)
+            else:
+                status, reply = await self.routes.feedback(validate(FEEDBACK, body), loop=loop)
+            await respond(send, status, reply, media_type="application/json")
+        except ReboundError as error:
+            status = error.status
+            await problem(error, send)
+        finally:
+            self._metrics.request(path, status, time.perf_counter() - started)
+
+
+def loop_in(query: bytes) -> str | None:
+    """Return the loop that a query names.
+
+    Raises:
+        InvalidRequest: there is another parameter, or two loops.
+    """
+    if not query:
+        return None
+    found: dict[str, list[str]] = parse_qs(query.decode("latin-1"), keep_blank_values=True)
+    check_parameters(found, ("loop",))
+    loops: list[str | None] = [*found.get("loop", [])] or [None]
+    if len(loops) > 1:
+        raise InvalidRequest("loop", "stands twice in the query")
+    return loops[0]
+
+
+def check_parameters(given: Any, known: Any) -> None:
+    """Refuse query parameters that a route does not know, so that a typing error does not pass for a default.
+
+    Raises:
+        InvalidRequest: names the first.
+    """
+    for name in given:
+        if name not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise InvalidRequest(name, f"is no query parameter of this route; {takes}")

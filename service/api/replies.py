@@ -1,0 +1,119 @@
+"""Requests and replies of the hot routes: from JSON to the use cases and back, the same on every path."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from service.api.metrics import Metrics
+from service.api.problems import invalid
+from service.api.schemas import Candidate, Feedback, FeedbackBatch, RecommendRequest
+from service.errors import Conflict, InvalidRequest, MalformedJson, NotFound
+from service.serve.feedback import FeedbackJoiner
+from service.serve.ids import DEFAULT_LOOP
+from service.serve.recommend import Recommender
+
+T = TypeVar("T")
+
+STATUS = {"accepted": 202, "duplicate": 200, "late": 200}
+
+
+class HotRoutes:
+    """`/recommend` and `/feedback`, from a validated body to (status, reply)."""
+
+    def __init__(self, recommender: Recommender, joiner: FeedbackJoiner, metrics: Metrics) -> None:
+        self._recommender, self._joiner, self._metrics = recommender, joiner, metrics
+
+    async def recommend(self, asked: RecommendRequest, *, loop: str | None) -> tuple[int, bytes]:
+        """Decide, store, answer. `loop` is the one that the query names.
+
+        Raises:
+            InvalidRequest, NoCandidates, NotFound: see `Recommender.recommend`.
+        """
+        decision, degraded = await self._recommender.recommend(
+            _one_loop(asked.loop, loop) or DEFAULT_LOOP,
+            user_id=asked.user_id,
+            context=asked.context,
+            candidates=None if asked.candidates is None else [_pair(candidate) for candidate in asked.candidates],
+            exclude=asked.exclude or (),
+            k=1 if asked.k is None else asked.k,
+            decision_id=asked.decision_id,
+        )
+        self._metrics.decision(decision.loop, decision.policy, degraded=degraded)
+        return 200, orjson.dumps(
+            {
+                "decision_id": decision.decision_id,
+                "loop": decision.loop,
+                "policy": decision.policy,
+                "version": decision.version,
+                "items": decision.items,
+                "degraded": degraded,
+            }
+        )
+
+    async def feedback(self, report: Feedback | FeedbackBatch, *, loop: str | None) -> tuple[int, bytes]:
+        """Join one report, or up to 1000, each answered by itself. `loop` is the one that the query names.
+
+        Raises:
+            InvalidRequest, NotFound, Conflict, StoreUnavailable: see `FeedbackJoiner.join`.
+        """
+        loop = _one_loop(report.loop, loop)
+        if isinstance(report, Feedback):
+            status = await self._join(report, loop)
+            return STATUS[status], orjson.dumps({"status": status})
+        results = await asyncio.gather(*(self._element(element, loop) for element in report.feedback))
+        return 200, orjson.dumps({"results": results})
+
+    async def _element(self, element: Any, loop: str | None) -> dict[str, str]:
+        try:
+            if not isinstance(element, dict):
+                raise InvalidRequest("feedback", "an element is no object")
+            report = validate(FEEDBACK, element)
+            return {"status": await self._join(report, report.loop or loop)}
+        except (InvalidRequest, NotFound, Conflict) as error:
+            return {"status": "rejected", "code": error.code, "detail": error.detail}
+
+    async def _join(self, report: Feedback, loop: str | None) -> str:
+        return await self._joiner.join(
+            report.decision_id, report.reward, item_id=report.item_id, feedback_id=report.feedback_id, loop=loop
+        )
+
+
+FEEDBACK = TypeAdapter(Feedback)
+
+
+def _one_loop(body: str | None, query: str | None) -> str | None:
+    if body is not None and query is not None and body != query:
+        raise InvalidRequest("loop", f"the body names {body!r} and the query {query!r}")
+    return query if body is None else body
+
+
+def _pair(candidate: str | Candidate) -> tuple[str, dict[str, Any] | None]:
+    return (candidate.id, candidate.features) if isinstance(candidate, Candidate) else (candidate, None)
+
+
+def parse(body: bytes) -> Any:
+    """Read JSON by the letter: no NaN, no infinities, no lone surrogates.
+
+    Raises:
+        MalformedJson: says where.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise MalformedJson(str(error)) from error
+
+
+def validate(model: TypeAdapter[T], body: Any) -> T:
+    """Validate a parsed body.
+
+    Raises:
+        InvalidRequest: names the fields.
+    """
+    try:
+        return model.validate_python(body)
+    except ValidationError as error:
+        raise invalid(error.errors(include_url=False, include_context=False, include_input=False), skip=()) from error

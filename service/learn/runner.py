@@ -1,0 +1,200 @@
+"""Runs one policy: takes its lease, reads the log from its checkpoint on, learns, publishes.
+
+State and position in the log are checkpointed in one fenced, atomic write. So every event changes every policy exactly
+once, whatever crashes: a restart goes on from the checkpoint, and what was learned after it is learned again from the
+same entries in the same order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import structlog
+from redis.asyncio import Redis
+
+from service.errors import NotFound, StoreUnavailable
+from service.learn.publisher import Publisher
+from service.learn.trainer import Trainer
+from service.policies import NumericalError
+from service.records import START, Entry, LoopRecord, PolicyRecord
+from service.settings import Settings
+from service.store import event_log, loop_store, policy_store
+from service.store.codec import NewerFormat, unpack
+from service.store.keys import Keys
+from service.store.policy_store import Lease
+
+LEASE_MS = 5000
+RETRY_S, MOST_RETRY_S = 0.3, 30.0
+GATHER_S = 0.01  # after a read that did not fill a batch: let some more come, rather than a round trip for each event
+
+log = structlog.get_logger()
+
+
+class LeaseLost(Exception):
+    """Another learner writes this policy now, or the policy is gone."""
+
+
+class PolicyRunner:
+    """Learns one policy. `step` is one iteration; `run` loops it; `drain` runs it until the log is empty."""
+
+    def __init__(self, redis: Redis, keys: Keys, name: str, settings: Settings) -> None:
+        self._redis, self._keys, self._name = redis, keys, name
+        self._lease = Lease(redis, keys, name, ttl_ms=LEASE_MS)
+        self._settings = settings
+        self._trainer: Trainer
+        self._publisher: Publisher
+
+    async def open(self) -> bool:
+        """Take the lease and go on from the checkpoint; False while another learner holds it.
+
+        Raises:
+            NotFound: the policy or its loop is gone.
+            NewerFormat: a newer version wrote the policy or its checkpoint.
+            ValueError: the checkpoint cannot be taken up.
+        """
+        await self._read()
+        if not await self._lease.acquire():
+            return False
+        loop, record = await self._read()  # the last holder's last word
+        self._trainer = Trainer.of(loop, record)
+        state = await policy_store.read_state(self._redis, self._keys, self._name)
+        if state is not None:
+            if not self._trainer.resume(record, unpack(state)):
+                log_so_far = [part async for part in event_log.scan(self._redis, self._keys, until=record.position)]
+                await asyncio.to_thread(self._trainer.note_items, log_so_far)
+        elif record.position == START:
+            stats = await event_log.read_stats(self._redis, self._keys)
+            record = replace(record, skipped=stats.get("trimmed", 0))
+        self._publisher = Publisher(self._lease, self._settings, record)
+        if state is not None:
+            self._publisher.resume(self._trainer)
+        return True
+
+    async def _read(self) -> tuple[LoopRecord, PolicyRecord]:
+        loop = await loop_store.read_loop(self._redis, self._keys.loop)
+        if loop.id != self._keys.id:
+            raise NotFound(f"the loop {loop.name!r} of then is gone", code="unknown_loop")
+        return loop, await policy_store.read_policy(self._redis, self._keys, self._name)
+
+    async def step(self) -> int:
+        """Learn from the next entries, publish when it is time; return the number of entries read.
+
+        Raises:
+            LeaseLost: what was learned since the checkpoint is for the new holder to learn.
+            NewerFormat: a newer version wrote the next entry; all before it was learned.
+        """
+        wait_ms = max(1, int(1000 * self._publisher.due_in()))
+        try:
+            entries = await event_log.wait(self._redis, self._keys, self._trainer.position, within_ms=wait_ms)
+        except NewerFormat:
+            await self._publish()
+            raise
+        if entries:
+            await self._learn(entries)
+        if self._publisher.due_in() <= 0:
+            await self._publish()
+        return len(entries)
+
+    async def drain(self) -> int:
+        """Learn all that is in the log now, publish, and return the number of entries read.
+
+        Raises:
+            LeaseLost, NewerFormat: as `step`.
+        """
+        total = 0
+        while entries := await event_log.read(self._redis, self._keys, self._trainer.position):
+            await self._learn(entries)
+            total += len(entries)
+        await self._publish()
+        return total
+
+    async def _learn(self, entries: Sequence[Entry]) -> None:
+        trained = False
+        while entries:
+            done = await asyncio.to_thread(self._trainer.apply, entries)
+            for letter in done.refused:
+                log.error("dead letter", loop=self._keys.loop, position=letter.position, why=letter.why)
+            if done.refused:
+                await event_log.set_aside(self._redis, self._keys, done.refused)
+            for alarm in done.alarms:
+                log.warning("the world has changed", loop=self._keys.loop, policy=self._name, **alarm)
+            if done.training_due:
+                await self._train()
+                trained = True
+            entries = entries[done.read :]
+        self._publisher.touch(trained=trained)
+
+    async def _train(self) -> None:
+        """Train on all that the log holds up to the trainer's position."""
+        until = self._trainer.position
+        history = [entries async for entries in event_log.scan(self._redis, self._keys, until=until)]
+        started = time.monotonic()
+        try:
+            rows = await asyncio.to_thread(self._trainer.train, history)
+        except NumericalError as error:  # `train` left the weights as they were
+            log.error("training failed", loop=self._keys.loop, policy=self._name, why=str(error))
+            return
+        seconds = round(time.monotonic() - started, 1)
+        log.info("trained", loop=self._keys.loop, policy=self._name, rows=rows, seconds=seconds)
+
+    async def _publish(self) -> None:
+        if not await self._publisher.publish(self._trainer):
+            raise LeaseLost(self._name)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Learn until `stop`, or until the policy is gone; at the end publish what was learned and let go."""
+        pause = RETRY_S
+        where = {"loop": self._keys.loop, "policy": self._name}
+        while not stop.is_set():
+            try:
+                if await self.open():
+                    pause = RETRY_S
+                    await self._hold(stop)
+            except NotFound:
+                return
+            except LeaseLost:
+                if await self._gone():
+                    return
+                log.warning("lease lost", **where)
+            except StoreUnavailable:
+                log.warning("redis does not answer; going on from the checkpoint later", **where)
+            except NewerFormat as error:
+                log.error("this policy is not learned any further", why=str(error), **where)
+                pause = MOST_RETRY_S
+            except Exception:
+                log.exception("learning failed; going on from the checkpoint", **where)
+                pause = min(2 * pause, MOST_RETRY_S)  # what cannot be opened (an extra is missing) will not be soon
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause)
+
+    async def _gone(self) -> bool:
+        """Return whether the policy was deleted: then nobody needs to know that its lease is lost."""
+        try:
+            await self._read()
+        except NotFound:
+            return True
+        except Exception:
+            return False
+        return False
+
+    async def _hold(self, stop: asyncio.Event) -> None:
+        """Learn for as long as the lease is ours."""
+        keeper = asyncio.create_task(self._keep_lease())
+        try:
+            while not stop.is_set():
+                if 0 < await self.step() < 1000:
+                    await asyncio.sleep(GATHER_S)
+            await self._publish()
+            await self._lease.release()
+        finally:
+            keeper.cancel()
+
+    async def _keep_lease(self) -> None:
+        """Training may take longer than a lease lasts."""
+        with suppress(StoreUnavailable):  # then the next step fails too
+            while await self._lease.renew():
+                await asyncio.sleep(LEASE_MS / 4000)

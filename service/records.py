@@ -1,0 +1,157 @@
+"""The values that rooms hand to each other: loops, policies, decisions, and the entries of the log.
+
+They are plain data. `store/codec.py` says how each is written to Redis, and in which format version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.loop import LoopSettings
+
+Features: TypeAlias = Mapping[str, Any]
+
+START = "0-0"  # the position before the first entry of a log
+
+
+def order(position: str) -> tuple[int, int]:
+    """Return a position as numbers, which compare as positions do: (milliseconds, sequence)."""
+    ms, sequence = position.split("-")
+    return int(ms), int(sequence)
+
+
+# ---- what a loop has once
+
+
+@dataclass(frozen=True)
+class LoopRecord:
+    """A loop as its home holds it.
+
+    `id` is new for every loop that is made, so a loop that was deleted and made again is another one. `epoch` rises
+    with every change of the loop, its items or its set of policies.
+    """
+
+    name: str
+    id: str
+    settings: LoopSettings
+    schema: Mapping[str, Any]
+    d: int  # columns of an encoded row
+    encoder: str  # version of the encoder that `schema` makes
+    epoch: int
+    catalogue: int  # version of the catalogue
+    traffic: Mapping[str, float]  # policy -> share; sums to 1, or is empty: uniform choice
+    pins: Mapping[str, int]  # policy -> the version that a rollback pinned
+
+
+@dataclass(frozen=True)
+class PolicyRecord:
+    """A policy as its loop's home holds it: what it is, and how far it has learned."""
+
+    name: str
+    id: str  # new for every policy that is made
+    kind: str
+    params: Mapping[str, Any]
+    seed: int
+    retention: int = 1_000_000  # events without an item after which the policy forgets it; the loop's when it was made
+    version: int = 0  # the newest; 0: no snapshot yet
+    position: str = START  # the last entry of the log that it has learned from
+    events: int = 0  # learned
+    skipped: int = 0  # events that the log no longer held when the policy began to learn
+    bytes: int = 0  # of the learned state and the newest snapshot
+    kept: int = 0  # bytes of all kept snapshots
+    published: float | None = None  # unix seconds
+    alarms: Sequence[Mapping[str, Any]] = ()  # the newest, each with its number, oldest first
+
+
+# ---- decisions
+
+
+@dataclass(frozen=True, slots=True)
+class SlateItem:
+    """One item of a slate, as it was drawn."""
+
+    id: str
+    score: float  # the policy's estimate, in units of the reward
+    propensity: float  # in (0, 1]: of being drawn for its place, given the places before it
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One answered request, with all that it takes to make it again."""
+
+    decision_id: str
+    loop: str
+    at: float  # unix seconds
+    user_id: str | None
+    context: Features
+    candidates: Sequence[tuple[str, Features | None]] | None  # as the request named them; None: the catalogue
+    exclude: Sequence[str]
+    catalogue: int  # version
+    n: int  # eligible candidates
+    k: int
+    policy: str
+    version: int
+    encoder: str
+    exploration_floor: float
+    seed: str
+    items: tuple[SlateItem, ...]
+
+
+# ---- entries of the log
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A decision's item joined with its final reward."""
+
+    position: str
+    decision_id: str
+    item: str
+    user: str | None
+    context: Features
+    x: NDArray[np.float32]  # (d,): the item's row as it was served
+    n: int | None  # candidates that were eligible; None for imported events
+    propensity: float | None  # in (0, 1]; None where an imported event did not say
+    policy: str | None
+    version: int
+    reward: float
+    source: str  # feedback | default | import
+    slate_position: int | None = None  # among all items shown in the loop, from 0 on; None for imported events
+    at: float | None = None  # unix seconds: when an imported event happened; None: when it entered the log
+
+    @property
+    def time(self) -> float:
+        """When it happened, in unix seconds: an imported event says so, any other is as old as its entry."""
+        return order(self.position)[0] / 1000 if self.at is None else self.at
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A request that a batch-trained policy trains on all that stands before this entry."""
+
+    position: str
+    policy: str
+    policy_id: str | None  # None: asked for by version 0.1, which knew names alone
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An entry that teaches nothing, such as an alarm that version 0.1 wrote down."""
+
+    position: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An entry that is garbled: it goes to the dead letters and stops nothing."""
+
+    position: str
+    why: str
+
+
+Entry: TypeAlias = Event | Training | Note | Unreadable

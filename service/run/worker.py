@@ -1,0 +1,58 @@
+"""Run one API worker: uvicorn on an address of its own, or on a socket that the supervisor shares."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+STARTUP_FAILURE = 3  # uvicorn's own exit code for it
+
+
+def run_worker(settings: Settings, app: ASGIApp, *, fd: int | None = None) -> None:
+    """Serve `app` until SIGTERM or SIGINT. Exits with code 3 if the app or the socket cannot be started.
+
+    Args:
+        settings: its host and port are listened on if `fd` is None.
+        fd: descriptor of a TCP socket that is bound and listens.
+    """
+    server = make_server(settings, app)
+    with ExitStack() as stack, suppress(KeyboardInterrupt):
+        server.run(None if fd is None else [stack.enter_context(inherited_socket(fd))])
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+def make_server(settings: Settings, app: ASGIApp) -> uvicorn.Server:
+    """Return the server of one worker, not yet running."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            access_log=False,
+            log_config=None,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=5,
+            backlog=2048,
+        )
+    )
+
+
+def inherited_socket(fd: int) -> socket.socket:
+    """Return the socket of a descriptor, with its true address family.
+
+    Uvicorn's own option `fd` takes every descriptor for a unix socket. The event loop then leaves Nagle's algorithm on,
+    and each reply on a kept connection waits about 40 ms for the client's delayed acknowledgement.
+    The protocol is given because asyncio turns Nagle's algorithm off for IPPROTO_TCP only, and not every system can
+    tell the protocol of a socket.
+    """
+    return socket.socket(fileno=fd, proto=socket.IPPROTO_TCP)

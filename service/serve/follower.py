@@ -1,0 +1,235 @@
+"""Keeps the active loops of a worker current.
+
+A change (a new version, another policy, an item, a setting) is built beside the active loop and checked, and then
+replaces it by one assignment. Identities are compared, never numbers alone: a loop or a policy that was deleted and
+made again is another one, whatever its epoch or version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+
+from service.decide.active import UNIFORM, ActiveLoop, ServedPolicy, build_scorer
+from service.decide.catalogue import Catalogue
+from service.errors import NotFound, StoreUnavailable
+from service.records import LoopRecord
+from service.represent.encoder import Encoder
+from service.represent.schema import FeatureSchema
+from service.store import item_store, loop_store, policy_store, workers
+from service.store.codec import unpack
+from service.store.connection import GONE
+from service.store.keys import CHANGES, Keys
+
+POLL_S = 1.0  # the announcements are fire-and-forget; a poll catches what they lost
+
+log = structlog.get_logger()
+
+
+class Follower:
+    """Holds the active loops. `swaps` and `refused` count for /metrics."""
+
+    def __init__(self, redis: Redis, worker: str) -> None:
+        self._redis, self.worker = redis, worker
+        self._loops: Mapping[str, ActiveLoop] = {}
+        self._changed: set[str] = set()
+        self._wake, self._refreshing = asyncio.Event(), asyncio.Lock()
+        self._refused: set[tuple[str, int]] = set()  # (policy id, version) not to be tried again
+        self._failing: set[str] = set()  # loops that cannot be loaded, each told once
+        self._identity: str | None = None
+        self.swaps = self.refused = 0
+        self.store_since: float | None = None  # since when Redis has not answered (monotonic)
+        self.store_lost = False
+
+    def loop(self, name: str) -> ActiveLoop:
+        """Return the active loop of this name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        try:
+            return self._loops[name]
+        except KeyError:
+            raise NotFound(f"there is no loop {name!r}; PUT /loops/{name} makes it", code="unknown_loop") from None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the active loops."""
+        return list(self._loops)
+
+    def store_usable(self) -> bool:
+        """Return whether Redis holds the data that this worker serves from, as far as is known."""
+        return not self.store_lost
+
+    def nudge(self, name: str) -> None:
+        """Look at this loop now, without waiting for the announcement."""
+        self._changed.add(name)
+        self._wake.set()
+
+    async def start(self) -> None:
+        """Load everything once.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        self._identity = await workers.store_identity(self._redis)
+        await self._poll()
+
+    def run(self) -> list[asyncio.Task[None]]:
+        """Follow the announcements, and poll, until each task is cancelled."""
+        return [asyncio.create_task(part) for part in (self._listen(), self._poll_forever(), self._follow())]
+
+    async def _listen(self) -> None:
+        while True:
+            with suppress(*GONE):
+                async with self._redis.pubsub() as channel:
+                    await channel.subscribe(CHANGES)
+                    while True:
+                        message = await channel.get_message(ignore_subscribe_messages=True, timeout=POLL_S)
+                        if message is not None:
+                            self.nudge(message["data"].decode())
+            await asyncio.sleep(0.1)  # Redis is gone; ask again soon
+
+    async def _follow(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            changed, self._changed = self._changed, set()
+            for name in changed:
+                try:
+                    await self.refresh(name)
+                except StoreUnavailable:
+                    self._lost_touch()
+
+    async def _poll_forever(self) -> None:
+        while True:
+            try:
+                await self._poll()
+                self.store_since = None
+            except StoreUnavailable:
+                self._lost_touch()
+            await asyncio.sleep(POLL_S)
+
+    def _lost_touch(self) -> None:
+        if self.store_since is None:
+            self.store_since = time.monotonic()
+            log.warning("redis does not answer; serving from memory")
+
+    async def _poll(self) -> None:
+        identity = await workers.read_identity(self._redis)
+        if identity != self._identity:
+            if not self.store_lost:
+                log.error("redis lost its data; serving from memory until a person restarts the workers")
+            self.store_lost = True
+            return
+        self.store_lost = False
+        await workers.heartbeat(self._redis, self.worker)
+        for name in {*self._loops, *await loop_store.loop_names(self._redis)}:
+            await self.refresh(name)
+
+    async def refresh(self, name: str) -> None:
+        """Build the loop's newest state beside the old one, check it, swap.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        async with self._refreshing:  # or a state that was read earlier could replace one that was read later
+            if self.store_lost:
+                return
+            try:
+                await self._rebuild(name)
+                self._failing.discard(name)
+            except StoreUnavailable:
+                raise
+            except Exception:  # one broken loop must not stop the others from being followed
+                if name not in self._failing:
+                    log.exception("loop cannot be loaded; DELETE /loops/{loop} removes it", loop=name)
+                self._failing.add(name)
+
+    async def _rebuild(self, name: str) -> None:
+        try:
+            record = await loop_store.read_loop(self._redis, name)
+        except NotFound:
+            self._loops = {other: active for other, active in self._loops.items() if other != name}
+            return
+        keys = Keys(name, record.id)
+        old = self._loops.get(name)
+        if old is not None and old.id != record.id:
+            old = None
+        encoder = (
+            old.encoder
+            if old is not None and old.encoder.version == record.encoder
+            else Encoder(FeatureSchema.model_validate(record.schema))
+        )
+        catalogue = await self._catalogue(keys, record, old, encoder)
+        served = await self._served(keys, record, old if old is not None and old.encoder is encoder else None)
+        new = ActiveLoop(
+            name=name,
+            id=record.id,
+            settings=record.settings,
+            encoder=encoder,
+            catalogue=catalogue,
+            traffic={policy: record.traffic[policy] for policy in sorted(served)},
+            served=served,
+            epoch=record.epoch,
+        )
+        self._loops = {**self._loops, name: new}
+        if old is None or old.epoch != new.epoch:
+            await workers.adopt(self._redis, keys, self.worker, new.epoch)
+
+    async def _catalogue(self, keys: Keys, record: LoopRecord, old: ActiveLoop | None, encoder: Encoder) -> Catalogue:
+        if old is not None and old.encoder is encoder and old.catalogue.version == record.catalogue:
+            return old.catalogue
+        version, features = await item_store.read_items(self._redis, keys)
+        return await asyncio.to_thread(Catalogue.of, version, features, encoder)
+
+    async def _served(self, keys: Keys, record: LoopRecord, old: ActiveLoop | None) -> dict[str, ServedPolicy]:
+        names = [policy for policy, share in record.traffic.items() if share > 0]
+        served = {}
+        for policy, (policy_id, newest) in (await policy_store.latest_versions(self._redis, keys, names)).items():
+            version = record.pins.get(policy, newest)
+            before = old.served.get(policy) if old else None
+            if before is not None and before.id != policy_id:
+                before = None
+            if before is not None and before.version == version:
+                served[policy] = before
+            else:
+                loaded = await self._load(keys, record, policy, policy_id, version)
+                served[policy] = loaded or before or ServedPolicy(policy, policy_id, 0, UNIFORM.scorer)
+        return served
+
+    async def _load(
+        self, keys: Keys, record: LoopRecord, policy: str, policy_id: str, version: int
+    ) -> ServedPolicy | None:
+        """Load a version; None when there is nothing (good) to load: what was served before stays."""
+        if version == 0 or (policy_id, version) in self._refused:
+            return None
+        stored = await policy_store.read_policy(self._redis, keys, policy)
+        snapshot = await policy_store.read_snapshot(self._redis, keys, policy, version)
+        if snapshot is None:  # replaced by a newer one since we looked; its announcement is on the way
+            return None
+        try:
+            scorer = await asyncio.to_thread(lambda: build_scorer(stored, unpack(snapshot), record.d))
+        except (ValueError, RuntimeError) as error:  # RuntimeError: a newer version wrote it
+            self._refused.add((policy_id, version))
+            self.refused += 1
+            log.error("snapshot refused", loop=record.name, policy=policy, version=version, why=str(error))
+            return None
+        self.swaps += 1
+        return ServedPolicy(policy, policy_id, version, scorer)
+
+    def rung(self) -> str:
+        """Return which rung of the degradation ladder this worker stands on: ok, store_down or store_lost."""
+        if self.store_lost:
+            return "store_lost"
+        return "ok" if self.store_since is None else "store_down"
+
+    def versions(self) -> dict[str, Any]:
+        """Return loop -> policy -> version that this worker serves."""
+        return {name: {p: s.version for p, s in active.served.items()} for name, active in self._loops.items()}

@@ -1,0 +1,30 @@
+"""Decision ids that the service makes: they say in which loop and partition a decision lies.
+
+    01JBX8E9Z3T4V5W6X7Y8Z9A0B1.0.shop      a ULID, the partition, the loop
+
+A client's own id may look like anything; it lies in the loop that the client names.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ulid import ULID
+
+from service.loop import LOOP_NAME
+
+DEFAULT_LOOP = "default"
+MADE_HERE = re.compile(rf"[0-9A-HJKMNP-TV-Z]{{26}}\.(?P<partition>\d+)\.(?P<loop>{LOOP_NAME.pattern})")
+
+
+def new_decision_id(loop: str, *, partition: int = 0) -> str:
+    """Make an id; ids sort by the time at which they were made."""
+    return f"{ULID()}.{partition}.{loop}"
+
+
+def loop_of(decision_id: str, named: str | None) -> str:
+    """Return the loop of a decision: the one that the client names, else the one that its id names, else `default`."""
+    if named is not None:
+        return named
+    made_here = MADE_HERE.fullmatch(decision_id)
+    return made_here["loop"] if made_here else DEFAULT_LOOP

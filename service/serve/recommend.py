@@ -1,0 +1,65 @@
+"""The use case of `/recommend`: decide, store, answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from service.decide.decision import Request, decide
+from service.errors import InvalidRequest
+from service.records import Decision, Features
+from service.serve.follower import Follower
+from service.serve.ids import new_decision_id
+from service.serve.misfit_counter import MisfitCounter
+from service.settings import Settings
+from service.store.decisions import DecisionWriter, PendingDecision
+from service.store.keys import Keys
+
+
+class Recommender:
+    """Answers requests from the active loops of this worker."""
+
+    def __init__(
+        self, follower: Follower, decisions: DecisionWriter, misfits: MisfitCounter, settings: Settings
+    ) -> None:
+        self._follower, self._decisions, self._misfits = follower, decisions, misfits
+        self._most_candidates, self._most_k = settings.max_candidates, settings.max_k
+
+    async def recommend(
+        self,
+        loop: str,
+        *,
+        user_id: str | None = None,
+        context: Features | None = None,
+        candidates: Sequence[tuple[str, Features | None]] | None = None,
+        exclude: Sequence[str] = (),
+        k: int = 1,
+        decision_id: str | None = None,
+    ) -> tuple[Decision, bool]:
+        """Decide, and store the decision before it is answered.
+
+        Returns:
+            The decision that stands under its id (a repeated id gets the stored one back, unchanged), and whether it
+            was answered from memory because the store does not answer.
+
+        Raises:
+            NotFound: there is no such loop.
+            NoCandidates: nothing is eligible.
+            InvalidRequest: too many candidates, one that stands twice, or a slate that is too long.
+        """
+        active = self._follower.loop(loop)
+        self._check(candidates, k)
+        request = Request(decision_id or new_decision_id(loop), user_id, context or {}, candidates, exclude, k)
+        keys = Keys(active.name, active.id)
+        decision, rows = decide(request, active, at=time.time(), misfits=self._misfits.of(keys))
+        return await self._decisions.append(PendingDecision(keys, decision, rows, active.settings.wait_ms))
+
+    def _check(self, candidates: Sequence[tuple[str, Features | None]] | None, k: int) -> None:
+        if k > self._most_k:
+            raise InvalidRequest("k", f"at most {self._most_k}")
+        if candidates is None:
+            return
+        if len(candidates) > self._most_candidates:
+            raise InvalidRequest("candidates", f"at most {self._most_candidates}, got {len(candidates)}")
+        if len({item for item, _ in candidates}) < len(candidates):
+            raise InvalidRequest("candidates", "an item stands twice")

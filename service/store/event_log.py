@@ -1,0 +1,137 @@
+"""The event log in Redis: one ordered stream a partition, the learner's only input."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+
+import orjson
+from redis.asyncio import Redis
+
+from service.records import START, Entry, Unreadable, order
+from service.store.codec import read_entries, training_body
+from service.store.connection import answering, script
+from service.store.keys import Keys
+
+
+async def append_imported(
+    redis: Redis, keys: Keys, events: Sequence[tuple[str, bytes, bytes, float, int | None]], *, remember: int
+) -> int | None:
+    """Append (event id, e, x, reward, time in ms) rows that are not there yet, all or nothing.
+
+    Args:
+        events: oldest first.
+        remember: event ids of imports that are kept, to know a repeat by.
+
+    Returns:
+        How many were new; None where a new one is older than what was imported before.
+    """
+    part = keys.partition()
+    args: list[str | bytes | int] = [remember]
+    for event_id, e, x, reward, at in events:
+        args += (event_id, e, x, repr(reward), "" if at is None else at)
+    appended = int(await script("import_events")(redis, (part.imported, part.events, part.stats), args))
+    return None if appended < 0 else appended
+
+
+async def append_training(redis: Redis, keys: Keys, policy: str, policy_id: str) -> str:
+    """Ask `policy`, at this place in the log, to train on all that stands before; return the position."""
+    async with answering():
+        position: bytes = await redis.xadd(keys.partition().events, {"c": training_body(policy, policy_id)})
+    return position.decode()
+
+
+async def read(redis: Redis, keys: Keys, after: str, *, most: int = 1000, until: str = "+") -> list[Entry]:
+    """Read entries after a position, in order, up to and including `until`.
+
+    Raises:
+        NewerFormat: the next entry was written by a newer version.
+    """
+    async with answering():
+        entries = await redis.xrange(keys.partition().events, min=f"({after}", max=until, count=most)
+    return read_entries(entries)
+
+
+async def wait(redis: Redis, keys: Keys, after: str, *, within_ms: int, most: int = 1000) -> list[Entry]:
+    """Read like `read`, but wait up to `within_ms` for a first entry."""
+    async with answering():
+        answer = await redis.xread({keys.partition().events: after}, count=most, block=within_ms)
+    if not answer:
+        return []
+    ((_, entries),) = answer.items() if isinstance(answer, dict) else answer
+    if entries and isinstance(entries[0], list):  # RESP3 wraps the entries once more
+        (entries,) = entries
+    return read_entries(entries)
+
+
+async def scan(redis: Redis, keys: Keys, *, until: str = "+", batch: int = 1000) -> AsyncIterator[list[Entry]]:
+    """Read the whole retained log in batches, up to and including `until`."""
+    after = START
+    while entries := await read(redis, keys, after, most=batch, until=until):
+        yield entries
+        after = entries[-1].position
+
+
+async def newest_decisions(redis: Redis, keys: Keys) -> AsyncIterator[str]:
+    """Yield decision ids of the log's events, newest first; an id comes once for each event."""
+    until = "+"
+    while True:
+        async with answering():
+            entries = await redis.xrevrange(keys.partition().events, max=until, count=1000)
+        for _, fields in entries:
+            if b"e" in fields:
+                with suppress(ValueError, KeyError, TypeError):
+                    yield str(orjson.loads(fields[b"e"])["decision_id"])
+        if not entries:
+            return
+        until = f"({entries[-1][0].decode()}"
+
+
+async def set_aside(redis: Redis, keys: Keys, letters: Sequence[Unreadable]) -> None:
+    """Put entries among the dead letters, each once however many policies meet it."""
+    part = keys.partition()
+    async with answering():
+        for letter in letters:
+            if await redis.hsetnx(part.dead, letter.position, letter.why):
+                await redis.hincrby(part.stats, "dead_letters", 1)
+
+
+async def trim(redis: Redis, keys: Keys, *, keep: int, read_to: Sequence[str]) -> None:
+    """Drop the oldest entries beyond `keep`, but none that a policy has still to read."""
+    part = keys.partition()
+    async with answering():
+        excess = await redis.xlen(part.events) - keep
+        if excess < keep // 100 + 1:  # not worth a pass
+            return
+        oldest = await redis.xrange(part.events, count=excess + 1)
+        floor = min(oldest[-1][0].decode(), min(read_to, key=order, default=oldest[-1][0].decode()), key=order)
+        going = [fields for position, fields in oldest if order(position.decode()) < order(floor)]
+        await redis.xtrim(part.events, minid=floor, approximate=False)
+        await redis.hincrby(part.stats, "trimmed", sum(b"c" not in fields for fields in going))
+        dead = [position for position in await redis.hkeys(part.dead) if order(position.decode()) < order(floor)]
+        if dead:  # a dead letter is kept for as long as its entry
+            await redis.hdel(part.dead, *dead)
+
+
+async def read_stats(redis: Redis, keys: Keys) -> dict[str, int]:
+    """Return the loop's counters, and how many decisions still wait for their feedback."""
+    part = keys.partition()
+    async with answering():
+        stats = {name.decode(): int(value) for name, value in (await redis.hgetall(part.stats)).items()}
+        stats["pending"] = await redis.zcard(part.pending)
+    return stats
+
+
+async def count_misfits(redis: Redis, keys: Keys, counts: dict[str, int]) -> None:
+    """Add to the counts of values that the encoder could not use, by `side/field/reason`."""
+    async with answering(), redis.pipeline(transaction=False) as pipe:
+        for name, count in counts.items():
+            pipe.hincrby(keys.partition().misfits, name, count)
+        await pipe.execute()
+
+
+async def read_misfits(redis: Redis, keys: Keys) -> dict[str, int]:
+    """Return the counts of values that the encoder could not use, by `side/field/reason`."""
+    async with answering():
+        found = await redis.hgetall(keys.partition().misfits)
+    return {name.decode(): int(count) for name, count in found.items()}

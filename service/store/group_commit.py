@@ -1,0 +1,68 @@
+"""Group commit: writes of concurrent requests go to Redis as one pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from service.errors import StoreUnavailable
+from service.store.connection import GONE, Script, Value
+
+
+class GroupCommit:
+    """Collects scripts to run while a pipeline is in flight, and sends them together with the next one.
+
+    The batch grows with the load, and nobody waits for a timer.
+    """
+
+    def __init__(self, redis: Redis, *, most: int = 512) -> None:
+        self._redis, self._most = redis, most
+        self._waiting: deque[tuple[Script, Sequence[str], Sequence[Value], asyncio.Future[Any]]] = deque()
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Value]) -> Any:
+        """Return the script's result.
+
+        Raises:
+            StoreUnavailable: Redis did not answer. The command may or may not have been carried out.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((script, keys, args, future))
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._flush())
+        return await future
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            try:
+                results = await self._execute(batch)
+            except Exception as error:  # whatever it is, nobody may wait for ever
+                results = [error] * len(batch)
+            for (_, _, _, future), result in zip(batch, results, strict=True):
+                if future.done():  # its request was cancelled
+                    continue
+                if isinstance(result, GONE):
+                    gone = StoreUnavailable("Redis does not answer; send it again")
+                    gone.__cause__ = result
+                    future.set_exception(gone)
+                elif isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+
+    async def _execute(self, batch: Sequence[tuple[Script, Sequence[str], Sequence[Value], Any]]) -> list[Any]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for script, keys, args, _ in batch:
+                pipe.evalsha(script.sha, len(keys), *keys, *args)
+            results: list[Any] = await pipe.execute(raise_on_error=False)
+        unknown = [i for i, result in enumerate(results) if isinstance(result, NoScriptError)]
+        for i in unknown:
+            script, keys, args, _ = batch[i]
+            results[i] = await self._redis.eval(script.text, len(keys), *keys, *args)
+        return results

@@ -1,0 +1,69 @@
+"""A loop's items in Redis: the catalogue of now, and every version that the log of changes still covers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from redis.asyncio import Redis
+
+from service.errors import Conflict, NotFound
+from service.records import Features
+from service.store.connection import answering, script
+from service.store.keys import CHANGES, Keys
+from service.store.loop_store import new_epoch
+
+ITEM_LOG = 100_000  # changes of the catalogue that can be undone, for replays
+
+
+async def change_items(
+    redis: Redis, keys: Keys, changes: Mapping[str, Features | None], *, must_exist: bool = False
+) -> int:
+    """Upsert items (None: delete), all or nothing; return the loop's new epoch.
+
+    Args:
+        must_exist: refuse to delete an item that is not there.
+
+    Raises:
+        NotFound: the loop, or an item that must exist, is gone.
+    """
+    args: list[str | bytes | int] = [CHANGES, keys.loop, keys.id, ITEM_LOG, int(must_exist)]
+    for item, features in changes.items():
+        args += (item, b"" if features is None else orjson.dumps(features))
+    answer = await script("change_items")(redis, (keys.record, keys.items, keys.item_log), args)
+    if answer == b"missing":
+        raise NotFound(f"there is no item {next(iter(changes))!r} in loop {keys.loop!r}", code="unknown_item")
+    return new_epoch(answer, keys.loop)
+
+
+async def read_items(redis: Redis, keys: Keys) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Return (catalogue version, item id -> features), read at one instant, sorted by id."""
+    async with answering(), redis.pipeline(transaction=True) as pipe:
+        pipe.hget(keys.record, "catalogue")
+        pipe.hgetall(keys.items)
+        version, items = await pipe.execute()
+    return int(version or 0), {item.decode(): orjson.loads(items[item]) for item in sorted(items)}
+
+
+async def read_items_at(redis: Redis, keys: Keys, version: int) -> dict[str, dict[str, Any]]:
+    """Return the catalogue as it was at `version`, by undoing what came later.
+
+    Raises:
+        Conflict: the log of changes no longer reaches back so far.
+    """
+    now, items = await read_items(redis, keys)
+    async with answering():
+        later = await redis.xrange(keys.item_log, min=f"{version + 1}-0")
+    reached = {int(entry.split(b"-")[0]) for entry, _ in later}
+    if not set(range(version + 1, now + 1)) <= reached:
+        raise Conflict(f"catalogue version {version} of loop {keys.loop!r} is no longer kept", code="version_gone")
+    for entry, fields in reversed(later):
+        if int(entry.split(b"-")[0]) > now:  # came in after `items` was read
+            continue
+        item = fields[b"id"].decode()
+        if fields[b"was"]:
+            items[item] = orjson.loads(fields[b"was"])
+        else:
+            items.pop(item, None)
+    return dict(sorted(items.items(), key=lambda pair: pair[0].encode()))

@@ -1,0 +1,130 @@
+"""Loops in Redis: one record each, changed by one script a change.
+
+Every change names the epoch that its caller saw. Where somebody else changed the loop meanwhile, nothing is written,
+and the caller looks again: two changes at the same moment cannot undo each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from redis.asyncio import Redis
+
+from service.errors import NotFound, StaleEpoch
+from service.records import LoopRecord
+from service.store.codec import loop_fields, read_loop_fields
+from service.store.connection import answering, now, script
+from service.store.keys import CHANGES, DELETED, LOOPS, Keys, loop_record
+
+SWEPT_AGAIN_S = 60.0  # keys of a deleted loop are looked for once more, so much later: workers may have written late
+
+Value = str | bytes | int
+
+
+async def loop_names(redis: Redis) -> list[str]:
+    """Return the names of the loops that are there, in order."""
+    async with answering():
+        names = sorted(name.decode() for name in await redis.smembers(LOOPS))
+        async with redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.exists(loop_record(name))
+            there = await pipe.execute()
+    return [name for name, found in zip(names, there, strict=True) if found]
+
+
+async def create_loop(redis: Redis, record: LoopRecord) -> bool:
+    """Make a loop, whole; False when the name is taken (and nothing was changed).
+
+    The name is listed first: a listed name without a loop is passed over, and a loop that is not listed would not be
+    served. It is listed again afterwards, for `forget_deleted` may have taken it off the list in between.
+    """
+    fields = [part for pair in loop_fields(record).items() for part in pair]
+    async with answering():
+        await redis.sadd(LOOPS, record.name)
+        created = await script("create_loop")(redis, (loop_record(record.name),), (CHANGES, record.name, *fields))
+        await redis.sadd(LOOPS, record.name)
+    return bool(created)
+
+
+async def read_loop(redis: Redis, name: str) -> LoopRecord:
+    """Read a loop's record.
+
+    Raises:
+        NotFound: there is no such loop.
+        NewerFormat: a newer version wrote it.
+        ValueError, KeyError: it is garbled.
+    """
+    async with answering():
+        stored = await redis.hgetall(loop_record(name))
+    if not stored:
+        raise NotFound(f"there is no loop {name!r}; PUT /loops/{name} makes it", code="unknown_loop")
+    return read_loop_fields(name, stored)
+
+
+async def change_loop(redis: Redis, seen: LoopRecord, changes: Mapping[str, Value]) -> int:
+    """Write fields of a loop's record; return the new epoch.
+
+    Args:
+        seen: the record that the change was made from.
+
+    Raises:
+        StaleEpoch: somebody else changed it meanwhile; look again.
+        NotFound: it is gone.
+    """
+    fields = [part for pair in changes.items() for part in pair]
+    answer = await script("change_loop")(
+        redis, (loop_record(seen.name),), (CHANGES, seen.name, seen.id, seen.epoch, *fields)
+    )
+    return new_epoch(answer, seen.name)
+
+
+def new_epoch(answer: int | bytes, loop: str) -> int:
+    """Read what a script of change answered.
+
+    Raises:
+        StaleEpoch, NotFound: as `change_loop`.
+    """
+    if answer == b"stale":
+        raise StaleEpoch(f"loop {loop!r} was changed by somebody else at the same moment; send it again")
+    if answer == b"gone":
+        raise NotFound(f"there is no loop {loop!r}; PUT /loops/{loop} makes it", code="unknown_loop")
+    return int(answer)
+
+
+async def delete_loop(redis: Redis, name: str) -> Keys | None:
+    """Delete a loop, readable or not; return the keys that are still to be removed, None where there was none.
+
+    It is written down first that the loop's keys must go, so that a crash on the way leaves none behind.
+    """
+    async with answering():
+        stored = await redis.hget(loop_record(name), "id")
+        keys = Keys(name, stored.decode() if stored else "")
+        await redis.zadd(DELETED, {f"{name}/{keys.id}": await now(redis)})
+        deleted = await script("delete_loop")(redis, (keys.record,), (CHANGES, name, keys.id))
+    return keys if deleted else None
+
+
+async def remove_keys(redis: Redis, keys: Keys) -> None:
+    """Remove every key of a loop that was deleted."""
+    if not keys.id:  # without an id it has no other keys
+        return
+    async with answering():
+        for prefix in (keys.home, keys.partition().prefix):
+            async for key in redis.scan_iter(match=prefix + "*", count=1000):
+                await redis.unlink(key)
+
+
+async def forget_deleted(redis: Redis) -> None:
+    """Remove what deleted loops left behind, once more some time after they were deleted."""
+    async with answering():
+        before = await now(redis) - SWEPT_AGAIN_S
+        for member in await redis.zrangebyscore(DELETED, "-inf", before, start=0, num=10):
+            name, _, loop_id = member.decode().rpartition("/")
+            stored = await redis.hget(loop_record(name), "id")
+            if stored is None or stored.decode() != loop_id:  # else the deletion was cut off before it began
+                await remove_keys(redis, Keys(name, loop_id))
+            if not await redis.exists(loop_record(name)):
+                await redis.srem(LOOPS, name)
+                if await redis.exists(loop_record(name)):  # made again at this very moment
+                    await redis.sadd(LOOPS, name)
+            await redis.zrem(DELETED, member)
