@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from service.store.embedded import EmbeddedRedis, EmbeddedRedisError, find_redis_server
+from service.run.embedded import EmbeddedRedis, EmbeddedRedisError, find_redis_server
 from tests.processes import alive
 from tests.waiting import until
 
@@ -29,7 +29,7 @@ def test_data_survives_kill_9(data: Path) -> None:
 
 
 def test_a_log_cut_off_in_the_middle_of_a_write_is_loaded(data: Path) -> None:
-    """What a kill -9 (or a power loss) in the middle of a write leaves."""
+    """A kill -9 or a power loss in the middle of a write leaves such a log."""
     with EmbeddedRedis(data, fsync="always") as first, Redis.from_url(first.url) as redis:
         redis.set("whole", 1)
         redis.set("torn", 1)
@@ -39,13 +39,19 @@ def test_a_log_cut_off_in_the_middle_of_a_write_is_loaded(data: Path) -> None:
         assert (redis.exists("whole"), redis.exists("torn")) == (1, 0)
 
 
-def test_a_large_log_is_waited_for(data: Path) -> None:
+def test_a_long_load_is_waited_for(data: Path) -> None:
+    """Redis answers "loading" once in 1024 commands. The scripts make the load long enough for that to be seen."""
+
+    def command(*words: str) -> str:
+        return f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
+
     data.mkdir()
-    count = 300_000
-    sets = (f"*3\r\n$3\r\nSET\r\n${len(key)}\r\n{key}\r\n$1\r\n1\r\n" for key in map(str, range(count)))
-    (data / "appendonly.aof").write_text("".join(sets), newline="")
+    with (data / "appendonly.aof").open("w", newline="") as log:
+        for start in range(0, 20 * 1024, 1024):
+            log.write(command("EVAL", "for i = 1, 1000000 do end", "0"))
+            log.writelines(command("SET", str(key), "1") for key in range(start, start + 1024))
     with capture_logs() as logged, EmbeddedRedis(data) as redis, Redis.from_url(redis.url) as client:
-        assert client.dbsize() == count
+        assert client.dbsize() == 20 * 1024
     assert [line["event"] for line in logged] == ["redis is loading its data"]
 
 
@@ -63,21 +69,24 @@ def test_a_folder_serves_one(data: Path) -> None:
 
 
 def test_the_server_of_a_killed_service_is_ended(data: Path) -> None:
-    """The lock goes with the process that held it; its redis-server may live on for a moment."""
+    """The lock ends with the process that held it; its redis-server may run on for a moment."""
     left = EmbeddedRedis(data)
     left.start()
     assert left.process is not None
     with Redis.from_url(left.url) as redis:
         redis.set("answer", 42)
+    assert left._lock is not None
     left._lock.close()  # as the kernel does when the holder is killed
     with EmbeddedRedis(data) as next_one, Redis.from_url(next_one.url) as redis:
         left.process.wait(timeout=10)
         assert redis.get("answer") == b"42"
 
 
-def test_a_server_that_hangs_is_named(data: Path) -> None:
+def test_a_server_that_hangs_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.run.embedded.ANSWER_S", 0.3)
     with EmbeddedRedis(data) as left:
         assert left.process is not None
+        assert left._lock is not None
         left._lock.close()  # as the kernel does when the holder is killed
         os.kill(left.process.pid, signal.SIGSTOP)
         try:
@@ -106,7 +115,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         EmbeddedRedis(tmp_path / "file" / "data").start()
 
 
-def test_a_server_that_does_not_start_leaves_its_last_words(data: Path) -> None:
+def test_a_server_that_does_not_start_is_explained_by_the_end_of_its_log(data: Path) -> None:
     data.mkdir()
     (data / "appendonly.aof").write_text("this is no log of Redis\n")
     redis = EmbeddedRedis(data)
@@ -117,7 +126,7 @@ def test_a_server_that_does_not_start_leaves_its_last_words(data: Path) -> None:
 
 def test_no_server_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("service.store.embedded.find_spec", lambda name: None)
+    monkeypatch.setattr("service.run.embedded.find_spec", lambda name: None)
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     with pytest.raises(EmbeddedRedisError, match="REBOUND_REDIS_URL"):
         find_redis_server()

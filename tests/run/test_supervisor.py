@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,45 +13,15 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from service.store.embedded import EmbeddedRedis
-from service.supervisor import FIRST_PAUSE_S, PortTaken, listen
+from service.run.embedded import EmbeddedRedis
+from service.run.supervisor import FIRST_BACKOFF_S, PortTaken, listen
 from tests.processes import alive
+from tests.run.stand_ins import NAMES, supervise
 from tests.waiting import until
 
-SUPERVISOR = """
-import sys
-from pathlib import Path
-from service.store.embedded import EmbeddedRedis
-from service.supervisor import Child, Supervisor
-
-folder, redis = Path(sys.argv[1]), sys.argv[2] == "redis"
-child = '''
-import os, signal, sys
-def end(number, frame):
-    with open(sys.argv[1] + "/ended", "a") as ended:
-        ended.write(sys.argv[2] + "\\\\n")
-    sys.exit()
-signal.signal(signal.SIGTERM, end)
-with open(sys.argv[1] + "/" + sys.argv[2], "a") as started:
-    started.write(str(os.getpid()) + "\\\\n")
-while True:
-    signal.pause()
-'''
-def make(name):
-    return Child(name, [sys.executable, "-c", child, str(folder), name], {})
-
-def died(pid):
-    with (folder / "died").open("a") as file:
-        file.write(f"{pid}\\n")
-
-supervisor = Supervisor(
-    [[make("learner")], [make("api-0"), make("api-1")]],
-    redis=EmbeddedRedis(folder / "data", fsync="always") if redis else None,
-    on_death=died,
-)
-up = lambda: all((folder / name).exists() for name in ("learner", "api-0", "api-1"))
-supervisor.run(up, (folder / "announced").touch)
-"""
+# One process imports the supervisor once, and each test's supervisor is forked from it.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.run.stand_ins"])
 
 
 class Running:
@@ -60,8 +29,10 @@ class Running:
 
     def __init__(self, folder: Path, *, redis: bool) -> None:
         self.folder = folder
-        command = [sys.executable, "-c", SUPERVISOR, str(folder), "redis" if redis else ""]
-        self.process = subprocess.Popen(command)
+        self.process = FORKS.Process(target=supervise, args=(folder,), kwargs={"redis": redis})
+        self.process.start()
+        assert self.process.pid is not None
+        self.supervisor: int = self.process.pid
         until(lambda: (folder / "announced").exists(), "all children run")
 
     def lines(self, name: str) -> list[str]:
@@ -73,8 +44,13 @@ class Running:
         return int(self.lines(name)[-1])
 
     def children(self) -> list[int]:
-        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        tasks = Path(f"/proc/{self.supervisor}/task").iterdir()
         return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
+    def exit_code(self) -> int | None:
+        """Wait for the supervisor's end, at most 30 s."""
+        self.process.join(timeout=30)
+        return self.process.exitcode
 
 
 @pytest.fixture
@@ -82,17 +58,15 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     running: list[Running] = []
 
     def begin(*, redis: bool = False) -> Running:
-        (tmp_path / "announced").unlink(missing_ok=True)
-        for name in ("learner", "api-0", "api-1"):
+        for name in ("announced", *NAMES):
             (tmp_path / name).unlink(missing_ok=True)
         running.append(Running(tmp_path, redis=redis))
         return running[-1]
 
     yield begin
     for one in running:
-        if one.process.poll() is None:
-            one.process.terminate()
-            one.process.wait(timeout=30)
+        one.process.terminate()
+        assert one.exit_code() is not None
 
 
 def test_a_dead_child_is_started_again_and_reported(start: Callable[..., Running]) -> None:
@@ -106,7 +80,7 @@ def test_a_dead_child_is_started_again_and_reported(start: Callable[..., Running
     assert all(alive(pid) for pid in others)
 
 
-def test_a_child_that_dies_again_and_again_waits_longer_each_time(start: Callable[..., Running]) -> None:
+def test_each_restart_of_a_child_waits_longer(start: Callable[..., Running]) -> None:
     running = start()
     took = []
     for restart in range(2, 5):
@@ -115,28 +89,28 @@ def test_a_child_that_dies_again_and_again_waits_longer_each_time(start: Callabl
         until(lambda wanted=restart: len(running.lines("api-0")) == wanted, "it runs again")  # type: ignore[misc]
         took.append(time.monotonic() - killed)
     for doublings, seconds in enumerate(took):
-        assert seconds >= FIRST_PAUSE_S * 2**doublings
+        assert seconds >= FIRST_BACKOFF_S * 2**doublings
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_stops_in_order(start: Callable[..., Running], number: signal.Signals) -> None:
+def test_workers_stop_before_the_learner(start: Callable[..., Running], number: signal.Signals) -> None:
     running = start(redis=True)
     pids = running.children()
     assert len(pids) == 4
-    running.process.send_signal(number)
-    assert running.process.wait(timeout=30) == 0
+    os.kill(running.supervisor, number)
+    assert running.exit_code() == 0
     *workers, learner = running.lines("ended")
     assert (sorted(workers), learner) == (["api-0", "api-1"], "learner")
     assert not any(alive(pid) for pid in pids)
 
 
-def test_kill_9_of_the_supervisor_leaves_nothing(start: Callable[..., Running]) -> None:
+def test_kill_9_of_the_supervisor_leaves_no_process(start: Callable[..., Running]) -> None:
     running = start(redis=True)
     pids = running.children()
     assert len(pids) == 4
     assert all(alive(pid) for pid in pids)
-    running.process.kill()
-    running.process.wait()
+    os.kill(running.supervisor, signal.SIGKILL)
+    assert running.exit_code() == -signal.SIGKILL
     until(lambda: not any(alive(pid) for pid in pids), "all children have ended")
 
 
@@ -165,10 +139,9 @@ def test_state_survives_kill_9_of_everything(start: Callable[..., Running]) -> N
     url = EmbeddedRedis(running.folder / "data").url
     with Redis.from_url(url) as redis:
         redis.set("answer", 42)
-    pids = [*running.children(), running.process.pid]
+    pids = [*running.children(), running.supervisor]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    running.process.wait()
     until(lambda: not any(alive(pid) for pid in pids), "all are dead")
     start(redis=True)
     with Redis.from_url(url) as redis:

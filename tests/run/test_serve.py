@@ -1,0 +1,44 @@
+"""`rebound serve` as a whole: one real start for all tests of this file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from service.run.embedded import EmbeddedRedis
+from tests.processes import Served
+
+FAULT_S = 0.040  # the shortest delayed acknowledgement of Linux
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with Served(tmp_path_factory.mktemp("serve") / "data") as served:
+        yield served
+
+
+def test_replies_on_a_kept_connection_do_not_wait_for_acknowledgements(served: Served) -> None:
+    """With Nagle's algorithm on, every reply but a connection's first takes 40 ms or more.
+
+    A machine under load delays some replies by that much too, so the quickest quarter decides.
+    """
+    seconds = []
+    with httpx.Client(base_url=served.url) as client:
+        for _ in range(20):
+            started = time.perf_counter()
+            client.get("/healthz").raise_for_status()
+            seconds.append(time.perf_counter() - started)
+    assert sorted(seconds)[5] < FAULT_S / 2, seconds
+
+
+@pytest.mark.parametrize("process", ["learner", "api"])
+def test_the_health_checks_of_the_containers_pass(served: Served, process: str) -> None:
+    env = {"REBOUND_REDIS_URL": EmbeddedRedis(served.data).url, "REBOUND_PORT": str(served.port)}
+    check = [sys.executable, "-m", "service.run.health", process]
+    assert subprocess.run(check, env={**os.environ, **env}, stdout=subprocess.DEVNULL).returncode == 0

@@ -1,0 +1,94 @@
+"""One API worker on a socket that another process opened."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Awaitable, Callable, MutableMapping
+from http.client import HTTPConnection
+from typing import Any
+
+import pytest
+import uvicorn
+
+from service.run.supervisor import listen
+from service.run.worker import inherited_socket, make_server, run_worker
+from service.settings import Settings
+from tests.waiting import until
+
+Message = MutableMapping[str, Any]
+
+
+async def hello(
+    scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+) -> None:
+    """Answer `hello` to every request."""
+    if scope["type"] == "lifespan":
+        raise ValueError("no lifespan here")  # uvicorn then serves without
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+async def cannot_start(
+    scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "no"})
+
+
+def option(connection: Any, name: int) -> int:
+    """The value of a TCP option of one of the server's connections."""
+    value: int = connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, name)
+    return value
+
+
+def serve_one(server: uvicorn.Server, listener: socket.socket) -> tuple[bytes, list[int]]:
+    """One reply on a socket that was handed over by descriptor, and TCP_NODELAY of every connection then open."""
+    inherited = inherited_socket(os.dup(listener.fileno()))
+    thread = threading.Thread(target=server.run, args=([inherited],))
+    thread.start()
+    client = HTTPConnection(*listener.getsockname())
+    try:
+        client.request("GET", "/")
+        body = client.getresponse().read()
+        return body, [option(connection, socket.TCP_NODELAY) for connection in server.server_state.connections]
+    finally:
+        client.close()
+        server.should_exit = True
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("event_loop", ["uvloop", "asyncio"])
+def test_replies_on_an_inherited_socket_are_not_delayed(event_loop: Any) -> None:
+    server = make_server(Settings(), hello)
+    server.config.loop = event_loop
+    with listen("127.0.0.1", 0) as listener:
+        assert serve_one(server, listener) == (b"hello", [1])
+
+
+def test_an_inherited_socket_has_its_true_family() -> None:
+    with listen("127.0.0.1", 0) as listener, inherited_socket(os.dup(listener.fileno())) as inherited:
+        assert (inherited.family, inherited.proto) == (socket.AF_INET, socket.IPPROTO_TCP)
+        assert inherited.getsockname() == listener.getsockname()
+
+
+def test_an_app_that_cannot_start_ends_the_worker_with_code_3() -> None:
+    with listen("127.0.0.1", 0) as listener, pytest.raises(SystemExit) as ended:
+        run_worker(Settings(), cannot_start, fd=os.dup(listener.fileno()))
+    assert ended.value.code == 3
+
+
+def test_a_worker_without_a_descriptor_listens_by_itself() -> None:
+    server = make_server(Settings(port=0), hello)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    until(lambda: server.started, "the worker listens")
+    client = HTTPConnection(*server.servers[0].sockets[0].getsockname())
+    client.request("GET", "/")
+    assert client.getresponse().read() == b"hello"
+    client.close()
+    server.should_exit = True
+    thread.join(timeout=20)
+    assert not thread.is_alive()
