@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,12 +13,13 @@ import httpx
 import hypothesis
 import pytest
 import uvicorn
+from redis.asyncio import Redis
 
 from service.api.app import create_app
 from service.learn.learner import Learner
+from service.run.embedded import EmbeddedRedis
 from service.settings import Settings
 from service.store.connection import connect
-from service.store.embedded import EmbeddedRedis
 from tests.waiting import until
 
 # The same examples in every run: a red one is the fault of what changed. `make test ARGS=--hypothesis-profile=search`
@@ -38,6 +39,14 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One redis-server for the session; tests keep apart by the names of their loops."""
     with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as redis:
         yield redis.url
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A connection to the session's Redis."""
+    connection = connect(redis_url, name="test", timeout_s=5)
+    yield connection
+    await connection.aclose()
 
 
 @pytest.fixture(scope="session")
