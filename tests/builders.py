@@ -1,17 +1,23 @@
 """Builds what tests need, with defaults, so that a test states only what it is about.
 
-The first part imports `service.policies` only.
+First come batches and candidates of policies, then the records of the store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from redis.asyncio import Redis
 
-from service.policies import Arrays, Batch, Candidates, Policy, Scorer
+from service.loop import LoopSettings
+from service.policies import Arrays, Batch, Candidates, Policy, Scorer, part
+from service.records import Decision, Event, LoopRecord, PolicyRecord, SlateItem
+from service.store.codec import event_body, loop_fields, row_bytes
+from service.store.keys import Keys, loop_record
 
 Array = NDArray[Any]
 
@@ -72,4 +78,137 @@ def pmf_of(
 
 def parts_of(batch: Batch, size: int) -> list[Batch]:
     """Cut a batch into batches of `size` events; the last may be shorter."""
-    return [Batch(*(column[at : at + size] for column in batch)) for at in range(0, len(batch.item), size)]
+    return [part(batch, slice(at, at + size)) for at in range(0, len(batch.item), size)]
+
+
+# ---- records
+
+D = 4  # columns of a row in the records below
+
+
+def new_id() -> str:
+    """Make an id as loops and policies have them."""
+    return uuid4().hex[:12]
+
+
+def loop_of(name: str = "", *, id: str = "", d: int = D, **settings: Any) -> LoopRecord:
+    """Build a loop's record as it is when the loop is made. Left out, name and id are new ones.
+
+    Args:
+        settings: of the loop.
+    """
+    return LoopRecord(
+        name=name or f"t-{new_id()}",
+        id=id or new_id(),
+        settings=LoopSettings(**settings),
+        schema={},
+        d=d,
+        encoder="test",
+        epoch=1,
+        catalogue=0,
+        traffic={},
+        pins={},
+    )
+
+
+async def store_loop(redis: Redis, record: LoopRecord) -> Keys:
+    """Store a loop's record without listing it, so that no learner on the same Redis takes it up."""
+    await redis.hset(loop_record(record.name), mapping=loop_fields(record))
+    return Keys(record.name, record.id)
+
+
+def policy_of(kind: str = "linucb", *, name: str = "", retention: int = 1_000_000, **params: Any) -> PolicyRecord:
+    """Build a policy's record as it is when the policy is made, under the name of its kind unless one is given."""
+    return PolicyRecord(name or kind, new_id(), kind, params, seed=0, retention=retention)
+
+
+def event_of(
+    number: int = 0,
+    *,
+    item: str = "",
+    x: ArrayLike | None = None,
+    reward: float | None = None,
+    position: str = "",
+    user: str | None = None,
+    slate_position: int | None = None,
+    at: float | None = None,
+) -> Event:
+    """Build the event of this number: of one of three items, with a random row, every second one rewarded."""
+    row = np.random.default_rng(number).normal(size=D) if x is None else x
+    return Event(
+        position=position or f"{1000 + number}-0",
+        decision_id=f"d{number}",
+        item=item or f"p{number % 3}",
+        user=user,
+        context={},
+        x=np.asarray(row, dtype="<f4"),
+        n=3,
+        propensity=0.5,
+        policy=None,
+        version=0,
+        reward=float(number % 2) if reward is None else reward,
+        source="import",
+        slate_position=slate_position,
+        at=at,
+    )
+
+
+def body_of(event: Event) -> bytes:
+    """Write field `e` of an event."""
+    return event_body(
+        decision_id=event.decision_id,
+        item=event.item,
+        user=event.user,
+        context=event.context,
+        n=event.n,
+        propensity=event.propensity,
+        policy=event.policy,
+        version=event.version,
+    )
+
+
+def fields_of(event: Event) -> dict[bytes, bytes]:
+    """Write an event as the fields of its entry in the log."""
+    return {
+        b"e": body_of(event),
+        b"x": row_bytes(event.x),
+        b"o": b"" if event.slate_position is None else b"%d" % event.slate_position,
+        b"r": repr(event.reward).encode(),
+        b"s": event.source.encode(),
+        b"t": b"" if event.at is None else b"%d" % round(1000 * event.at),
+    }
+
+
+def import_of(events: Sequence[Event]) -> list[tuple[str, bytes, bytes, float, int | None]]:
+    """Write events as rows for `event_log.append_imported`."""
+    return [
+        (
+            event.decision_id,
+            body_of(event),
+            row_bytes(event.x),
+            event.reward,
+            None if event.at is None else round(1000 * event.at),
+        )
+        for event in events
+    ]
+
+
+def decision_of(decision_id: str, items: Sequence[str] = "a", *, loop: str = "t", **changes: Any) -> Decision:
+    """Build a decision with one slate place for each of `items`, out of nine candidates."""
+    record: Mapping[str, Any] = {
+        "at": 1_700_000_000.0,
+        "user_id": None,
+        "context": {},
+        "candidates": None,
+        "exclude": (),
+        "catalogue": 1,
+        "n": 9,
+        "k": len(items),
+        "policy": "p",
+        "version": 1,
+        "encoder": "test",
+        "exploration_floor": 0.01,
+        "seed": "0123456789abcdef",
+        "items": tuple(SlateItem(item, 0.25, 0.5) for item in items),
+    }
+    return Decision(decision_id=decision_id, loop=loop, **{**record, **changes})
