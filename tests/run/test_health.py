@@ -17,6 +17,7 @@ from service.run.embedded import EmbeddedRedis
 from service.run.supervisor import listen
 from service.store.keys import LEARNER
 
+ROOT = Path(__file__).parents[2]
 PASSWORD = "p@ss: word/1"
 
 
@@ -131,6 +132,3 @@ def test_the_check_imports_the_standard_library_only() -> None:
     packages = {name.split(".")[0] for name in listed.stdout.split()}
     assert "service" in packages
     assert packages - {"service"} <= sys.stdlib_module_names
-
-
-ROOT = Path(__file__).parents[2]
