@@ -32,7 +32,7 @@ async def bootstrap(redis: Redis) -> None:
     """Make the loop `default` where there is no data at all; a loop that somebody deleted stays deleted."""
     if await workers.read_identity(redis) is not None:
         return
-    await loop_store.create_loop(redis, _new_record(DEFAULT_LOOP, LoopSettings(), FeatureSchema()))
+    await loop_store.create_loop(redis, new_record(DEFAULT_LOOP, LoopSettings(), FeatureSchema()))
     record = await loop_store.read_loop(redis, DEFAULT_LOOP)
     with suppress(Conflict):  # another worker starts at the same moment, or a start was cut off
         await create_policy(redis, record, DEFAULT_POLICY, DEFAULT_POLICY, {}, serve_alone=True)
@@ -49,7 +49,7 @@ async def put_loop(
     """
     if not LOOP_NAME.fullmatch(name):
         raise InvalidRequest("loop", "1 to 64 of: lower-case letters, digits, . _ - (starting with a letter or digit)")
-    new = _new_record(name, _settings({}, settings), schema or FeatureSchema()) if await _absent(redis, name) else None
+    new = new_record(name, _settings({}, settings), schema or FeatureSchema()) if await _absent(redis, name) else None
     if new is not None and await loop_store.create_loop(redis, new):
         await adoption(redis, follower, Keys(name, new.id), new.epoch)
         return True
@@ -104,7 +104,8 @@ def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> LoopSettings:
         raise invalid(error, whole="default_reward") from error
 
 
-def _new_record(name: str, settings: LoopSettings, schema: FeatureSchema) -> LoopRecord:
+def new_record(name: str, settings: LoopSettings, schema: FeatureSchema) -> LoopRecord:
+    """Make the record of a new loop."""
     encoder = Encoder(schema)
     return LoopRecord(
         name=name,

@@ -1,0 +1,236 @@
+"""The follower keeps active loops current, and compares identities, never numbers alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+from service.admin.loops import new_record, put_loop
+from service.admin.policies import create_policy, delete_policy
+from service.admin.traffic import activate
+from service.decide.active import UNIFORM
+from service.errors import NotFound
+from service.learn.runner import PolicyRunner
+from service.loop import LoopSettings
+from service.represent.schema import FeatureSchema
+from service.serve.follower import Follower
+from service.settings import Settings
+from service.store import event_log, item_store, loop_store, policy_store, workers
+from service.store.codec import event_body, pack, row_bytes
+from service.store.keys import Keys
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def follower(redis: Redis) -> AsyncIterator[Follower]:
+    """A follower that looks only when it is told to."""
+    follower = Follower(redis, worker=f"test-{uuid4().hex[:6]}")
+    await follower.start()
+    yield follower
+    await workers.sign_off(redis, follower.worker)
+
+
+@pytest.fixture
+async def name(redis: Redis) -> AsyncIterator[str]:
+    name = f"follow-{uuid4().hex[:8]}"
+    yield name
+    if keys := await loop_store.delete_loop(redis, name):
+        await loop_store.remove_keys(redis, keys)
+
+
+async def make(redis: Redis, name: str, schema: FeatureSchema | None = None) -> Keys:
+    """A loop that only this test's follower has to adopt."""
+    record = new_record(name, LoopSettings(), schema or FeatureSchema())
+    assert await loop_store.create_loop(redis, record)
+    return Keys(name, record.id)
+
+
+async def learn(redis: Redis, keys: Keys, policy: str, settings: Settings, *, n: int = 1) -> None:
+    """Let a policy learn n more events and publish a version."""
+    follower = Follower(redis, "nobody")
+    await follower.refresh(keys.loop)
+    active = follower.loop(keys.loop)
+    [row] = active.encoder.encode({}, active.encoder.items([{}]))
+    rows = []
+    for _ in range(n):
+        event = uuid4().hex
+        body = event_body(
+            decision_id=event, item="a", user=None, context={}, n=None, propensity=None, policy=None, version=0
+        )
+        rows.append((event, body, row_bytes(row), 1.0, None))
+    await event_log.append_imported(redis, keys, rows, remember=1000)
+    await redis.delete(keys.lease(policy))
+    runner = PolicyRunner(redis, keys, policy, settings)
+    assert await runner.open()
+    await runner.drain()
+
+
+async def test_a_new_loop_is_served_and_a_deleted_one_is_not(redis: Redis, follower: Follower, name: str) -> None:
+    with pytest.raises(NotFound):
+        follower.loop(name)
+    await make(redis, name)
+    await follower.refresh(name)
+    assert follower.loop(name).epoch == 1
+    await loop_store.delete_loop(redis, name)
+    await follower.refresh(name)
+    with pytest.raises(NotFound):
+        follower.loop(name)
+
+
+async def test_a_loop_made_again_is_another_one(redis: Redis, follower: Follower, name: str) -> None:
+    """Same name, same epoch, same catalogue version; another id, another schema."""
+    first = await make(redis, name)
+    await item_store.change_items(redis, first, {"old": {}})
+    await follower.refresh(name)
+    assert follower.loop(name).catalogue.ids == ("old",)
+    await loop_store.delete_loop(redis, name)
+    second = await make(redis, name, FeatureSchema(hash_dims=7))
+    await item_store.change_items(redis, second, {"new": {}})
+    await follower.refresh(name)
+    active = follower.loop(name)
+    assert (active.id, active.catalogue.ids, active.encoder.d) == (second.id, ("new",), 8)
+
+
+async def test_a_changed_schema_is_served(redis: Redis, follower: Follower, name: str) -> None:
+    keys = await make(redis, name)
+    await item_store.change_items(redis, keys, {"a": {"price": 1}})
+    await follower.refresh(name)
+    before = follower.loop(name)
+    schema = FeatureSchema.model_validate({"item": {"price": {"type": "numeric", "min": 0, "max": 2}}, "hash_dims": 0})
+    running = follower.run()
+    try:
+        assert await put_loop(redis, follower, name, {}, schema) is False
+    finally:
+        for task in running:
+            task.cancel()
+    after = follower.loop(name)
+    assert after.encoder.version != before.encoder.version
+    assert after.catalogue.block.version == after.encoder.version
+    assert after.encoder.encode({}, after.catalogue.block).shape == (1, after.encoder.d)
+
+
+async def test_a_policy_made_again_does_not_serve_what_the_first_one_knew(
+    redis: Redis, follower: Follower, name: str, settings: Settings
+) -> None:
+    """Same name, same version number; another id."""
+    keys = await make(redis, name)
+    await create_policy(redis, await loop_store.read_loop(redis, name), "p", "popularity", {}, serve_alone=True)
+    await create_policy(redis, await loop_store.read_loop(redis, name), "other", "random", {})
+    await learn(redis, keys, "p", settings)
+    await follower.refresh(name)
+    first = follower.loop(name).served["p"]
+    assert first.version == 1
+    running = follower.run()
+    try:
+        await activate(redis, follower, name, "other")
+        await delete_policy(redis, name, "p")
+        await create_policy(redis, await loop_store.read_loop(redis, name), "p", "linucb", {})
+        await activate(redis, follower, name, "p")
+    finally:
+        for task in running:
+            task.cancel()
+    blank = follower.loop(name).served["p"]
+    assert (blank.id != first.id, blank.version, blank.scorer) == (True, 0, UNIFORM.scorer)
+    await learn(redis, keys, "p", settings)
+    await follower.refresh(name)
+    second = follower.loop(name).served["p"]
+    assert second.version == 1
+    assert type(second.scorer) is not type(first.scorer)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"not a snapshot", pack({}), b""],
+)
+async def test_a_bad_snapshot_is_refused_once_and_the_old_one_stays(
+    redis: Redis, follower: Follower, name: str, settings: Settings, garbage: bytes
+) -> None:
+    keys = await make(redis, name)
+    await create_policy(redis, await loop_store.read_loop(redis, name), "p", "popularity", {}, serve_alone=True)
+    await learn(redis, keys, "p", settings)
+    await follower.refresh(name)
+    await redis.hset(keys.snapshots("p"), "2", garbage)
+    await redis.hset(keys.policy("p"), "version", 2)
+    for _ in range(2):
+        await follower.refresh(name)
+    assert follower.loop(name).served["p"].version == 1
+    assert follower.refused == 1
+    await redis.hset(keys.policy("p"), "version", 1)
+
+
+async def test_a_snapshot_that_is_gone_is_no_error(redis: Redis, follower: Follower, name: str) -> None:
+    keys = await make(redis, name)
+    await create_policy(redis, await loop_store.read_loop(redis, name), "p", "popularity", {}, serve_alone=True)
+    await redis.hset(keys.policy("p"), "version", 9)
+    await follower.refresh(name)
+    assert (follower.loop(name).served["p"].version, follower.refused) == (0, 0)
+
+
+async def test_an_unreadable_loop_does_not_stop_the_others(redis: Redis, follower: Follower, name: str) -> None:
+    keys = await make(redis, name)
+    await redis.hset(keys.record, "settings", b'{"reward_range": [1, 5]}')
+    other = f"{name}-other"
+    try:
+        await make(redis, other)
+        await follower.start()
+        assert other in follower.names
+        assert name not in follower.names
+    finally:
+        if gone := await loop_store.delete_loop(redis, other):
+            await loop_store.remove_keys(redis, gone)
+
+
+async def test_a_lost_store_is_noticed_and_not_followed(redis: Redis, name: str) -> None:
+    follower = Follower(redis, worker="test-lost")
+    await make(redis, name)
+    await follower.start()
+    before = follower.loop(name)
+    follower._identity = "the identity of other data"
+    await follower._poll()
+    assert (follower.rung(), follower.store_usable()) == ("store_lost", False)
+    record = await loop_store.read_loop(redis, name)
+    await loop_store.change_loop(redis, record, {})
+    await follower.refresh(name)
+    assert follower.loop(name) is before
+    await workers.sign_off(redis, follower.worker)
+
+
+async def test_the_announcement_is_followed_without_a_poll(
+    redis: Redis, follower: Follower, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polled = asyncio.Event()
+
+    async def no_poll(self: Follower) -> None:
+        polled.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Follower, "_poll_forever", no_poll)
+    running = follower.run()
+    try:
+        await polled.wait()
+        keys = await make(redis, name)
+        async with asyncio.timeout(10):
+            while name not in follower.names:
+                # The subscription may have come after the first announcement: make another one.
+                await loop_store.change_loop(redis, await loop_store.read_loop(redis, name), {})
+                await asyncio.sleep(0.01)
+        assert follower.loop(name).id == keys.id
+    finally:
+        for task in running:
+            task.cancel()
+
+
+async def test_versions_are_told_by_loop_and_policy(
+    redis: Redis, follower: Follower, name: str, settings: Settings
+) -> None:
+    keys = await make(redis, name)
+    await create_policy(redis, await loop_store.read_loop(redis, name), "p", "popularity", {}, serve_alone=True)
+    await learn(redis, keys, "p", settings)
+    await follower.refresh(name)
+    assert follower.versions()[name] == {"p": 1}
+    assert await policy_store.kept_versions(redis, keys, "p") == [1]
