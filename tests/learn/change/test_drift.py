@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.learn.drift import BLOCK, REMEMBERED, Drift, Reaction
-from service.learn.watch import ARMED_EVENTS, Watch
-from service.policies import KINDS, Arrays, Batch
-from service.policies._base import part
+from service.learn.change.cusum import ARMED_EVENTS, Cusum
+from service.learn.change.drift import BLOCK, REMEMBERED, Drift, Reaction
+from service.policies import KINDS, Arrays, Batch, part
 
 D = 3
 ADAPTIVE = ("mean", "matrices", "waiting", "intercept", "variance", "events")  # what an `adaptive` knows
@@ -42,11 +41,11 @@ def precision(state: Arrays, prefix: str = "") -> NDArray[np.float64]:
     return found
 
 
-def observe(watch: Watch, expected: float, rewards: NDArray[np.float64]) -> int | None:
+def observe(cusum: Cusum, expected: float, rewards: NDArray[np.float64]) -> int | None:
     """The number of rewards up to the alarm."""
     for number, reward in enumerate(rewards.tolist(), start=1):
-        watch.observe(expected, reward)
-        if watch.alarm is not None:
+        cusum.observe(expected, reward)
+        if cusum.alarm is not None:
             return number
     return None
 
@@ -57,27 +56,27 @@ def clicks(rate: float, size: int, seed: int = 0) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("rate", [0.5, 0.1, 0.02])
 def test_a_decline_is_noticed_and_a_rise_is_not(rate: float) -> None:
-    watch = Watch(0)
-    assert observe(watch, rate, clicks(rate, 5000)) is None
-    assert observe(watch, rate, clicks(min(1.0, 1.5 * rate), 2000)) is None
-    noticed = observe(watch, rate, clicks(0.4 * rate, 100_000))
+    cusum = Cusum(0)
+    assert observe(cusum, rate, clicks(rate, 5000)) is None
+    assert observe(cusum, rate, clicks(min(1.0, 1.5 * rate), 2000)) is None
+    noticed = observe(cusum, rate, clicks(0.4 * rate, 100_000))
     assert noticed is not None
     assert noticed * rate < 120  # after so many clicks were expected
 
 
 @pytest.mark.parametrize("bias", [0.5, 0.8, 1.25, 1.9])
 def test_expectations_that_are_always_off_by_a_factor_are_no_change(bias: float) -> None:
-    assert observe(Watch(0), 0.5 * bias, clicks(0.5, 50_000)) is None
+    assert observe(Cusum(0), 0.5 * bias, clicks(0.5, 50_000)) is None
 
 
 def test_nothing_is_known_at_the_start() -> None:
-    assert observe(Watch(0), 1.0, np.zeros(ARMED_EVENTS)) is None
+    assert observe(Cusum(0), 1.0, np.zeros(ARMED_EVENTS)) is None
 
 
 def test_rewards_between_0_and_1_count_as_shares() -> None:
-    watch = Watch(0)
-    assert observe(watch, 0.5, np.random.default_rng(0).beta(2, 2, 5000)) is None
-    assert observe(watch, 0.5, np.random.default_rng(1).beta(2, 8, 1000)) is not None
+    cusum = Cusum(0)
+    assert observe(cusum, 0.5, np.random.default_rng(0).beta(2, 2, 5000)) is None
+    assert observe(cusum, 0.5, np.random.default_rng(1).beta(2, 8, 1000)) is not None
 
 
 @pytest.mark.parametrize("kind", ["adaptive", "linucb", "popularity"])  # linucb expects nothing by itself
@@ -304,5 +303,5 @@ def test_half_lives_in_seconds() -> None:
 
 
 def test_a_policy_that_never_expects_anything_stops_nothing() -> None:
-    watch = Watch(0)
-    assert observe(watch, 0.0, clicks(0.5, 2000)) is None
+    cusum = Cusum(0)
+    assert observe(cusum, 0.0, clicks(0.5, 2000)) is None
