@@ -37,6 +37,7 @@ def test_a_number_is_clipped_to_its_range(hour: float, high: float) -> None:
         ([0.3, -0.4], [0.3, -0.4]),
         ([30, -40], [0.6, -0.8]),
         ([1e308, 1e308], [math.sqrt(0.5)] * 2),
+        ([1.7e308, -1.7e308], [math.sqrt(0.5), -math.sqrt(0.5)]),  # their length is beyond the floats
         ([0, 0], [0, 0]),
         ([0.8, 0.8], [math.sqrt(0.5)] * 2),
     ],

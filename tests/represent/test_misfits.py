@@ -69,7 +69,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], dict[tuple[str, Reason], int]]
     ({"taste": ["1", 1.0]}, {}, {("taste", "wrong_type"): 1}),
     ({"taste": [[1.0], [2.0]]}, {}, {("taste", "wrong_type"): 1}),
     ({"taste": [1.0, HUGE]}, {}, {("taste", "not_finite"): 1}),
-    # Undeclared: numbers and types.
+    # Undeclared: numbers and types. The index is part of a path in lists of numbers and of lists only.
     ({"x": HUGE, "y": 1}, {"y": 1}, {("x", "not_finite"): 1}),
     ({"x": math.nan}, {}, {("x", "not_finite"): 1}),
     ({"x": {"y": -HUGE, "z": 1}}, {"x": {"z": 1}}, {("x.y", "not_finite"): 1}),
@@ -89,9 +89,9 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], dict[tuple[str, Reason], int]]
     ({"x": {"y" * 257: 1}}, {"x": {"y" * 256: 1}}, {("x." + "y" * 97 + "…", "overlong"): 1}),
     # Undeclared: deep.
     ({"a": DEEP, "y": 1}, {"y": 1}, {("a.b.c.d.e", "too_deep"): 1}),
-    ({"a": [[[[[1], 2]]]]}, {"a": [[[[0, 2]]]][:0]}, {("a.0.0.0.0", "too_deep"): 1}),
-    ({"a": nested(50), "y": 1}, {"y": 1}, {("a.0.n.0.n", "too_deep"): 1}),
-    ({"a": nested(3, [1, ["z"], "w"])}, {"a": nested(3, [1, "w"])}, {("a.n.0.n.1", "too_deep"): 1}),
+    ({"a": [[[[[1], 2]]]]}, {"a": [[[[[], 2]]]]}, {("a.0.0.0.0", "too_deep"): 1}),
+    ({"a": nested(50), "y": 1}, {"y": 1}, {("a.n.n", "too_deep"): 1}),
+    ({"a": nested(3, [1, ["z"], "w"])}, {"a": nested(3, [1, "w"])}, {("a.n.n.1", "too_deep"): 1}),
     # Undeclared: many.
     (numbered(101), numbered(100), {("k100", "too_many_values"): 1}),
     (numbered(103), numbered(100), {(f"k{i}", "too_many_values"): 1 for i in (100, 101, 102)}),
@@ -189,11 +189,11 @@ def test_endless_nesting_is_cut() -> None:
 
 
 def repaired(value: Any, depth: int = 0) -> Any:
-    """Undeclared JSON without what is too deep, overlong or not finite. Elements keep their index: {} has no token."""
+    """Undeclared JSON without what is too deep, overlong or not finite. Others keep their index: {} has no token."""
     if isinstance(value, dict):
         return {k[:256]: repaired(v, depth + 1) for k, v in value.items()} if depth < MAX_DEPTH else {}
     if isinstance(value, list):
-        return [repaired(v, depth + 1) for v in value] if depth < MAX_DEPTH else {}
+        return [repaired(v, depth + 1) for v in value] if depth < MAX_DEPTH else []
     if isinstance(value, str):
         return value[:256]
     return {} if value in (HUGE, -HUGE, b"z") else value
@@ -262,13 +262,13 @@ def test_merge_adds_counts_and_keeps_the_bound() -> None:
     for i in range(MAX_KEYS):
         one.add("item", f"a{i}", "overlong")
         two.add("item", f"b{i}", "overlong")
-    two.add("item", "a0", "overlong")  # counted as <other> there, for a0 came too late
+    two.add("item", "a0", "overlong")  # the 65th key: counted as <other>
+    one.add("item", "a1", "overlong")
     two.merge(one)
-    assert one.counts == {("item", f"a{i}", "overlong"): 1 for i in range(MAX_KEYS)}
     assert len(two.counts) == MAX_KEYS + 1
-    assert two.counts["item", "<other>", "overlong"] == MAX_KEYS + 1
+    assert two.counts["item", "<other>", "overlong"] == 1 + MAX_KEYS + 1
     one.merge(one)
-    assert set(one.counts.values()) == {2}
+    assert one.counts == {("item", f"a{i}", "overlong"): 4 if i == 1 else 2 for i in range(MAX_KEYS)}
 
 
 def test_counts_are_a_read_only_view() -> None:
