@@ -20,6 +20,7 @@ from service.records import START, Entry, Event, LoopRecord, PolicyRecord, Train
 ALARMS_KEPT = 100  # in a policy's record; the loop's stream of alarms holds more
 OWN = "trainer."  # begins the names of the arrays that are the trainer's own
 CHECKS = 10  # times in a retention's worth of events at which unseen items are looked for
+LARGEST = 1e6  # of a feature and of a reward's share of the range: an encoder writes columns in [-1, 1]
 
 
 @dataclass(slots=True)
@@ -103,11 +104,13 @@ class Trainer:
         for entry in entries:
             done.read += 1
             if isinstance(entry, Event) and (why := self._wrong(entry)) is not None:
-                self._refuse(Unreadable(entry.position, why), done)
-            elif isinstance(entry, Event):
+                entry = Unreadable(entry.position, why)
+            if isinstance(entry, Event):
                 run.append(entry)
                 done.training_due = self.policy.train_due(self.events + len(run))
             elif isinstance(entry, Unreadable):
+                self._learn_all(run, done)  # in order, or an alarm's number of events would depend on the batches
+                run = []
                 self._refuse(entry, done)
             else:
                 done.training_due = self._asked_to_train(entry)
@@ -122,8 +125,12 @@ class Trainer:
         """Return why an event cannot be learned, None if it can."""
         if event.x.shape != (self._d,):
             return f"row of shape {event.x.shape}, expected ({self._d},)"
-        if not (np.isfinite(event.x).all() and np.isfinite(event.reward)):
-            return "a feature or the reward is not finite"
+        # Written so that NaN is refused as well.
+        if not np.abs(event.x).max(initial=0.0) <= LARGEST:
+            return "a feature is not finite, or larger than an encoder writes"
+        low, high = self._reward_range
+        if not abs((event.reward - low) / (high - low)) <= LARGEST:
+            return "the reward is not finite, or far outside the loop's range"
         return None
 
     def _asked_to_train(self, entry: Entry) -> bool:

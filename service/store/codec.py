@@ -298,15 +298,15 @@ def read_entry(position: str, fields: Mapping[bytes, bytes]) -> Entry:
         check_format(f"entry {position} of the log", e.get("v"))
         return Event(
             position=position,
-            decision_id=e["decision_id"],
-            item=e["item"],
-            user=e["user"],
-            context=e["context"],
+            decision_id=_a(str, e["decision_id"]),
+            item=_a(str, e["item"]),
+            user=_a((str, type(None)), e["user"]),
+            context=_a(dict, e["context"]),
             x=np.frombuffer(fields[b"x"], dtype="<f4"),
-            n=e["n"],
-            propensity=e["propensity"],
-            policy=e["policy"],
-            version=e["version"],
+            n=_a((int, type(None)), e["n"]),
+            propensity=_propensity(e["propensity"]),
+            policy=_a((str, type(None)), e["policy"]),
+            version=_a(int, e["version"]),
             reward=float(fields[b"r"]),
             source=fields[b"s"].decode(),
             slate_position=int(fields[b"o"]) if fields.get(b"o") else None,
@@ -314,6 +314,26 @@ def read_entry(position: str, fields: Mapping[bytes, bytes]) -> Entry:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return Unreadable(position, f"{type(error).__name__}: {error}")
+
+
+def _a(types: type | tuple[type, ...], value: Any) -> Any:
+    """Return a value that is of the right type. Policies would stop at another one, at every try.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(value, types):
+        raise TypeError(f"{value!r:.100} is out of place")
+    return value
+
+
+def _propensity(value: Any) -> float | None:
+    if value is None:
+        return None
+    propensity = float(_a((float, int), value))
+    if not 0.0 < propensity < 1.0 + 1e-6:  # sums of probabilities are rounded
+        raise ValueError(f"{propensity!r} is no propensity")
+    return propensity
 
 
 def _control(position: str, said: Mapping[str, Any]) -> Entry:
