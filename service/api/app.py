@@ -24,13 +24,13 @@ from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from service.admin.loops import bootstrap
-from service.api.guard import Guard
+from service.api.guard import DEFECT, Guard
 from service.api.hot_path import HotPath
 from service.api.metrics import Metrics
-from service.api.problems import MEDIA_TYPE, Problem, for_status, invalid, render
+from service.api.problems import MEDIA_TYPE, documented, for_status, invalid, render
 from service.api.replies import HotRoutes
 from service.api.routes import decisions, docs, items, loops, policies, status
-from service.errors import ReboundError, StoreUnavailable
+from service.errors import Forbidden, InvalidRequest, ReboundError, StoreUnavailable, Unauthorized
 from service.serve.feedback import FeedbackJoiner
 from service.serve.follower import Follower
 from service.serve.misfit_counter import MisfitCounter
@@ -56,6 +56,8 @@ TAGS = [
     {"name": "loops", "description": "Decision problems, each with its own catalogue, policies, log and settings."},
     {"name": "status", "description": "Is it up, is it ready, is it learning?"},
 ]
+
+ROUTES = (decisions, items, policies, loops, status, docs)
 
 # Checked by the guard; declared here for /docs and for generated clients.
 KEY = APIKeyHeader(name="X-API-Key", auto_error=False, description="a key of this service, if keys are set")
@@ -121,18 +123,20 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
         version=VERSION,
         description=DESCRIPTION,
         openapi_tags=TAGS,
-        docs_url=None,  # `routes/docs.py` serves it without the internet
+        docs_url=None,  # `routes/docs.py` serves both
         redoc_url=None,
+        openapi_url=None,
         lifespan=lifespan,
         redirect_slashes=False,  # `a/` is another item than `a`
-        responses={500: {"model": Problem, "description": "A defect of the service"}},
+        responses=documented(InvalidRequest, Unauthorized, Forbidden, ReboundError),
         dependencies=[Security(KEY), Security(BEARER)],
     )
-    for routes in (decisions, items, policies, loops, status, docs):
+    for routes in ROUTES:
         app.include_router(routes.router)
     app.add_exception_handler(ReboundError, _rebound_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _defect)  # and is raised again, to the guard, which logs it
     hot = HotPath(app, metrics)
     return Guard(hot if hot_path else app, settings)
 
@@ -178,17 +182,21 @@ async def _count(metrics: Metrics, follower: Follower, decisions: DecisionWriter
         await asyncio.sleep(1.0)
 
 
-def _problem(error: ReboundError) -> Response:
-    code, body, headers = render(error)
+def _problem(request: Request, error: ReboundError) -> Response:
+    code, body, headers = render(error, request.state.request_id)
     return Response(body, code, headers, media_type=MEDIA_TYPE)
 
 
 async def _rebound_error(request: Request, error: Any) -> Response:
-    return _problem(error)
+    return _problem(request, error)
 
 
 async def _validation_error(request: Request, error: Any) -> Response:
-    return _problem(invalid(error.errors()))
+    return _problem(request, invalid(error.errors()))
+
+
+async def _defect(request: Request, error: Any) -> Response:
+    return _problem(request, ReboundError(DEFECT))
 
 
 async def _http_error(request: Request, error: Any) -> Response:
@@ -196,14 +204,13 @@ async def _http_error(request: Request, error: Any) -> Response:
     if error.status_code == 405:
         found.extra["allow"] = _methods(request)
         found.detail = f"this path takes {', '.join(found.extra['allow'])}"
-    return _problem(found)
+    return _problem(request, found)
 
 
 def _methods(request: Request) -> list[str]:
-    """Return the methods that a path takes, over all routes that match it."""
-    app: FastAPI = request.app
+    """Return the methods that a path takes, over all routes that match it. The guard turns HEAD into GET."""
     methods: set[str] = set()
-    for route in app.routes:
+    for route in (route for routes in ROUTES for route in routes.router.routes):
         if route.matches(request.scope)[0] is not Match.NONE:
             methods |= getattr(route, "methods", None) or set()
-    return sorted(methods)
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))

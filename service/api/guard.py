@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import hmac
 from typing import Any
+from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import MEDIA_TYPE, render
-from service.errors import Forbidden, PayloadTooLarge, ReboundError, Unauthorized, UnsupportedEncoding
+from service.errors import (
+    Forbidden,
+    InvalidRequest,
+    PayloadTooLarge,
+    ReboundError,
+    Unauthorized,
+    UnsupportedEncoding,
+)
 from service.settings import Settings
 
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})  # a browser sends no key for a page
-OPEN_FOLDER = "/assets/"  # what these pages are made of
+OPEN_FOLDER = "/assets/"  # the scripts and styles of these pages
 FOR_CLIENTS = frozenset({"/recommend", "/feedback"})
+DEFECT = "this is a defect of the service; its log has the details, under the request id"
 
 log = structlog.get_logger()
 
 
 class Guard:
-    """Reads the whole body (it is bounded) and keeps it in `scope["state"]["body"]` for the layers inside."""
+    """Checks key, encoding and size of every request, and turns what goes wrong inside into a problem.
+
+    It reads the whole body, which is bounded, and keeps it in `scope["state"]["body"]` for the layers inside. HEAD
+    becomes GET there; the server leaves out the body of the reply.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app, self._limit = app, settings.max_body_bytes
@@ -32,19 +45,25 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        request_id = headers.get(b"x-request-id", b"")[:128] or uuid4().hex.encode()
-        scope.setdefault("state", {})["request_id"] = request_id.decode("latin-1")
-        started = False
+        id_header = headers.get(b"x-request-id", b"")[:128] or uuid4().hex.encode()
+        request_id = id_header.decode("latin-1")
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = finished = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal started, finished
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                message["headers"] = [*message["headers"], (b"x-request-id", id_header)]
+            else:
+                finished = not message.get("more_body", False)
             await send(message)
 
         try:
+            _check_path(scope)
             self._authorise(scope["path"], headers)
             body = await self._read(headers, receive)
             if body is None:  # the client went away
@@ -52,12 +71,13 @@ class Guard:
             scope["state"]["body"] = body
             await self._app(scope, _replay(body, receive), send_with_id)
         except ReboundError as error:
-            await problem(error, send_with_id)
+            await problem(error, send_with_id, request_id)
         except Exception:
-            log.exception("request failed", path=scope["path"], request_id=scope["state"]["request_id"])
-            if started:
+            log.exception("request failed", path=scope["path"], request_id=request_id)
+            if not started:
+                await problem(ReboundError(DEFECT), send_with_id, request_id)
+            elif not finished:
                 raise
-            await problem(ReboundError("this is a defect of the service; its log has the details"), send_with_id)
 
     def _authorise(self, path: str, headers: dict[bytes, bytes]) -> None:
         """Refuse a request whose key does not allow it. With no keys set, all is allowed, from loopback only.
@@ -95,6 +115,19 @@ class Guard:
                 return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def _check_path(scope: Scope) -> None:
+    """Refuse a path that is not UTF-8: servers replace such bytes, and two ids would become one.
+
+    Raises:
+        InvalidRequest.
+    """
+    if "\ufffd" in scope["path"]:
+        try:
+            unquote_to_bytes(scope["raw_path"]).decode()
+        except UnicodeDecodeError:
+            raise InvalidRequest("path", "is not UTF-8") from None
+
+
 def _replay(body: bytes, receive: Receive) -> Receive:
     waiting: list[Any] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -115,7 +148,7 @@ async def respond(
     await send({"type": "http.response.body", "body": body})
 
 
-async def problem(error: ReboundError, send: Send) -> None:
+async def problem(error: ReboundError, send: Send, request_id: str) -> None:
     """Send an error as a response."""
-    status, body, headers = render(error)
+    status, body, headers = render(error, request_id)
     await respond(send, status, body, media_type=MEDIA_TYPE, headers=headers)

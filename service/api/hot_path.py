@@ -7,8 +7,9 @@ dependency solver and a second validation of our own reply (docs/decisions says 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 from pydantic import TypeAdapter
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -47,7 +48,7 @@ class HotPath:
             await respond(send, status, reply, media_type="application/json")
         except ReboundError as error:
             status = error.status
-            await problem(error, send)
+            await problem(error, send, scope["state"]["request_id"])
         finally:
             self._metrics.request(path, status, time.perf_counter() - started)
 
@@ -60,21 +61,20 @@ def loop_in(query: bytes) -> str | None:
     """
     if not query:
         return None
-    found: dict[str, list[str]] = parse_qs(query.decode("latin-1"), keep_blank_values=True)
-    check_parameters(found, ("loop",))
-    loops: list[str | None] = [*found.get("loop", [])] or [None]
-    if len(loops) > 1:
-        raise InvalidRequest("loop", "stands twice in the query")
-    return loops[0]
+    found = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    check_parameters([name for name, _ in found], ("loop",))
+    return dict(found).get("loop")
 
 
-def check_parameters(given: Any, known: Any) -> None:
+def check_parameters(given: Sequence[str], known: Sequence[str]) -> None:
     """Refuse query parameters that a route does not know, so that a typing error does not pass for a default.
 
     Raises:
-        InvalidRequest: names the first.
+        InvalidRequest: names the first that is unknown, or that is given twice.
     """
-    for name in given:
+    for number, name in enumerate(given):
         if name not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
             raise InvalidRequest(name, f"is no query parameter of this route; {takes}")
+        if name in given[:number]:
+            raise InvalidRequest(name, "stands twice in the query")

@@ -12,6 +12,8 @@ from pydantic import BaseModel, Field
 from service.errors import InvalidRequest, ReboundError, StoreUnavailable, UnsupportedEncoding
 
 MEDIA_TYPE = "application/problem+json"
+ID, OBJECT, ONE, MANY = "<id>", "<object>", "<one>", "<many>"  # pydantic names the member of a union that it chose so
+NO_PART = frozenset({ID, OBJECT, ONE, MANY})  # of a field's path
 
 
 class FieldError(BaseModel):
@@ -27,17 +29,22 @@ class Problem(BaseModel):
     status: int
     code: str
     detail: str
+    request_id: str = Field(description="also in the header X-Request-ID, and in the service's log")
     errors: list[FieldError] | None = Field(None, description="the fields that are wrong")
+    allow: list[str] | None = Field(None, description="of a 405: the methods that the path takes")
+    limit: int | None = Field(None, description="of a 413: the most bytes that are taken")
+    accepts: str | None = Field(None, description="of a 415: the encoding that is taken")
 
 
-def render(error: ReboundError) -> tuple[int, bytes, dict[str, str]]:
-    """Return (status, body, extra headers)."""
+def render(error: ReboundError, request_id: str) -> tuple[int, bytes, dict[str, str]]:
+    """Return an error as (status, body, extra headers)."""
     problem = {
         "type": "about:blank",
         "title": error.title,
         "status": error.status,
         "code": error.code,
         "detail": error.detail,
+        "request_id": request_id,
         **error.extra,
     }
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, StoreUnavailable) else {}
@@ -49,10 +56,15 @@ def render(error: ReboundError) -> tuple[int, bytes, dict[str, str]]:
 
 
 def invalid(errors: Sequence[Mapping[str, Any]], *, skip: Sequence[str] = ("body", "query", "path")) -> InvalidRequest:
-    """pydantic's list of errors as ours; the field is a path such as `items.3.features`."""
+    """Make one error of pydantic's list. A field is a path such as `items.3.features`.
+
+    Args:
+        errors: as `ValidationError.errors()` returns them, at least one. The first 20 are told.
+        skip: parts that FastAPI puts in front of a path, to be left out.
+    """
     found = []
     for error in errors:
-        path = [str(part) for part in error["loc"] if not str(part).startswith("<")]  # tags of unions
+        path = [str(part) for part in error["loc"] if part not in NO_PART]
         field = ".".join(path[1:] if path and path[0] in skip else path) or "body"
         found.append({"field": field, "message": str(error["msg"]).removeprefix("Value error, ")})
     problem = InvalidRequest(found[0]["field"], found[0]["message"])
@@ -69,12 +81,8 @@ def for_status(status: int, detail: str) -> ReboundError:
 
 
 def documented(*errors: type[ReboundError]) -> dict[int | str, dict[str, Any]]:
-    """`responses=` of a route: the errors that it may answer with."""
+    """Return what a route's `responses` says of the errors that it may answer with."""
     found: dict[int | str, dict[str, Any]] = {}
-    kinds: tuple[type[ReboundError], ...] = (InvalidRequest, *errors)
-    for kind in kinds:
-        found[kind.status] = {
-            "description": kind.title,
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
+    for kind in errors:
+        found[kind.status] = {"model": Problem, "description": kind.title}
     return found

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.api.metrics import Metrics
 from service.api.problems import invalid
-from service.api.schemas import Candidate, Feedback, FeedbackBatch, RecommendRequest
+from service.api.schemas import LOOP_LENGTH, Candidate, Feedback, FeedbackBatch, RecommendRequest
 from service.errors import Conflict, InvalidRequest, MalformedJson, NotFound
 from service.serve.feedback import FeedbackJoiner
 from service.serve.ids import DEFAULT_LOOP
@@ -34,7 +34,7 @@ class HotRoutes:
             InvalidRequest, NoCandidates, NotFound: see `Recommender.recommend`.
         """
         decision, degraded = await self._recommender.recommend(
-            _one_loop(asked.loop, loop) or DEFAULT_LOOP,
+            DEFAULT_LOOP if (named := _one_loop(asked.loop, loop)) is None else named,
             user_id=asked.user_id,
             context=asked.context,
             candidates=None if asked.candidates is None else [_pair(candidate) for candidate in asked.candidates],
@@ -72,7 +72,7 @@ class HotRoutes:
             if not isinstance(element, dict):
                 raise InvalidRequest("feedback", "an element is no object")
             report = validate(FEEDBACK, element)
-            return {"status": await self._join(report, report.loop or loop)}
+            return {"status": await self._join(report, loop if report.loop is None else report.loop)}
         except (InvalidRequest, NotFound, Conflict) as error:
             return {"status": "rejected", "code": error.code, "detail": error.detail}
 
@@ -86,13 +86,15 @@ FEEDBACK = TypeAdapter(Feedback)
 
 
 def _one_loop(body: str | None, query: str | None) -> str | None:
+    if query is not None and len(query) > LOOP_LENGTH:
+        raise InvalidRequest("loop", f"a name has at most {LOOP_LENGTH} characters")
     if body is not None and query is not None and body != query:
         raise InvalidRequest("loop", f"the body names {body!r} and the query {query!r}")
     return query if body is None else body
 
 
 def _pair(candidate: str | Candidate) -> tuple[str, dict[str, Any] | None]:
-    return (candidate.id, candidate.features) if isinstance(candidate, Candidate) else (candidate, None)
+    return (candidate, None) if isinstance(candidate, str) else (candidate.id, candidate.features)
 
 
 def parse(body: bytes) -> Any:
@@ -114,6 +116,6 @@ def validate(model: TypeAdapter[T], body: Any) -> T:
         InvalidRequest: names the fields.
     """
     try:
-        return model.validate_python(body)
+        return model.validate_python(body, from_attributes=True)  # as FastAPI does, so that the messages are the same
     except ValidationError as error:
         raise invalid(error.errors(include_url=False, include_context=False, include_input=False), skip=()) from error

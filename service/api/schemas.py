@@ -1,27 +1,60 @@
 """What goes over the wire. Bodies are parsed by orjson, once, and validated by these models on every path.
 
-`null` means "not given" wherever a field is optional. Ids may be sent as numbers; they come back as text.
+`null` means "not given" wherever a field is optional. Ids may be sent as integers; they come back as text.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetPydanticSchema,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import core_schema
 
 from service.admin.status import Alarm
+from service.api.problems import ID, MANY, OBJECT, ONE
 from service.loop import LOOP_NAME, Finite, LoopChanges, LoopSettings
 from service.policies import KindInfo
 from service.represent.schema import FeatureSchema
 
-Id = Annotated[str, Field(min_length=1, max_length=128, coerce_numbers_to_str=True)]
+ID_LENGTH, LOOP_LENGTH = 128, 64
+
+
+def _id_schema(*_: Any) -> core_schema.CoreSchema:
+    """Take texts, and integers as their text. A float has lost what an id of many digits was, and is refused."""
+    return core_schema.union_schema(
+        [
+            core_schema.str_schema(min_length=1, max_length=ID_LENGTH, strict=True),
+            core_schema.no_info_after_validator_function(str, core_schema.int_schema(strict=True)),
+        ],
+        mode="left_to_right",  # a text is never tried as an integer: this is the hot path
+        custom_error_type="invalid_id",
+        custom_error_message=f"an id is a text of 1 to {ID_LENGTH} characters, or an integer",
+    )
+
+
+Id = Annotated[
+    str,
+    GetPydanticSchema(_id_schema),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": ID_LENGTH}),
+]
 Name = Annotated[str, Field(pattern=f"^{LOOP_NAME.pattern}$", description="lower-case letters, digits, . _ -")]
-LoopName = Annotated[str, Field(max_length=64)]
+LoopName = Annotated[str, Field(max_length=LOOP_LENGTH)]
 Features = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
 
 BATCH = 1000
-ID, OBJECT, ONE, MANY = "<id>", "<object>", "<one>", "<many>"  # tags of unions, which `problems.invalid` leaves out
 
 
 class Body(BaseModel):
@@ -37,11 +70,15 @@ def _example(**example: Any) -> ConfigDict:
 # ---- the hot routes
 
 
-class Candidate(Body):
+@dataclass(slots=True)
+class Candidate:
     """An item that is eligible in this request, with features of its own if it has any."""
 
+    # A dataclass, as there are many in one request: pydantic makes it faster than a model.
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     id: Id
-    features: Features | None = None
+    features: dict[str, Any] | None = None
 
 
 def _id_or_object(value: Any) -> str:
@@ -245,6 +282,19 @@ class DecisionLedger(BaseModel):
     feedback: list[LedgerFeedback]
 
 
+def _time(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a boolean is no time")
+    return value
+
+
+def _in_utc(at: datetime) -> datetime:
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+Time = Annotated[datetime, BeforeValidator(_time), AfterValidator(_in_utc)]  # of no zone: UTC, wherever the server is
+
+
 class ImportedEvent(Body):
     """One row of a historical log."""
 
@@ -258,17 +308,19 @@ class ImportedEvent(Body):
         at="2026-10-01T09:12:00Z",
     )
 
-    event_id: Id = Field(description="a repeated import of this id changes nothing")
+    event_id: Id = Field(
+        description="a repeated import of this id changes nothing. The loop remembers as many ids as its `retention`"
+    )
     user_id: Id | None = None
     context: Features = Field(default_factory=dict)
     item_id: Id
     features: Features | None = Field(None, description="default: the catalogue's")
     reward: Finite
     propensity: Finite | None = Field(None, gt=0, le=1)
-    at: datetime | None = Field(
+    at: Time | None = Field(
         None,
-        description="ISO 8601 or unix seconds. Events are learned in the order of their times, so import the oldest "
-        "first; without times, in the order sent",
+        description="ISO 8601 (UTC, unless it names another zone) or unix seconds. Events are learned in the order of "
+        "their times, so import the oldest first; without times, in the order sent",
     )
 
 
@@ -285,7 +337,7 @@ class ImportReply(BaseModel):
 
 
 class LoopBody(LoopChanges):
-    """A loop's settings and feature schema; what is left out keeps its value, or its default in a new loop."""
+    """A loop's settings and feature schema. A setting that is not given keeps its value, or its default at first."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -308,6 +360,17 @@ class LoopBody(LoopChanges):
     )
 
     feature_schema: FeatureSchema | None = Field(None, alias="schema")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body: Any) -> Any:
+        """Leave out what is null, among the settings and among the parts of the schema: it is not given."""
+        if not isinstance(body, dict):
+            return body
+        given = {name: value for name, value in body.items() if value is not None}
+        if isinstance(given.get("schema"), dict):
+            given["schema"] = {name: value for name, value in given["schema"].items() if value is not None}
+        return given
 
 
 class LoopList(BaseModel):

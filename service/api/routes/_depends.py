@@ -1,43 +1,90 @@
-"""What handlers are given."""
+"""The base of all routes, and what their handlers are given."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 from redis.asyncio import Redis
+from starlette.convertors import Convertor, register_url_convertor
 
 from service.admin.adoption import Adoption
 from service.api.hot_path import check_parameters
 from service.api.metrics import Metrics
 from service.api.replies import HotRoutes, parse
-from service.api.schemas import Changed
+from service.api.schemas import ID_LENGTH, LOOP_LENGTH, Changed
+from service.errors import InvalidRequest
 from service.serve.follower import Follower
 from service.serve.misfit_counter import MisfitCounter
 from service.store.decisions import DecisionWriter
 
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class AnyText(Convertor[str]):
+    """Matches the rest of a path whatever it holds, slashes and line feeds included: `{item_id:any}`."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any", AnyText())
+JSON_TYPE = re.compile(r"application/(.*\+)?json")
+
 
 class StrictRequest(Request):
-    """JSON by the same parser as on the hot routes."""
+    """Reads JSON by the same parser as the hot path."""
 
     async def json(self) -> Any:
-        return parse(await self.body())
+        if not hasattr(self, "_json"):
+            self._json = parse(await self.body())
+        return self._json
 
 
 class StrictRoute(APIRoute):
     """Reads bodies as `StrictRequest`s, and refuses query parameters that it does not know."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Handler:
+        """Wrap FastAPI's handler."""
         handler = super().get_route_handler()
         known = [parameter.alias for parameter in self.dependant.query_params]
 
         async def strict(request: Request) -> Response:
-            check_parameters(request.query_params, known)
-            return await handler(StrictRequest(request.scope, request.receive))
+            check_parameters([name for name, _ in request.query_params.multi_items()], known)
+            request = StrictRequest(request.scope, request.receive)
+            if self.body_field is not None:
+                self.check_media_type(request)
+                await request.json()  # here, for FastAPI answers every error inside its own call with a plain 400
+            return await handler(request)
 
         return strict
+
+    def check_media_type(self, request: Request) -> None:
+        """Refuse a body that does not say that it is JSON: such a request could come from a page of another site.
+
+        Raises:
+            InvalidRequest.
+        """
+        media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if not JSON_TYPE.fullmatch(media_type):
+            raise InvalidRequest("body", "send JSON, with the header Content-Type: application/json")
+
+
+class HotRoute(StrictRoute):
+    """Takes every body for JSON, whatever its header says, as the hot path does."""
+
+    def check_media_type(self, request: Request) -> None:
+        """Say that the body is JSON, or FastAPI would not read it."""
+        headers = [(name, value) for name, value in request.scope["headers"] if name != b"content-type"]
+        request.scope["headers"] = [*headers, (b"content-type", b"application/json")]
 
 
 def _follower(request: Request) -> Follower:
@@ -76,7 +123,9 @@ HotDep = Annotated[HotRoutes, Depends(_hot)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 DecisionsDep = Annotated[DecisionWriter, Depends(_decisions)]
 MisfitsDep = Annotated[MisfitCounter, Depends(_misfits)]
-LoopParam = Annotated[str, Query(description="name of the loop", max_length=64)]
+LoopParam = Annotated[str, Query(description="name of the loop", max_length=LOOP_LENGTH)]
+
+IdInPath = Annotated[str, Path(min_length=1, max_length=ID_LENGTH)]
 
 
 def changed(adoption: Adoption) -> Changed:

@@ -1,7 +1,7 @@
-"""Decide and report, as ordinary routes, and look a decision up.
+"""Decide, report, and look a decision up.
 
-The hot path answers the first two before they get here (`api/hot_path.py`); both ways share `api/replies.py`, and one
-suite of tests runs every case against either.
+The hot path answers the first two before they get here (`api/hot_path.py`). Both ways share `api/replies.py`, and
+`tests/api/test_contract.py` runs every case against either.
 """
 
 from typing import Annotated
@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from service.api.problems import documented
-from service.api.routes._depends import HotDep, RedisDep, StrictRoute
+from service.api.routes._depends import HotDep, HotRoute, IdInPath, RedisDep
 from service.api.schemas import (
     DecisionLedger,
     FeedbackBatchReply,
@@ -31,8 +31,8 @@ from service.store.decisions import read_ledger
 from service.store.keys import Keys
 from service.store.loop_store import read_loop
 
-router = APIRouter(tags=["decide"], route_class=StrictRoute)
-LoopQuery = Annotated[str | None, Query(description="name of the loop, if the body names none", max_length=64)]
+router = APIRouter(tags=["decide"], route_class=HotRoute)
+LoopQuery = Annotated[str | None, Query(description="name of the loop, if the body names none")]
 
 
 @router.post(
@@ -61,15 +61,15 @@ async def feedback(request: FeedbackBody, hot: HotDep, loop: LoopQuery = None) -
     return Response(body, status, media_type="application/json")
 
 
-@router.get("/decisions/{decision_id:path}", responses=documented(NotFound, StoreUnavailable))
+@router.get("/decisions/{decision_id:any}", responses=documented(NotFound, StoreUnavailable))
 async def get_decision(
-    decision_id: str,
+    decision_id: IdInPath,
     redis: RedisDep,
     loop: Annotated[
         str | None,
         Query(description="default: the loop of an id that the service made, else `default`", max_length=64),
     ] = None,
 ) -> DecisionLedger:
-    """The reward ledger: what was decided, what became of it, and every feedback seen."""
+    """Return the reward ledger: what was decided, what became of it, and every feedback seen."""
     record = await read_loop(redis, loop_of(decision_id, loop))
     return DecisionLedger.model_validate(await read_ledger(redis, Keys(record.name, record.id), decision_id))

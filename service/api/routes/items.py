@@ -2,20 +2,27 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 
 from service.admin.imports import PastEvent
 from service.admin.imports import import_events as append_events
 from service.admin.items import change_items
 from service.admin.items import delete_item as remove_item
 from service.api.problems import documented
-from service.api.routes._depends import FollowerDep, LoopParam, MisfitsDep, RedisDep, StrictRoute, changed
+from service.api.routes._depends import (
+    FollowerDep,
+    IdInPath,
+    LoopParam,
+    MisfitsDep,
+    RedisDep,
+    StrictRoute,
+    changed,
+)
 from service.api.schemas import BATCH, Changed, EventBatch, ImportReply, Item, ItemBatch, ItemFeatures, ItemPage
 from service.errors import Conflict, MalformedJson, NotFound, PayloadTooLarge, StoreUnavailable
 
 router = APIRouter(tags=["items"], route_class=StrictRoute)
 WRITES = documented(MalformedJson, NotFound, PayloadTooLarge, StoreUnavailable)
-ItemId = Annotated[str, Path(min_length=1, max_length=128)]
 
 
 @router.get("/items", responses=documented(NotFound))
@@ -41,8 +48,8 @@ async def put_items(
     return changed(await change_items(redis, follower, misfits, loop, changes))
 
 
-@router.get("/items/{item_id:path}", responses=documented(NotFound))
-async def get_item(item_id: ItemId, follower: FollowerDep, loop: LoopParam = "default") -> Item:
+@router.get("/items/{item_id:any}", responses=documented(NotFound))
+async def get_item(item_id: IdInPath, follower: FollowerDep, loop: LoopParam = "default") -> Item:
     """One item."""
     catalogue = follower.loop(loop).catalogue
     if item_id not in catalogue.index:
@@ -50,9 +57,9 @@ async def get_item(item_id: ItemId, follower: FollowerDep, loop: LoopParam = "de
     return Item(id=item_id, features=dict(catalogue.features[item_id]))
 
 
-@router.put("/items/{item_id:path}", responses=WRITES)
+@router.put("/items/{item_id:any}", responses=WRITES)
 async def put_item(
-    item_id: ItemId,
+    item_id: IdInPath,
     body: ItemFeatures,
     redis: RedisDep,
     follower: FollowerDep,
@@ -63,8 +70,8 @@ async def put_item(
     return changed(await change_items(redis, follower, misfits, loop, {item_id: body.features}))
 
 
-@router.delete("/items/{item_id:path}", status_code=204, responses=documented(NotFound, StoreUnavailable))
-async def delete_item(item_id: ItemId, redis: RedisDep, follower: FollowerDep, loop: LoopParam = "default") -> None:
+@router.delete("/items/{item_id:any}", status_code=204, responses=documented(NotFound, StoreUnavailable))
+async def delete_item(item_id: IdInPath, redis: RedisDep, follower: FollowerDep, loop: LoopParam = "default") -> None:
     """It is no longer recommended; what was learned about it stays."""
     await remove_item(redis, follower, loop, item_id)
 

@@ -13,14 +13,12 @@ from service.errors import StoreUnavailable
 router = APIRouter(tags=["status"], route_class=StrictRoute)
 
 
-@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz() -> Alive:
     """The process is alive."""
     return Alive(status="ok")
 
 
-@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=documented(StoreUnavailable))
 async def readyz(redis: RedisDep, follower: FollowerDep) -> Ready:
     """It can serve: the store answers and holds our data, and every loop is loaded."""
