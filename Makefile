@@ -1,15 +1,22 @@
 # Every target does its own set-up. Python 3.11+ with venv, make and pip is all that must be there.
-.PHONY: setup demo serve test check fix bench bench-policies bench-search
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check fix hooks docs bench bench-policies bench-search
 PYTHON ?= python3
 BIN = .venv/bin
 RUN = PATH="$(CURDIR)/.venv/bin:$$PATH"
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+# More BLAS threads than one make small matrix products slower, and hide CPU time from the clocks of the benchmarks.
+ONE_THREAD = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-setup: .venv/.installed
+help:  ## this list
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.venv/.installed: pyproject.toml constraints.txt service/requirements.txt simulator/requirements.txt
+setup: .venv/.installed  ## .venv with all that is needed; every other target does this by itself
+
+.venv/.installed: pyproject.toml constraints.txt service/version.py service/requirements.txt simulator/requirements.txt
 	@echo "setting up .venv (a few minutes the first time, mostly PyTorch)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(PIP) '.[dev]'
 	@touch $@
 
 demo: setup  ## the whole story in a few minutes; QUICK=1 for the short one
@@ -18,7 +25,7 @@ demo: setup  ## the whole story in a few minutes; QUICK=1 for the short one
 serve: setup  ## the service on http://127.0.0.1:8000, state in .rebound/
 	@$(RUN) $(BIN)/rebound serve
 
-test: setup
+test: setup  ## all tests; ARGS=tests/policies some; ARGS='-m "not slow"' the quick ones
 	@$(RUN) $(BIN)/python -m pytest $(ARGS)
 
 check: setup  ## format, lint, types; changes nothing
@@ -26,19 +33,29 @@ check: setup  ## format, lint, types; changes nothing
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-fix: setup  ## what `check` can mend by itself
+fix: setup  ## what check can mend by itself
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-.venv/.rivals: .venv/.installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[rivals]'
+.venv/.hooks: .venv/.installed
+	@$(PIP) '.[hooks]'
 	@touch $@
 
-bench: setup .venv/.rivals  ## the figures of docs/benchmarks.md
-	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(RUN) $(BIN)/python -m pytest --override-ini=addopts= --override-ini=testpaths=tests/benchmarks -s $(ARGS)
+hooks: .venv/.hooks  ## make check before every commit (pre-commit)
+	@$(BIN)/pre-commit install
 
-bench-policies: setup  ## the table of policies and worlds; goes on where it stopped. ARGS=--quick: in minutes
-	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.policies $(ARGS)
+docs: setup  ## write the generated tables of docs/ anew
+	@$(BIN)/python -m tests.docs.parameters
+
+.venv/.rivals: .venv/.installed
+	@$(PIP) '.[rivals]'
+	@touch $@
+
+bench: setup .venv/.rivals  ## the figures of docs/benchmarks.md; ARGS=tests/benchmarks/test_kpass.py one of them
+	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --override-ini=addopts= --override-ini=testpaths=tests/benchmarks -s $(ARGS)
+
+bench-policies: setup  ## the tables of policies and worlds; goes on where it stopped; ARGS=--quick in minutes
+	@$(ONE_THREAD) $(BIN)/python -m tests.benchmarks.policies $(ARGS)
 
 bench-search: setup  ## how the defaults were found: the same budget for every policy
-	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.search $(ARGS)
+	@$(ONE_THREAD) $(BIN)/python -m tests.benchmarks.search $(ARGS)
