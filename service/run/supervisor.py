@@ -1,4 +1,4 @@
-"""Run `rebound serve`: start Redis, the API workers and the learner as child processes, and restart any that dies."""
+"""Run `rebound serve`: start Redis, the API workers and the learner as child processes, and restart each that dies."""
 
 from __future__ import annotations
 
@@ -94,6 +94,11 @@ class Supervisor:
 
     Redis starts before all groups and stops after them. The children of one group stop at the same time.
     Each restart of a child waits twice as long as the one before, up to 5 s.
+
+    Args:
+        groups: the children, in the order of their start.
+        redis: the embedded Redis, None if Redis runs elsewhere.
+        on_death: called with the process id of each child that died by itself.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from service.run.embedded import EmbeddedRedis
-from service.run.supervisor import FIRST_BACKOFF_S, PortTaken, listen
+from service.run.supervisor import FIRST_BACKOFF_S, Child, PortTaken, listen, stop_all
 from tests.processes import alive
 from tests.run.stand_ins import NAMES, supervise
 from tests.waiting import until
@@ -146,6 +147,17 @@ def test_state_survives_kill_9_of_everything(start: Callable[..., Running]) -> N
     start(redis=True)
     with Redis.from_url(url) as redis:
         assert redis.get("answer") == b"42"
+
+
+def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.run.supervisor.STOP_S", 0.2)
+    code = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); open(sys.argv[1], 'w'); signal.pause()"
+    stubborn = Child("stubborn", [sys.executable, "-I", "-S", "-c", code, str(tmp_path / "ignores")], {})
+    stubborn.start()
+    assert stubborn.process is not None
+    until(lambda: (tmp_path / "ignores").exists(), "it ignores SIGTERM")
+    stop_all([stubborn])
+    assert stubborn.process.returncode == -signal.SIGKILL
 
 
 def test_a_taken_port_is_refused() -> None:
