@@ -1,7 +1,7 @@
 """gᵀ Z⁻¹ g with the Jacobian written down, in PyTorch: what `neural_ucb` gets without one.
 
 g = ∇f(x; θ) is the gradient of the network's logit with respect to all p parameters, in the order of
-`service.policies._network`: W row by row, then b, layer after layer. **n** candidates, **d** features.
+`service.policies.network`: W row by row, then b, layer after layer. **n** candidates, **d** features.
 """
 
 from __future__ import annotations
@@ -9,15 +9,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn import Linear, Module, ReLU, Sequential
 
-from service.policies._network import Layers
+from service.policies.network import Layers, count
 
 Array = NDArray[Any]
+
+SHAPES = pytest.mark.parametrize(("d", "hidden"), [(1, (2,)), (5, (8,)), (7, (12, 6)), (4, (6, 10, 8))])
+
+
+def at_random(d: int, hidden: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """θ and the diagonal of Z⁻¹ (p,) that no symmetry makes easy, and x (9, d)."""
+    rng = np.random.default_rng(d)
+    p = count(d, hidden)
+    return rng.normal(size=p), rng.uniform(0.1, 2.0, p), rng.normal(size=(9, d))
 
 
 def network(layers: Layers) -> Sequential:

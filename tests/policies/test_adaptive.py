@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from service.policies import Batch, Candidates
-from service.policies._base import part
-from service.policies._linalg import WAITING, Information
-from service.policies.adaptive import REFRESH, Adaptive, AdaptiveParams, AdaptiveScorer
-
-Array = NDArray[np.float64]
-
-
-def batch(x: Array, item: list[str], reward: Array) -> Batch:
-    B = len(item)
-    return Batch(x.astype(np.float32), item, [None] * B, reward, np.full(B, 0.5))
-
-
-def scorer_of(policy: Adaptive) -> AdaptiveScorer:
-    return Adaptive.scorer(policy.snapshot(), d=policy.d, params=policy.params)
+from service.policies import part
+from service.policies.adaptive import Adaptive, AdaptiveParams
+from service.policies.information import REFRESH, WAITING, Information
+from tests.builders import Array, batch_of, candidates_of, estimates_of, parts_of, scorer_of
 
 
 def logistic(size: int, *, seed: int = 0) -> tuple[Array, Array, Array]:
@@ -33,7 +21,7 @@ def logistic(size: int, *, seed: int = 0) -> tuple[Array, Array, Array]:
 def test_the_posterior_is_that_of_a_whole_laplace_fit() -> None:
     x, clicks, w = logistic(4000)
     policy = Adaptive(4, AdaptiveParams(ridge=0.5, item_ridge=1e9))
-    policy.update(batch(x, ["a"] * len(x), clicks))
+    policy.update(batch_of(x, clicks))
     mean = np.zeros(4)
     for _ in range(20):  # Newton's method on all events at once
         p = 1 / (1 + np.exp(-x @ mean))
@@ -69,7 +57,7 @@ def test_learns_as_its_docstring_says(size: int) -> None:
         o[i] += g * (r - p) * s[i]
         s[i] -= g * h * s[i] ** 2
     policy = Adaptive(5, AdaptiveParams())
-    policy.update(batch(x, [str(i) for i in item], reward))
+    policy.update(batch_of(x, reward, [str(i) for i in item]))
     np.testing.assert_allclose(policy.state()["mean"], m, rtol=1e-9)
     for found, plain in zip(matrices(policy), (P, S), strict=True):
         np.testing.assert_allclose(found, plain, rtol=1e-9, atol=1e-9)
@@ -80,7 +68,7 @@ def test_covariance_times_precision_stays_the_identity() -> None:
     rng = np.random.default_rng(0)
     x = rng.uniform(-0.5, 0.5, (3 * REFRESH - 1, 6)) * np.array([1, 1, 1e-3, 1e-3, 1, 0])
     policy = Adaptive(6, AdaptiveParams())
-    policy.update(batch(x, ["a", "b", "c"] * (len(x) // 3) + ["a"] * (len(x) % 3), rng.random(len(x))))
+    policy.update(batch_of(x, rng.random(len(x)), ["abc"[i % 3] for i in range(len(x))]))
     precision, covariance = matrices(policy)
     solved = np.linalg.solve(precision, np.eye(6))
     assert np.abs(covariance - solved).max() <= 1e-9 * np.abs(solved).max()
@@ -89,11 +77,11 @@ def test_covariance_times_precision_stays_the_identity() -> None:
 def test_what_is_expected_is_what_an_update_would_say_whatever_the_batch() -> None:
     x, clicks, _ = logistic(300)
     policy, item = Adaptive(4, AdaptiveParams()), ["a", "b", "c"] * 100
-    policy.update(batch(x[:200], item[:200], clicks[:200]))
-    rest = batch(x[200:], [*item[200:-1], "never-seen"], clicks[200:])
+    policy.update(batch_of(x[:200], clicks[:200], item[:200]))
+    rest = batch_of(x[200:], clicks[200:], [*item[200:-1], "never-seen"])
     before = policy.state()
     together = policy.expected(rest)
-    assert (together == [policy.expected(part(rest, slice(i, i + 1)))[0] for i in range(100)]).all()
+    assert together.tolist() == [policy.expected(event)[0] for event in parts_of(rest, 1)]
     assert all((before[name] == array).all() for name, array in policy.state().items())
     assert together[0] == pytest.approx(policy.update(part(rest, slice(0, 1)))[0])
 
@@ -104,10 +92,10 @@ def test_a_new_item_is_served_from_its_features_on_its_first_request() -> None:
     x = np.where(good[:, None], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5])
     clicks = (rng.random(600) < np.where(good, 0.7, 0.1)).astype(np.float64)
     policy = Adaptive(3, AdaptiveParams())
-    policy.update(batch(x, [f"item-{i % 20}" for i in range(600)], clicks))
+    policy.update(batch_of(x, clicks, [f"item-{i % 20}" for i in range(600)]))
     scorer = scorer_of(policy)
-    new = np.array([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]], dtype=np.float32)
-    estimates = scorer.estimate(Candidates(new, ["never-seen-good", "never-seen-bad"], None))
+    new = [[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]]
+    estimates = scorer.estimate(candidates_of(new, ["never-seen-good", "never-seen-bad"]))
     assert estimates[0, 0] == pytest.approx(0.7, abs=0.08)
     assert estimates[1, 0] == pytest.approx(0.1, abs=0.05)
     assert scorer.pmf(estimates)[0] > 0.99
@@ -115,24 +103,39 @@ def test_a_new_item_is_served_from_its_features_on_its_first_request() -> None:
 
 def test_an_item_that_its_features_do_not_explain_gets_an_intercept_of_its_own() -> None:
     rng = np.random.default_rng(2)
-    item = [("star", "plain", "dull")[i] for i in rng.integers(0, 3, 20_000)]
-    clicks = (rng.random(20_000) < [{"star": 0.6, "plain": 0.4, "dull": 0.2}[i] for i in item]).astype(np.float64)
-    policy = Adaptive(1, AdaptiveParams())
-    policy.update(batch(np.full((20_000, 1), 0.5), item, clicks))
-    rows = np.full((3, 1), 0.5, dtype=np.float32)
-    scores = scorer_of(policy).estimate(Candidates(rows, ["star", "plain", "dull"], None))[:, 0]
+    item = [("star", "plain", "dull")[i] for i in rng.integers(0, 3, 4000)]
+    clicks = (rng.random(4000) < [{"star": 0.6, "plain": 0.4, "dull": 0.2}[i] for i in item]).astype(np.float64)
+    policy = Adaptive(1, AdaptiveParams(item_ridge=20.0))
+    policy.update(batch_of(np.full((4000, 1), 0.5), clicks, item))
+    scores = estimates_of(policy, np.full((3, 1), 0.5), ["star", "plain", "dull"])[:, 0]
     np.testing.assert_allclose(scores, [0.6, 0.4, 0.2], atol=0.06)
 
 
 def test_uncertainty_counts_features_and_item() -> None:
     policy = Adaptive(2, AdaptiveParams(alpha=2.0, ridge=4.0, item_ridge=25.0))
-    estimates = scorer_of(policy).estimate(Candidates(np.array([[0.6, 0.8]], np.float32), ["a"], None))
+    estimates = estimates_of(policy, [[0.6, 0.8]])
     assert estimates[0, 2] == pytest.approx(2.0 * np.sqrt(1 / 4 + 1 / 25))
 
 
 def test_rewards_out_of_range_count_as_its_ends() -> None:
     x = np.full((50, 2), 0.5)
     wild, tame = Adaptive(2, AdaptiveParams()), Adaptive(2, AdaptiveParams())
-    wild.update(batch(x, ["a"] * 50, np.tile([7.0, -3.0], 25)))
-    tame.update(batch(x, ["a"] * 50, np.tile([1.0, 0.0], 25)))
+    wild.update(batch_of(x, np.tile([7.0, -3.0], 25)))
+    tame.update(batch_of(x, np.tile([1.0, 0.0], 25)))
     assert (wild.snapshot()["mean"] == tame.snapshot()["mean"]).all()
+
+
+def test_a_forgotten_item_loses_its_intercept_and_no_other_changes() -> None:
+    rng = np.random.default_rng(6)
+    policy, x, item = Adaptive(3, AdaptiveParams(item_ridge=2.0)), rng.uniform(-0.5, 0.5, (300, 3)), ["a", "b", "c"]
+    policy.update(batch_of(x, rng.integers(0, 2, 300), item * 100))
+    before, shown = policy.state(), estimates_of(policy, x[:3], item)
+    policy.forget_items(["b"])
+    after = policy.state()
+    for name in before.keys() - {"items", "intercept", "variance"}:
+        assert after[name].tobytes() == before[name].tobytes(), name
+    for name in ("intercept", "variance"):
+        assert after[name].tolist() == before[name][[0, 2]].tolist()
+    found = estimates_of(policy, x[:3], item)
+    assert (found[[0, 2]] == shown[[0, 2]]).all()
+    assert found[1, 2] > 1.5 * shown[1, 2]  # as uncertain as an item never seen

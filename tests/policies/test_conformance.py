@@ -32,7 +32,6 @@ from service.policies import (
     PolicyClass,
     Scorer,
     describe_kinds,
-    greedy,
     part,
 )
 from service.policies.kinds import describe
@@ -541,7 +540,3 @@ def test_the_check_of_the_pmf_can_fail() -> None:
     assert len(request.item) > 1
     with pytest.raises(AssertionError):
         check_pmf(Broken(), request)
-
-
-def test_greedy_shares_ties() -> None:
-    assert greedy(np.array([0.1, 0.5, 0.5, 0.2])).tolist() == [0, 0.5, 0.5, 0]

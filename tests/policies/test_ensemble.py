@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from service.policies._ensemble import MEMBERS, TIE, WIDTHS, bounds, directed_bounds_pmf, noise, shares
+from service.policies.ensemble import MEMBERS, TIE, WIDTHS, bounds, directed_bounds_pmf, noise, shares
+from tests.builders import Array
 
-Array = NDArray[np.float64]
 D = 3
 
 

@@ -7,33 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from service.policies import Batch, Candidates
-from service.policies._ridge import REFRESH
-from service.policies.lin_ts import MEMBERS, LinTS, LinTSParams, LinTSScorer
+from service.policies.ensemble import MEMBERS
+from service.policies.information import REFRESH
+from service.policies.lin_ts import LinTS, LinTSParams
+from tests.builders import Array, batch_of, estimates_of, pmf_of
 
 
-def batch_of(x: np.ndarray, reward: np.ndarray) -> Batch:
-    B = len(x)
-    return Batch(x.astype(np.float32), ["a"] * B, [None] * B, np.asarray(reward, dtype=np.float64), np.ones(B))
-
-
-def candidates(x: np.ndarray) -> Candidates:
-    return Candidates(np.asarray(x, dtype=np.float32), [f"item-{i}" for i in range(len(x))], None)
-
-
-def scorer_of(policy: LinTS) -> LinTSScorer:
-    return LinTS.scorer(policy.snapshot(), d=policy.d, params=policy.params)
-
-
-def pmf(policy: LinTS, x: np.ndarray) -> np.ndarray:
-    scorer = scorer_of(policy)
-    return scorer.pmf(scorer.estimate(candidates(x)))
-
-
-def taught(
-    d: int, B: int, *, seed: int = 0, v: float = 0.3, ridge: float = 1.0
-) -> tuple[LinTS, np.ndarray, np.ndarray]:
-    """A policy, and A (d, d) and b (d,) of the events that it learned."""
+def taught(d: int, B: int, *, seed: int = 0, v: float = 0.3, ridge: float = 1.0) -> tuple[LinTS, Array, Array]:
+    """Teach a policy B events. Return it, and A (d, d) and b (d,) of the events."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(-0.5, 0.5, (B, d)).astype(np.float32)
     reward = rng.integers(0, 2, B).astype(float)
@@ -46,20 +27,20 @@ def taught(
 def test_estimates_are_the_means_and_covariances_of_the_rewards() -> None:
     policy, A, b = taught(5, 300, v=0.7, ridge=2.0)
     x = np.random.default_rng(1).uniform(-0.5, 0.5, (9, 5)).astype(np.float32)
-    estimates = scorer_of(policy).estimate(candidates(x))
+    estimates = estimates_of(policy, x)
     np.testing.assert_allclose(estimates[:, 0], x @ np.linalg.solve(A, b), rtol=1e-5)
     covariance = 0.7**2 * x @ np.linalg.solve(A, x.T.astype(np.float64))
     np.testing.assert_allclose(estimates[:, 1:] @ estimates[:, 1:].T, covariance, rtol=1e-4, atol=1e-7)
 
 
-def test_expects_what_a_solve_over_the_events_before_expects_whatever_was_forgotten() -> None:
+def test_expected_rewards_are_those_of_a_solve_over_the_events_before_whatever_was_forgotten() -> None:
     """Beyond the event at which the running inverse is solved anew, and with weights."""
     rng = np.random.default_rng(2)
     B = REFRESH + 300
     policy = LinTS(3, LinTSParams(ridge=0.5))
     x = rng.uniform(-0.5, 0.5, (B, 3)).astype(np.float32)
     reward = rng.uniform(0, 1, B)
-    expected = np.concatenate([policy.update(batch_of(x[:100], reward[:100])), np.zeros(0)])
+    expected = policy.update(batch_of(x[:100], reward[:100]))
     policy.forget(0.25)
     expected = np.append(expected, policy.update(batch_of(x[100:], reward[100:])))
     for event in (0, 1, 50, 100, 101, 500, REFRESH, B - 1):
@@ -80,7 +61,7 @@ def test_over_ensembles_two_correlated_candidates_win_as_the_joint_gaussian_says
     shares = []
     for seed in range(400):
         policy.seed = seed
-        shares.append(pmf(policy, x)[0])
+        shares.append(pmf_of(policy, x)[0])
     gap = (x[0] - x[1]).astype(np.float32).astype(np.float64)
     z = gap @ np.linalg.solve(A, b) / (0.5 * math.sqrt(gap @ np.linalg.solve(A, gap)))
     spread = [0.5 * math.sqrt(row @ np.linalg.solve(A, row)) for row in x]
@@ -99,7 +80,7 @@ def test_probabilities_are_the_shares_of_the_ensemble() -> None:
         theta = snapshot["mean"] + policy.params.v * snapshot["root"].T @ noise
         wins[np.argmax(x @ theta)] += 1 / MEMBERS
     assert 0 < wins.max() < 1
-    np.testing.assert_allclose(pmf(policy, x), wins, atol=1e-12)
+    np.testing.assert_allclose(pmf_of(policy, x), wins, atol=1e-12)
 
 
 def test_the_ensemble_is_centred_and_new_with_every_event() -> None:
@@ -114,7 +95,7 @@ def test_the_ensemble_is_centred_and_new_with_every_event() -> None:
 def test_equal_candidates_share_and_a_crowd_of_them_is_no_likelier() -> None:
     policy, _, _ = taught(4, 40)
     x = np.random.default_rng(4).uniform(-0.5, 0.5, (2, 4)).astype(np.float32)
-    pair, crowd = pmf(policy, x), pmf(policy, x[[0, *[1] * 37]])
+    pair, crowd = pmf_of(policy, x), pmf_of(policy, x[[0, *[1] * 37]])
     assert crowd[0] == pytest.approx(pair[0])
     np.testing.assert_allclose(crowd[1:], pair[1] / 37)
 
@@ -122,7 +103,7 @@ def test_equal_candidates_share_and_a_crowd_of_them_is_no_likelier() -> None:
 def test_without_width_it_is_greedy() -> None:
     policy, A, b = taught(4, 40, v=0.0)
     x = np.random.default_rng(5).uniform(-0.5, 0.5, (8, 4)).astype(np.float32)
-    assert pmf(policy, x).tolist() == np.eye(8)[np.argmax(x @ np.linalg.solve(A, b))].tolist()
+    assert pmf_of(policy, x).tolist() == np.eye(8)[np.argmax(x @ np.linalg.solve(A, b))].tolist()
 
 
 def test_finds_the_better_item_of_each_context() -> None:
@@ -133,7 +114,7 @@ def test_finds_the_better_item_of_each_context() -> None:
     for step in range(400):
         context = int(rng.integers(2))
         x = np.eye(4, dtype=np.float32)[2 * context : 2 * context + 2]
-        pick = int(rng.choice(2, p=pmf(policy, x)))
+        pick = int(rng.choice(2, p=pmf_of(policy, x)))
         click = float(rng.random() < (0.9 if pick == context else 0.1))
         policy.update(batch_of(x[pick : pick + 1], np.array([click])))
         right += step >= 200 and pick == context

@@ -1,15 +1,16 @@
-"""The linear algebra under the ridge policies."""
+"""Checks the linear algebra under the ridge policies."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from service.policies import Batch, NumericalError
-from service.policies import _linalg as la
+from service.policies import NumericalError
+from service.policies import linalg as la
+from tests.builders import Array
 
 
-def positive(m: int, d: int, *, seed: int = 0) -> np.ndarray:
+def positive(m: int, d: int, *, seed: int = 0) -> Array:
     root = np.random.default_rng(seed).normal(size=(m, d, d))
     return root @ root.mT + np.eye(d)
 
@@ -83,32 +84,6 @@ def test_take_copies_only_when_it_must(rows: list[int], view: bool) -> None:
     taken = la.take(stack, np.array(rows))
     assert (taken == stack[rows]).all()
     assert np.shares_memory(taken, stack) == view
-
-
-def test_a_batch_of_another_width_is_refused_with_what_was_found() -> None:
-    batch = Batch(np.zeros((2, 3), dtype=np.float32), ["a", "b"], [None, None], np.zeros(2), np.ones(2))
-    with pytest.raises(ValueError, match=r"\(2, 3\), expected \(B, 4\)"):
-        la.finite_batch(batch, 4)
-
-
-@pytest.mark.parametrize("size", [0, 1, la.WAITING - 1, la.WAITING, 3 * la.WAITING + 2])
-def test_information_and_its_inverse_through_a_restart(size: int) -> None:
-    rng, d = np.random.default_rng(0), 4
-    one, other = (la.Information(2.0 * np.eye(d), np.eye(d) / 2.0) for _ in range(2))
-    A = 2.0 * np.eye(d)
-    for x, a in zip(rng.normal(size=(size, d)), rng.random(size).tolist(), strict=True):
-        A += a * np.outer(x, x)
-        for each in (one, other):
-            Sx = each.inverse_times(x)
-            each.add(x, a, Sx, a / (1.0 + a * float(x @ Sx)))
-        restarted = la.Information(np.eye(d), np.eye(d))
-        restarted.load(other.state())
-        other = restarted
-    np.testing.assert_allclose(one.matrix, A, rtol=1e-12)
-    np.testing.assert_allclose(one.inverse, np.linalg.inv(A), rtol=1e-10, atol=1e-12)
-    assert (one.matrix == one.matrix.T).all()
-    for name, array in one.state().items():
-        assert array.tobytes() == other.state()[name].tobytes(), name
 
 
 def test_a_root_of_the_inverse() -> None:

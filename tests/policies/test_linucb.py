@@ -5,31 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.policies import Batch, Candidates
-from service.policies._linalg import psd_cholesky
-from service.policies.linucb import LinUCB, LinUCBParams, LinUCBScorer
-
-
-def batch_of(x: np.ndarray, item: list[str], reward: list[float]) -> Batch:
-    return Batch(x.astype(np.float32), item, [None] * len(item), np.array(reward), np.ones(len(item)))
-
-
-def scorer_of(policy: LinUCB) -> LinUCBScorer:
-    return LinUCB.scorer(policy.snapshot(), d=policy.d, params=policy.params)
+from service.policies.linalg import psd_cholesky
+from service.policies.linucb import LinUCB, LinUCBParams
+from tests.builders import Array, batch_of, candidates_of, estimates_of, pmf_of, scorer_of
 
 
 class Textbook:
     """Algorithm 1, line by line."""
 
     def __init__(self, d: int, alpha: float, ridge: float) -> None:
-        self.alpha, self.A, self.b = alpha, {}, {}
+        self.alpha = alpha
+        self.A: dict[str, Array] = {}
+        self.b: dict[str, Array] = {}
         self.A0, self.b0 = ridge * np.eye(d), np.zeros(d)
 
-    def update(self, x: np.ndarray, item: str, reward: float) -> None:
+    def update(self, x: Array, item: str, reward: float) -> None:
         self.A[item] = self.A.get(item, self.A0) + np.outer(x, x)
         self.b[item] = self.b.get(item, self.b0) + reward * x
 
-    def score(self, x: np.ndarray, item: str) -> float:
+    def score(self, x: Array, item: str) -> float:
         A, b = self.A.get(item, self.A0), self.b.get(item, self.b0)
         return float(x @ np.linalg.solve(A, b) + self.alpha * np.sqrt(x @ np.linalg.solve(A, x)))
 
@@ -43,32 +37,27 @@ def test_scores_are_those_of_algorithm_1(d: int, alpha: float, ridge: float) -> 
         x = rng.uniform(-0.5, 0.5, (size, d)).astype(np.float32)
         chosen = [items[i] for i in rng.integers(0, 5, size)]
         reward = rng.integers(0, 2, size).astype(float).tolist()
-        policy.update(batch_of(x, chosen, reward))
+        policy.update(batch_of(x, reward, chosen))
         for row in range(size):
             textbook.update(x[row].astype(np.float64), chosen[row], reward[row])
         served = rng.uniform(-0.5, 0.5, (7, d)).astype(np.float32)
         expected = [textbook.score(served[row].astype(np.float64), item) for row, item in enumerate(items)]
-        estimates = scorer_of(policy).estimate(Candidates(served, items, None))
-        np.testing.assert_allclose(estimates[:, 0], expected, rtol=1e-9)
+        np.testing.assert_allclose(estimates_of(policy, served, items)[:, 0], expected, rtol=1e-9)
 
 
 def test_by_hand() -> None:
     # x = (1, 0) with reward 1, then x = (1, 0) with reward 0: A = diag(3, 1), b = (1, 0), θ = (1/3, 0).
     policy = LinUCB(2, LinUCBParams(alpha=2.0, ridge=1.0))
-    policy.update(batch_of(np.array([[1, 0], [1, 0]]), ["a", "a"], [1.0, 0.0]))
+    policy.update(batch_of([[1, 0], [1, 0]], [1.0, 0.0]))
     snapshot = policy.snapshot()
-    np.testing.assert_allclose(snapshot["theta"], [[0, 0], [1 / 3, 0]])
-    np.testing.assert_allclose(snapshot["inverse"], [[1, 0, 1], [1 / 3, 0, 1]], atol=1e-15)
-    served = np.array([[1, 0], [0, 1], [3, 4]], dtype=np.float32)
-    scores = scorer_of(policy).estimate(Candidates(served, ["a", "a", "new"], None))[:, 0]
+    np.testing.assert_allclose(snapshot["theta"], [[0.0, 0.0], [1 / 3, 0.0]])
+    np.testing.assert_allclose(snapshot["inverse"], [[1.0, 0.0, 1.0], [1 / 3, 0.0, 1.0]], atol=1e-15)
+    scores = estimates_of(policy, [[1, 0], [0, 1], [3, 4]], ["a", "a", "new"])[:, 0]
     np.testing.assert_allclose(scores, [1 / 3 + 2 * np.sqrt(1 / 3), 2.0, 10.0])
 
 
 def test_the_best_score_takes_all_and_ties_share() -> None:
-    scorer = scorer_of(LinUCB(2, LinUCBParams()))
-    x = np.array([[0.5, 0], [0, 0.5], [0.1, 0.1]], dtype=np.float32)
-    estimates = scorer.estimate(Candidates(x, ["a", "b", "c"], None))
-    assert scorer.pmf(estimates).tolist() == [0.5, 0.5, 0.0]
+    assert pmf_of(LinUCB(2, LinUCBParams()), [[0.5, 0], [0, 0.5], [0.1, 0.1]]).tolist() == [0.5, 0.5, 0.0]
 
 
 def test_an_item_gets_the_same_score_in_any_company() -> None:
@@ -76,23 +65,28 @@ def test_an_item_gets_the_same_score_in_any_company() -> None:
     policy = LinUCB(32, LinUCBParams())
     items = [f"item-{i}" for i in range(300)]
     x = rng.uniform(-0.5, 0.5, (300, 32)).astype(np.float32)
-    policy.update(batch_of(x, items, [1.0] * 300))
+    policy.update(batch_of(x, 1.0, items))
     scorer = scorer_of(policy)
-    together = scorer.estimate(Candidates(x, items, None))
+    together = scorer.estimate(candidates_of(x, items))
     for row in range(0, 300, 17):
-        assert scorer.estimate(Candidates(x[row : row + 1], [items[row]], None))[0, 0] == together[row, 0]
-    backwards = scorer.estimate(Candidates(x[::-1], items[::-1], None))
+        assert scorer.estimate(candidates_of(x[row : row + 1], items[row]))[0, 0] == together[row, 0]
+    backwards = scorer.estimate(candidates_of(x[::-1], items[::-1]))
     assert backwards[::-1].tobytes() == together.tobytes()
 
 
 def test_only_items_seen_since_the_last_snapshot_are_solved_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     solved = []
-    monkeypatch.setattr("service.policies.linucb.psd_cholesky", lambda A: solved.append(len(A)) or psd_cholesky(A))
+
+    def counted(A: Array) -> Array:
+        solved.append(len(A))
+        return psd_cholesky(A)
+
+    monkeypatch.setattr("service.policies.item_ridge.psd_cholesky", counted)
     policy = LinUCB(2, LinUCBParams())
     x = np.array([[0.5, 0.1], [0.5, 0.2]])
-    policy.update(batch_of(x, ["a", "b"], [1.0, 1.0]))
+    policy.update(batch_of(x, 1.0, ["a", "b"]))
     before = policy.snapshot()
-    policy.update(batch_of(x[:1], ["b"], [0.0]))
+    policy.update(batch_of(x[:1], 0.0, "b"))
     after = policy.snapshot()
     policy.snapshot()
     assert solved == [2, 1]
@@ -101,10 +95,26 @@ def test_only_items_seen_since_the_last_snapshot_are_solved_for_the_next(monkeyp
         assert (before[name][2] != after[name][2]).any()
 
 
+def test_forgetting_an_item_leaves_what_a_policy_has_that_never_saw_it() -> None:
+    """Whatever snapshots came before, and without solving the others again."""
+    x = np.random.default_rng(5).uniform(-0.5, 0.5, (40, 3))
+    items = [f"item-{i % 5}" for i in range(40)]
+    policy, other = LinUCB(3, LinUCBParams()), LinUCB(3, LinUCBParams())
+    policy.update(batch_of(x[:20], 0.3, items[:20]))
+    policy.snapshot()
+    policy.update(batch_of(x[20:], 1.0, [*items[20:-1], "new"]))
+    policy.forget_items(["item-1", "new"])
+    stay = [row for row in range(39) if items[row] != "item-1"]
+    other.update(batch_of(x[stay], np.where(np.array(stay) < 20, 0.3, 1.0), [items[row] for row in stay]))
+    for mine, theirs in ((policy.state(), other.state()), (policy.snapshot(), other.snapshot())):
+        for name, array in theirs.items():
+            assert mine[name].tobytes() == array.tobytes(), name
+
+
 def test_summary_counts_pulls() -> None:
     policy = LinUCB(1, LinUCBParams())
     names = [f"item-{i:02d}" for i in range(30)]
-    policy.update(batch_of(np.ones((33, 1)), ["item-29"] * 3 + names, [0.0] * 33))
+    policy.update(batch_of(np.ones((33, 1)), 0.0, ["item-29"] * 3 + names))
     summary = scorer_of(policy).summary()
     assert (summary["items"], summary["pulls"]) == (30, 33)
     assert list(summary["most_pulled"].items())[:2] == [("item-29", 4), ("item-00", 1)]
@@ -119,9 +129,8 @@ def test_finds_the_better_item_of_each_context() -> None:
     for step in range(400):
         context = int(rng.integers(2))
         x = np.tile(np.eye(2, dtype=np.float32)[context], (2, 1))
-        scorer = scorer_of(policy)
-        pick = int(scorer.pmf(scorer.estimate(Candidates(x, ["a", "b"], None))).argmax())
+        pick = int(pmf_of(policy, x, ["a", "b"]).argmax())
         click = float(rng.random() < (0.9 if pick == context else 0.1))
-        policy.update(batch_of(x[:1], [("a", "b")[pick]], [click]))
+        policy.update(batch_of(x[:1], click, "ab"[pick]))
         right += step >= 200 and pick == context
     assert right > 180

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 
-from service.policies import Batch, Candidates
-from service.policies._network import forward, layers_of
-from service.policies.neural_linear import NeuralLinear, NeuralLinearParams, NeuralLinearScorer
+from service.policies.network import NO_ITEM, forward, layers_of
+from service.policies.neural_linear import NeuralLinear, NeuralLinearParams
+from tests.builders import Array, batch_of, candidates_of, estimates_of, scorer_of
 
 XOR = np.array([[1, a, b] for a in (0, 1) for b in (0, 1)]) / 2
 
 
-def batch_of(x: np.ndarray, reward: np.ndarray, item: Sequence[str] | None = None) -> Batch:
-    B = len(x)
-    return Batch(x.astype(np.float32), item or ["a"] * B, [None] * B, reward.astype(np.float64), np.ones(B))
-
-
-def scorer_of(policy: NeuralLinear) -> NeuralLinearScorer:
-    return NeuralLinear.scorer(policy.snapshot(), d=policy.d, params=policy.params)
-
-
-def estimate(policy: NeuralLinear, x: np.ndarray, item: Sequence[str]) -> np.ndarray:
-    return scorer_of(policy).estimate(Candidates(x.astype(np.float32), item, None))
-
-
-def some_events(size: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def some_events(size: int, *, seed: int = 0) -> tuple[Array, Array, list[str]]:
     rng = np.random.default_rng(seed)
     x = rng.uniform(-0.5, 0.5, (size, 5)).astype(np.float32)
     return x, rng.random(size) < 0.5 + x[:, 0], [f"item-{i}" for i in rng.integers(0, 4, size)]
@@ -53,7 +38,7 @@ def test_the_posterior_is_one_newton_step_from_the_network() -> None:
     rows = np.array([one == "item-2" for one in item])
     s = 1 / (20 + k[rows].sum())
     o = s * (reward - p - k * (z @ (mean - w)))[rows].sum()
-    logit, width = estimate(policy, x[:1], ["item-2"])[0, 1:3]
+    logit, width = estimates_of(policy, x[:1], "item-2")[0, 1:3]
     assert logit == pytest.approx(z[0] @ mean + o, abs=1e-5)
     assert width == pytest.approx(np.sqrt(z[0] @ np.linalg.solve(P, z[0]) + s), abs=1e-5)
 
@@ -87,10 +72,10 @@ def test_features_change_only_when_the_statistics_are_renewed_with_them() -> Non
 
 
 def test_an_item_that_nobody_has_seen_is_uncertain_whatever_it_looks_like() -> None:
-    policy = NeuralLinear(3, NeuralLinearParams(item_ridge=4.0, alpha=1.0))
-    x = np.full((4000, 3), 0.5)
-    policy.update(batch_of(x, np.arange(4000) % 2))
-    known, unknown = estimate(policy, x[:2], ["a", "b"])[:, 2]
+    policy = NeuralLinear(3, NeuralLinearParams(hidden=(8, 8), item_ridge=4.0, alpha=1.0))
+    x = np.full((2000, 3), 0.5)
+    policy.update(batch_of(x, np.arange(2000) % 2))
+    known, unknown = estimates_of(policy, x[:2], ["a", "b"])[:, 2]
     assert known < 0.1
     assert unknown == pytest.approx(0.5, abs=0.05)
 
@@ -100,9 +85,9 @@ def test_an_item_of_a_kind_never_seen_keeps_the_uncertainty_of_its_features() ->
     policy = NeuralLinear(4, NeuralLinearParams())
     rng = np.random.default_rng(2)
     x = np.eye(4)[:3] / 2 + np.array([0, 0, 0, 0.5])
-    policy.update(batch_of(x[rng.integers(0, 2, 4000)], rng.integers(0, 2, 4000)))
+    policy.update(batch_of(x[rng.integers(0, 2, 2000)], rng.integers(0, 2, 2000)))
     scorer = scorer_of(policy)
-    estimates = scorer.estimate(Candidates(x.astype(np.float32), ["a", "a", "new"], None))
+    estimates = scorer.estimate(candidates_of(x, ["a", "a", "new"]))
     assert estimates[2, 2] > 5 * estimates[:2, 2].max()
     assert scorer.pmf(estimates)[2] > 0.2
 
@@ -111,9 +96,9 @@ def test_tells_items_apart_that_look_the_same() -> None:
     rng = np.random.default_rng(3)
     item = [("good", "bad")[i] for i in rng.integers(0, 2, 4000)]
     rates = np.array([0.7 if one == "good" else 0.3 for one in item])
-    policy = NeuralLinear(2, NeuralLinearParams(item_ridge=10.0))
+    policy = NeuralLinear(2, NeuralLinearParams(hidden=(8, 8), item_ridge=10.0))
     policy.update(batch_of(np.full((4000, 2), 0.5), rng.random(4000) < rates, item))
-    good, bad = estimate(policy, np.full((2, 2), 0.5), ["good", "bad"])[:, 0]
+    good, bad = estimates_of(policy, np.full((2, 2), 0.5), ["good", "bad"])[:, 0]
     assert good == pytest.approx(0.7, abs=0.05)
     assert bad == pytest.approx(0.3, abs=0.05)
 
@@ -125,7 +110,7 @@ def test_learns_xor() -> None:
     rates = np.array([0.1, 0.9, 0.9, 0.1])
     policy = NeuralLinear(3, NeuralLinearParams(hidden=(32, 32)))
     policy.update(batch_of(XOR[rows], rng.random(4000) < rates[rows]))
-    np.testing.assert_allclose(estimate(policy, XOR, ["a"] * 4)[:, 0], rates, atol=0.05)
+    np.testing.assert_allclose(estimates_of(policy, XOR, "a")[:, 0], rates, atol=0.05)
 
 
 def test_evidence_outlives_the_reservoir() -> None:
@@ -135,7 +120,7 @@ def test_evidence_outlives_the_reservoir() -> None:
     widths = []
     for start in range(0, 6400, 1600):
         policy.update(batch_of(x[start : start + 1600], np.arange(1600) % 2))
-        widths.append(estimate(policy, x[:1], ["a"])[0, 2])
+        widths.append(estimates_of(policy, x[:1], "a")[0, 2])
     assert widths[3] == pytest.approx(widths[0] / 2, rel=0.2)  # four times the events, half the standard deviation
 
 
@@ -143,3 +128,25 @@ def test_summary() -> None:
     policy = NeuralLinear(2, NeuralLinearParams(hidden=(4,)))
     policy.update(batch_of(np.zeros((3, 2)), np.zeros(3), ["a", "b", "a"]))
     assert scorer_of(policy).summary() == {"events": 3, "items": 2}
+
+
+def test_a_forgotten_item_loses_its_intercept_and_its_events_still_teach_the_shared_layer() -> None:
+    params = NeuralLinearParams(hidden=(8,), item_ridge=5.0)
+    policy, other = NeuralLinear(5, params, seed=1), NeuralLinear(5, params, seed=1)
+    x, reward, item = some_events(203)  # three events wait for their block
+    for each in (policy, other):
+        each.update(batch_of(x, reward, item))
+    policy.forget_items(["item-1"])
+    shown, before = (estimates_of(each, x[:4], [f"item-{i}" for i in range(4)]) for each in (policy, other))
+    assert (shown[[0, 2, 3]] == before[[0, 2, 3]]).all()
+    assert shown[1, 2] > 1.2 * before[1, 2]  # as uncertain as an item never seen
+    assert NO_ITEM in policy.state()["kept_row"]
+    assert NO_ITEM in policy.state()["waiting_row"]
+    for each in (policy, other):  # to beyond the next renewal, at 256 events
+        each.update(batch_of(x[:80], reward[:80], "item-0"))
+    mine, theirs = policy.snapshot(), other.snapshot()
+    for name in ("network", "mean", "root", "noise"):
+        assert mine[name].tobytes() == theirs[name].tobytes(), name
+    shown, before = (estimates_of(each, x[:4], [f"item-{i}" for i in range(4)]) for each in (policy, other))
+    assert (shown[[0, 2, 3]] == before[[0, 2, 3]]).all()
+    assert shown[1].tolist() == estimates_of(policy, x[:4], "new")[1].tolist() != before[1].tolist()

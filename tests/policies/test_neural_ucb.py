@@ -1,4 +1,4 @@
-"""The closed form against the three ways with a Jacobian; the network against PyTorch's; and what the policy learns."""
+"""Checks the closed form against three ways with a Jacobian, and what the policy learns."""
 
 from __future__ import annotations
 
@@ -6,68 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from service.policies import Batch, Candidates
-from service.policies._network import (
+from service.policies.network import (
     BLOCK,
-    Learner,
-    NetworkParams,
     backward,
-    count,
     forward,
     gradient,
     initial,
     layers_of,
 )
-from service.policies.neural_ucb import Bounds, NeuralUCB, NeuralUCBParams, NeuralUCBScorer
+from service.policies.neural_ucb import Bounds, NeuralUCB, NeuralUCBParams
+from tests.builders import batch_of, estimates_of, pmf_of, scorer_of
 from tests.policies import jacobians
 
-SHAPES = pytest.mark.parametrize(("d", "hidden"), [(1, (2,)), (5, (8,)), (7, (12, 6)), (4, (6, 10, 8))])
 XOR = np.array([[1, a, b, (1 - a) * (1 - b)] for a in (0, 1) for b in (0, 1)], dtype=np.float32) / 2
 
 
-def batch_of(x: np.ndarray, reward: np.ndarray) -> Batch:
-    B = len(x)
-    return Batch(x.astype(np.float32), ["a"] * B, [None] * B, reward.astype(np.float64), np.ones(B))
-
-
-def scorer_of(policy: NeuralUCB) -> NeuralUCBScorer:
-    return NeuralUCB.scorer(policy.snapshot(), d=policy.d, params=policy.params)
-
-
-def candidates(x: np.ndarray) -> Candidates:
-    return Candidates(x.astype(np.float32), [f"item-{i}" for i in range(len(x))], None)
-
-
-def at_random(d: int, hidden: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """θ and the diagonal of Z⁻¹ (p,) that no symmetry makes easy, and x (9, d)."""
-    rng = np.random.default_rng(d)
-    p = count(d, hidden)
-    return rng.normal(size=p), rng.uniform(0.1, 2.0, p), rng.normal(size=(9, d))
-
-
-@SHAPES
-def test_the_network_is_pytorchs(d: int, hidden: tuple[int, ...]) -> None:
-    theta, _, x = at_random(d, hidden)
-    layers = layers_of(theta, d, hidden)
-    _, f = forward(layers, x)
-    np.testing.assert_allclose(f, jacobians.forward(jacobians.network(layers), x), rtol=1e-12)
-
-
-@SHAPES
-def test_the_gradient_of_the_loss_is_pytorchs(d: int, hidden: tuple[int, ...]) -> None:
-    theta, _, x = at_random(d, hidden)
-    layers = layers_of(theta, d, hidden)
-    inputs, f = forward(layers, x)
-    slope = np.linspace(-1, 1, len(f))
-    ours = gradient(inputs, backward(layers, inputs, slope))
-    theirs = torch.from_numpy(slope) @ jacobians.jacobian(jacobians.network(layers), x)
-    np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-9, atol=1e-12)
-
-
-@SHAPES
+@jacobians.SHAPES
 def test_closed_form_is_the_diagonal_bonus_of_each_way_with_a_jacobian(d: int, hidden: tuple[int, ...]) -> None:
     """K passes and the Jacobian with the same diagonal; the p × p matrix where it has nothing beside its diagonal."""
-    theta, variance, x = at_random(d, hidden)
+    theta, variance, x = jacobians.at_random(d, hidden)
     layers = layers_of(theta, d, hidden)
     net = jacobians.network(layers)
     _, bonus = Bounds(layers, layers_of(variance, d, hidden))(x)
@@ -84,7 +41,7 @@ def test_scores_are_those_of_the_parameters_in_the_snapshot() -> None:
     policy.update(batch_of(rng.uniform(-0.4, 0.4, (400, 6)), rng.integers(0, 2, 400)))
     snapshot, x = policy.snapshot(), rng.uniform(-0.4, 0.4, (50, 6)).astype(np.float32)
     net = jacobians.network(layers_of(snapshot["theta"], 6, (16, 8)))
-    estimates = scorer_of(policy).estimate(candidates(x))
+    estimates = estimates_of(policy, x)
     f = jacobians.forward(net, x)
     np.testing.assert_allclose(estimates[:, 1], f, atol=1e-4)
     np.testing.assert_allclose(estimates[:, 0], 1 / (1 + np.exp(-f)), atol=1e-4)
@@ -115,7 +72,7 @@ def test_an_event_leaves_its_own_direction_the_variance_that_the_full_matrix_lea
     params = NeuralUCBParams(prior=20.0)
     policy = NeuralUCB(4, params)
     x = np.full((1, 4), 0.5)
-    learner = policy._learner
+    learner = policy._online
     layers, prior = learner.layers, learner.scale**2 / params.prior
     inputs, f = forward(layers, x)
     g = gradient(inputs, backward(layers, inputs, np.ones(1)))
@@ -136,7 +93,7 @@ def test_learns_xor() -> None:
     policy = NeuralUCB(3, NeuralUCBParams(hidden=(32, 32)))
     rates = np.array([0.1, 0.9, 0.9, 0.1])
     expected = policy.update(batch_of(x[rows], rng.random(4000) < rates[rows]))
-    np.testing.assert_allclose(scorer_of(policy).estimate(candidates(x))[:, 0], rates, atol=0.07)
+    np.testing.assert_allclose(estimates_of(policy, x)[:, 0], rates, atol=0.07)
     np.testing.assert_allclose(expected[-200:], rates[rows[-200:]], atol=0.15)
     assert (expected[:BLOCK] == 0.5).all()  # as it was before learning
 
@@ -145,9 +102,9 @@ def test_what_was_seen_is_less_uncertain_than_what_was_not() -> None:
     policy = NeuralUCB(5, NeuralUCBParams())
     seen, unseen = np.array([[0.5, 0.5, 0, 0, 0]]), np.array([[0.5, 0, 0, 0, 0.5]])
     x = np.concatenate([seen, unseen])
-    before = scorer_of(policy).estimate(candidates(x))[:, 2]
+    before = estimates_of(policy, x)[:, 2]
     policy.update(batch_of(seen.repeat(400, axis=0), np.tile([1.0, 0.0], 200)))
-    after = scorer_of(policy).estimate(candidates(x))[:, 2]
+    after = estimates_of(policy, x)[:, 2]
     assert after[0] < 0.2 * before[0]
     assert after[1] > 2 * after[0]
 
@@ -158,39 +115,7 @@ def test_a_new_item_whose_features_were_never_seen_gets_its_chance() -> None:
     policy = NeuralUCB(4, NeuralUCBParams())
     x = np.eye(4)[:3] / 2 + np.array([0, 0, 0, 0.5])
     policy.update(batch_of(x[rng.integers(0, 2, 2000)], rng.integers(0, 2, 2000)))
-    scorer = scorer_of(policy)
-    pmf = scorer.pmf(scorer.estimate(candidates(x)))
-    assert pmf[2] > 0.2
-
-
-def test_the_reservoir_is_a_uniform_sample_and_follows_what_is_forgotten() -> None:
-    def ages(half_life: float | None) -> np.ndarray:
-        learner = Learner(1, NetworkParams(hidden=(2,), buffer=256), seed=3)
-        for event in range(16_000):
-            block = learner.add(np.zeros(1), 0.5, event)
-            if block is not None:
-                learner.learn(block)
-                if half_life:
-                    learner.fade(0.5 ** (BLOCK / half_life))
-        assert len(learner.kept.row) == 256
-        return 15_999 - learner.kept.row
-
-    assert ages(None).mean() == pytest.approx(8000, rel=0.15)  # four standard errors
-    faded = ages(1000)
-    assert faded.mean() == pytest.approx(1000 / np.log(2), rel=0.3)
-    assert np.median(faded) == pytest.approx(1000, rel=0.35)
-
-
-def test_the_reservoir_holds_no_more_events_than_there_is_evidence_for() -> None:
-    learner = Learner(1, NetworkParams(hidden=(2,)), seed=3)
-    for event in range(1000):
-        block = learner.add(np.zeros(1), 0.5, event)
-        if block is not None:
-            learner.learn(block)
-    learner.fade(0.25)
-    assert learner.kept.row.tolist() == list(range(750, 1000))
-    learner.fade(1e-6)
-    assert len(learner.kept.row) == 0
+    assert pmf_of(policy, x)[2] > 0.2
 
 
 def test_summary() -> None:

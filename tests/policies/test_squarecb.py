@@ -5,22 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.policies import Batch, Candidates
-from service.policies.squarecb import SquareCB, SquareCBParams, SquareCBScorer
+from service.policies import Scorer
+from service.policies.squarecb import SquareCB, SquareCBParams
+from tests.builders import batch_of, estimates_of, pmf_of, scorer_of
 
 
-def batch_of(x: np.ndarray, reward: np.ndarray) -> Batch:
-    B = len(x)
-    return Batch(x.astype(np.float32), ["a"] * B, [None] * B, np.asarray(reward, dtype=np.float64), np.ones(B))
-
-
-def scorer_of(policy: SquareCB) -> SquareCBScorer:
-    return SquareCB.scorer(policy.snapshot(), d=policy.d, params=policy.params)
-
-
-def after(events: int, *, gamma: float = 10.0, rho: float = 0.5, keep: float = 1.0) -> SquareCBScorer:
+def after(events: int, *, gamma: float = 10.0, rho: float = 0.5, keep: float = 1.0) -> Scorer:
+    """Make the scorer of a policy that has learned so many equal events."""
     policy = SquareCB(1, SquareCBParams(gamma=gamma, rho=rho))
-    policy.update(batch_of(np.full((events, 1), 0.5), np.ones(events)))
+    policy.update(batch_of(np.full((events, 1), 0.5), 1.0))
     if keep < 1:
         policy.forget(keep)
     return scorer_of(policy)
@@ -72,7 +65,7 @@ def test_the_oracle_is_ridge_regression_over_all_items() -> None:
     expected = policy.update(batch_of(x, reward))
     x64 = x.astype(np.float64)
     theta = np.linalg.solve(3.0 * np.eye(6) + x64.T @ x64, x64.T @ reward)
-    shown = scorer_of(policy).estimate(Candidates(x[:9], [f"item-{i}" for i in range(9)], None))
+    shown = estimates_of(policy, x[:9])
     np.testing.assert_allclose(shown[:, 0], x64[:9] @ theta, rtol=1e-6)
     before = np.linalg.solve(3.0 * np.eye(6) + x64[:-1].T @ x64[:-1], x64[:-1].T @ reward[:-1])
     assert expected[-1] == pytest.approx(x64[-1] @ before)
@@ -91,9 +84,7 @@ def test_finds_the_better_item_of_each_context() -> None:
     for step in range(400):
         context = int(rng.integers(2))
         x = np.eye(4, dtype=np.float32)[2 * context : 2 * context + 2]
-        scorer = scorer_of(policy)
-        pmf = scorer.pmf(scorer.estimate(Candidates(x, ["a", "b"], None)))
-        pick = int(rng.choice(2, p=pmf))
+        pick = int(rng.choice(2, p=pmf_of(policy, x)))
         click = float(rng.random() < (0.9 if pick == context else 0.1))
         policy.update(batch_of(x[pick : pick + 1], np.array([click])))
         right += step >= 200 and pick == context

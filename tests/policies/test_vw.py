@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from vowpalwabbit import Workspace
 
-from service.policies import Batch, Candidates
-from service.policies.vw import VW, VWParams, VWScorer, examples, workspace
+from service.policies import Batch
+from service.policies.vw import VW, VWParams, examples, workspace
+from tests.builders import Array, batch_of, estimates_of, pmf_of, scorer_of
 
 D, N = 9, 7
 RATE = 0.3
@@ -29,11 +30,7 @@ def exploring(explore: str) -> VW:
     return VW(D, VWParams.model_validate({"explore": explore, "learning_rate": RATE, **EXPLORE[explore][0]}))
 
 
-def scorer_of(policy: VW) -> VWScorer:
-    return VW.scorer(policy.snapshot(), d=policy.d, params=policy.params)
-
-
-def rows(rng: np.random.Generator, n: int) -> np.ndarray:
+def rows(rng: np.random.Generator, n: int) -> Array:
     """(n, D): the bias, and three other columns of each row."""
     x = np.zeros((n, D), np.float32)
     x[np.arange(n)[:, None], 1 + rng.permuted(np.tile(np.arange(D - 1), (n, 1)), axis=1)[:, :3]] = 0.5
@@ -47,10 +44,10 @@ def events(size: int, *, seed: int = 0) -> Batch:
     x = rows(rng, size)
     rate = 0.4 + 0.8 * x[:, 1] - 0.6 * x[:, 2]
     reward = (rng.uniform(size=size) < rate).astype(float)
-    return Batch(x, ["item"] * size, [None] * size, reward, np.full(size, 1 / N))
+    return batch_of(x, reward, propensity=1 / N)
 
 
-def text(row: np.ndarray) -> str:
+def text(row: Array) -> str:
     """By name and by hand, as VW's manual writes features: the names are hashed."""
     return "| " + " ".join(f"column{i}:{v}" for i, v in enumerate(row.tolist()) if v)
 
@@ -71,8 +68,7 @@ def test_probabilities_are_those_that_vw_gives_its_own_users(explore: str) -> No
     policy.update(events(400))
     theirs = by_hand(explore, events(400), others=0)
     x = rows(np.random.default_rng(2), N)
-    scorer = scorer_of(policy)
-    ours = scorer.pmf(scorer.estimate(Candidates(x, ["item"] * N, None)))
+    ours = pmf_of(policy, x)
     assert np.ptp(ours) > 0.01
     np.testing.assert_allclose(ours, theirs.predict(list(map(text, x))), rtol=1e-4, atol=1e-6)
 
@@ -84,8 +80,7 @@ def test_the_chosen_candidate_alone_teaches_what_it_does_among_the_others(explor
     policy.update(events(400))
     theirs = by_hand(explore, events(400), others=N - 1)
     x = rows(np.random.default_rng(2), N)
-    scorer = scorer_of(policy)
-    ours = scorer.pmf(scorer.estimate(Candidates(x, ["item"] * N, None)))
+    ours = pmf_of(policy, x)
     np.testing.assert_allclose(ours, theirs.predict(list(map(text, x))), rtol=1e-4, atol=1e-6)
 
 
@@ -105,7 +100,7 @@ def test_squarecb_by_its_formula() -> None:
     policy = exploring("squarecb")
     policy.update(events(400))
     x = rows(np.random.default_rng(2), N)
-    estimates = scorer_of(policy).estimate(Candidates(x, ["item"] * N, None))
+    estimates = estimates_of(policy, x)
     r = estimates[:, 0]
     p = 1 / (N + 3.0 * 400**0.25 * (r.max() - r))
     p[r.argmax()] += 1 - p.sum()
@@ -114,9 +109,8 @@ def test_squarecb_by_its_formula() -> None:
 
 def test_no_probability_is_negative_where_vw_has_one() -> None:
     policy, x = exploring("squarecb"), np.full((20_000, D), 0.5, np.float32)
-    scorer = scorer_of(policy)
     assert min(by_hand("squarecb", events(0), others=0).predict([text(x[0])] * len(x))) < 0
-    assert scorer.pmf(scorer.estimate(Candidates(x, ["item"] * len(x), None))).min() == 0
+    assert pmf_of(policy, x).min() == 0
 
 
 @every_exploration
@@ -124,14 +118,14 @@ def test_learns_the_rates(explore: str) -> None:
     policy = exploring(explore)
     policy.update(events(5000))
     x = rows(np.random.default_rng(2), 50)
-    reward = scorer_of(policy).estimate(Candidates(x, ["item"] * 50, None))[:, 0]
+    reward = estimates_of(policy, x)[:, 0]
     assert np.sqrt(np.mean((reward - (0.4 + 0.8 * x[:, 1] - 0.6 * x[:, 2])) ** 2)) < 0.1
 
 
 def test_expects_what_the_scorer_showed() -> None:
     policy = VW(D, VWParams())
     policy.update(events(300))
-    [after] = scorer_of(policy).estimate(Candidates(events(1, seed=3).x, ["item"], None))[:, 0]
+    [after] = estimates_of(policy, events(1, seed=3).x)[:, 0]
     assert policy.update(events(1, seed=3)) == pytest.approx(after, rel=1e-5)
     assert abs(after) > 0.01
 
@@ -142,7 +136,7 @@ def test_an_unlikely_event_weighs_more_up_to_the_clip(explore: str) -> None:
         policy = VW(D, VWParams(explore=explore, clip_p=clip_p))
         batch = events(1, seed=3)
         policy.update(batch._replace(reward=np.ones(1), propensity=np.array([propensity])))
-        return float(scorer_of(policy).estimate(Candidates(batch.x, ["item"], None))[0, 0])
+        return float(estimates_of(policy, batch.x)[0, 0])
 
     assert after(0.1, 0.01) > after(0.5, 0.01) > after(1.0, 0.01)
     assert after(0.1, 0.5) == after(0.5, 0.5) == after(np.nan, 0.5)
@@ -166,7 +160,7 @@ def test_forgetting_makes_room_for_the_new() -> None:
         if keep < 1:
             policy.forget(keep)
         policy.update(new)
-        reward = scorer_of(policy).estimate(Candidates(new.x, ["item"] * len(new.x), None))[:, 0]
+        reward = estimates_of(policy, new.x)[:, 0]
         off[keep] = np.mean((reward - truth) ** 2)
     assert off[0.0] < off[0.5] < off[1.0]
 
