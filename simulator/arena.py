@@ -1,7 +1,7 @@
-"""Policies head to head over HTTP, each in a loop of its own.
+"""Compare policies over HTTP, each in a loop of its own.
 
-All loops go through the same steps together: the same users, the same luck. A window of steps is asked for at once, and
-its rewards are sent as one batch, so a policy learns while it serves, as it does in life.
+All loops take the same steps together, with the same users and the same draws. The decisions of a window of steps are
+requested at once, then the rewards are sent as one batch. So every policy learns while it serves.
 """
 
 from __future__ import annotations
@@ -17,29 +17,30 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.client import Service
-from simulator.contestants import BATCH_TRAINED, Contestant, PolicySpec
-from simulator.errors import Unplayable
+from simulator.client import BATCH, ServiceClient
+from simulator.contestants import Contestant, PolicySpec
+from simulator.errors import InvalidExperiment
+from simulator.kinds import Kinds, check_kinds
 from simulator.progress import Advance, Stages
 from simulator.shocks import find_shock
 from simulator.world import WORLDS, Catalogue, Moment, Visit, World
 
 Array = NDArray[Any]
 
-TRAINING_S = 300.0
-REPORTS = 1000  # in one request, at most
-HISTORY, TRAINING, PLAY = "importing the history", "training embedding_mlp", "playing"
+TRAINING_TIMEOUT_S = 300.0
+POLL_S = 0.2
+HISTORY, TRAINING, STEPS = "importing the history", "training on the history", "taking the steps"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be played.
+class ArenaPlan:
+    """Settings of an arena.
 
     Args:
         shocks: (name, step as an int, or share of the run in [0, 1) as a float).
         window: requests in flight for each loop.
-        history: random impressions that the batch-trained policies get.
-        keep: leave the loops in the service, to be looked at.
+        history: random impressions for the policies that are trained in batches.
+        keep: leave the loops in the service.
     """
 
     contestants: Sequence[Contestant]
@@ -57,213 +58,246 @@ class Plan:
         steps = ((name, at if isinstance(at, int) else int(at * self.steps)) for name, at in self.shocks)
         return sorted(steps, key=lambda entry: entry[1])
 
+    @property
+    def specs(self) -> list[PolicySpec]:
+        """Every policy, successors included."""
+        return [spec for contestant in self.contestants for spec in contestant.policies]
+
 
 @dataclass
-class Track:
-    """What one contestant did, step by step."""
+class Trajectory:
+    """The decisions of one contestant in one run, step by step."""
 
     contestant: Contestant
     loop: str
-    expected: Array  # (T,): the click rate of the item that was shown
+    expected: Array  # (T,): click rate of the item shown
     clicks: Array  # (T,) bool
     latency_ms: Array  # (T,), of /recommend
     version: Array  # (T,)
-    policy: list[str]  # (T,): what served
-    held: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # (step, report that is sent then)
+    policy: list[str]  # (T,): the policy that served
+    delayed: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # (step to send it at, report)
     swap: asyncio.Task[None] | None = None
     alarms: list[dict[str, Any]] = field(default_factory=list)  # changes noticed: policy, step, reaction
-    swapped_at: int | None = None  # the first step that the successor served
-    adopted_at: int | None = None  # the first step that was asked after every worker had adopted it
+    swapped_at: int | None = None  # first step that the successor served
+    adopted_at: int | None = None  # first step requested after every worker had adopted the successor
 
     @classmethod
-    def empty(cls, contestant: Contestant, loop: str, steps: int) -> Track:
+    def empty(cls, contestant: Contestant, loop: str, steps: int) -> Trajectory:
         rates, latency = np.zeros(steps), np.zeros(steps)
         return cls(contestant, loop, rates, np.zeros(steps, bool), latency, np.zeros(steps, np.int64), [""] * steps)
 
 
 @dataclass
-class Run:
+class SeedRun:
     """All contestants through one seed."""
 
     seed: int
-    oracle: Array  # (T,)
-    random: Array  # (T,)
-    tracks: list[Track]
+    oracle: Array  # (T,): best click rate at each step
+    random: Array  # (T,): click rate of a uniform choice
+    trajectories: list[Trajectory]
     seconds: float = 0.0
-    training_s: dict[str, float] = field(default_factory=dict)
+    training_s: dict[str, float] = field(default_factory=dict)  # label → seconds
 
 
-async def play(service: Service, plan: Plan, stages: Stages) -> list[Run]:
+@dataclass(frozen=True)
+class ArenaResult:
     """One run for each seed.
 
-    Raises:
-        ServiceError: a request failed; none is tried again.
-        Unplayable: the service answered from memory, or with something that is not on offer.
-        UnknownName: there is no such shock.
+    Args:
+        baseline: label of the first contestant that is trained in batches; None: there is none.
     """
-    return [await _play_seed(service, plan, seed, stages) for seed in plan.seeds]
+
+    plan: ArenaPlan
+    runs: Sequence[SeedRun]
+    baseline: str | None = None
 
 
-async def _play_seed(service: Service, plan: Plan, seed: int, stages: Stages) -> Run:
+async def run_arena(client: ServiceClient, plan: ArenaPlan, stages: Stages) -> ArenaResult:
+    """Run every seed of the plan.
+
+    Raises:
+        ServiceError: a request failed; none is repeated.
+        InvalidExperiment: a decision was made from memory, or shows an item that is not on offer.
+        UsageError: there is no such shock, or the service has no such kind of policy.
+    """
+    kinds = await client.kinds()
+    check_kinds(plan.specs, kinds)
+    baseline = next((c.label for c in plan.contestants if not c.successor and kinds[c.policy.kind].batch_trained), None)
+    runs = [await _run_seed(client, plan, seed, kinds, stages) for seed in plan.seeds]
+    return ArenaResult(plan, runs, baseline)
+
+
+async def _run_seed(client: ServiceClient, plan: ArenaPlan, seed: int, kinds: Kinds, stages: Stages) -> SeedRun:
     schedule = [(step, find_shock(plan.world, name)) for name, step in plan.shock_steps]
     world = WORLDS[plan.world](seed, schedule)
     token = uuid4().hex[:8]
-    tracks = [
-        Track.empty(contestant, f"arena-{token}-{number}-{contestant.policy.kind}"[:64], plan.steps)
+    trajectories = [
+        Trajectory.empty(contestant, f"arena-{token}-{number}-{contestant.policy.kind}"[:64], plan.steps)
         for number, contestant in enumerate(plan.contestants)
     ]
-    run = Run(seed, np.zeros(plan.steps), np.zeros(plan.steps), tracks)
-    async with AsyncExitStack() as made:
-        for track in tracks:
-            await service.put_loop(track.loop, {"schema": world.schema})
+    run = SeedRun(seed, np.zeros(plan.steps), np.zeros(plan.steps), trajectories)
+    async with AsyncExitStack() as created:
+        for trajectory in trajectories:
+            await client.put_loop(trajectory.loop, {"schema": world.schema})
             if not plan.keep:
-                made.push_async_callback(service.delete_loop, track.loop)
-            await _prepare(service, world, track)
-        await _train(service, world, plan, run, stages)
-        for track in tracks:
-            await service.activate(track.loop, track.contestant.policy.kind)
-        title = PLAY if len(plan.seeds) == 1 else f"{PLAY} seed {seed}"
+                created.push_async_callback(client.delete_loop, trajectory.loop)
+            await client.put_items(trajectory.loop, world.catalogue(0).items)
+            for spec in trajectory.contestant.policies:
+                if not kinds[spec.kind].batch_trained:  # those wait for the history
+                    await client.create_policy(trajectory.loop, spec.kind, spec.kind, spec.params)
+        await _train(client, world, plan, run, kinds, stages)
+        for trajectory in trajectories:
+            await client.activate(trajectory.loop, trajectory.contestant.policy.kind)
+        title = STEPS if len(plan.seeds) == 1 else f"{STEPS}, seed {seed}"
         with stages.stage(title, plan.steps) as advance:
             started = time.perf_counter()
-            await _steps(service, world, plan, run, advance)
+            await _take_steps(client, world, plan, run, advance)
             run.seconds = time.perf_counter() - started
-        for track in tracks:
-            track.alarms = await _alarms(service, plan, track)
+        for trajectory in trajectories:
+            past = plan.history if _needs_history(trajectory.contestant, kinds) else 0
+            trajectory.alarms = await _alarms(client, trajectory, past)
     return run
 
 
-async def _alarms(service: Service, plan: Plan, track: Track) -> list[dict[str, Any]]:
-    """What the policies of a loop noticed; a step is one event of its log, after those of the history."""
-    past = plan.history if track.contestant.needs_history else 0
-    return [
-        {"policy": policy.kind, "step": alarm["events"] - past, "reaction": alarm["reaction"]}
-        for policy in track.contestant.policies
-        for alarm in (await service.policy(track.loop, policy.kind))["alarms"]
-    ]
+def _needs_history(contestant: Contestant, kinds: Kinds) -> bool:
+    return any(kinds[spec.kind].batch_trained for spec in contestant.policies)
 
 
-async def _prepare(service: Service, world: World[Any], track: Track) -> None:
-    """The catalogue, and the policies but for those that wait for the history."""
-    await service.put_items(track.loop, world.catalogue(0).items)
-    for policy in track.contestant.policies:
-        if policy.kind not in BATCH_TRAINED:
-            await service.create_policy(track.loop, policy.kind, policy.kind, policy.params)
-
-
-async def _train(service: Service, world: World[Any], plan: Plan, run: Run, stages: Stages) -> None:
-    """Import the history where one is needed, and train on it."""
-    needy = [track for track in run.tracks if track.contestant.needs_history]
-    for track in needy:
+async def _train(
+    client: ServiceClient, world: World[Any], plan: ArenaPlan, run: SeedRun, kinds: Kinds, stages: Stages
+) -> None:
+    """Import the history into the loops that need it; train the policies that learn from it."""
+    for trajectory in run.trajectories:
+        if not _needs_history(trajectory.contestant, kinds):
+            continue
         with stages.stage(HISTORY, plan.history) as advance:
-            await service.import_events(track.loop, world.history(plan.history), progress=advance)
-        for policy in track.contestant.policies:
-            if policy.kind in BATCH_TRAINED:
+            await client.import_events(trajectory.loop, world.history(plan.history), progress=advance)
+        for spec in trajectory.contestant.policies:
+            if kinds[spec.kind].batch_trained:
                 with stages.stage(TRAINING):
-                    run.training_s[track.contestant.label] = await _trained(service, track.loop, policy)
+                    run.training_s[trajectory.contestant.label] = await _trained(client, trajectory.loop, spec)
 
 
-async def _trained(service: Service, loop: str, policy: PolicySpec) -> float:
-    """Create a batch-trained policy and wait for its first version; the seconds that took.
+async def _trained(client: ServiceClient, loop: str, spec: PolicySpec) -> float:
+    """Create a policy, wait for its first version, and return the seconds that this took.
 
     Raises:
-        Unplayable: there is none after 300 s.
+        InvalidExperiment: there is no version after 300 s.
     """
     started = time.monotonic()
-    await service.create_policy(loop, policy.kind, policy.kind, policy.params)
-    while (await service.policy(loop, policy.kind))["version"] < 1:
-        if time.monotonic() - started > TRAINING_S:
-            raise Unplayable(f"{policy.kind} is not trained after {TRAINING_S:.0f} s: is a learner running?")
-        await asyncio.sleep(0.2)
+    await client.create_policy(loop, spec.kind, spec.kind, spec.params)
+    while (await client.policy(loop, spec.kind)).version < 1:
+        if time.monotonic() - started > TRAINING_TIMEOUT_S:
+            raise InvalidExperiment(
+                f"{spec.kind} is not trained after {TRAINING_TIMEOUT_S:.0f} s: is a learner running?"
+            )
+        await asyncio.sleep(POLL_S)
     return time.monotonic() - started
 
 
-async def _steps(service: Service, world: World[Any], plan: Plan, run: Run, advance: Advance) -> None:
-    """All steps, window by window; a window never reaches over a shock."""
+async def _alarms(client: ServiceClient, trajectory: Trajectory, past: int) -> list[dict[str, Any]]:
+    """Return the changes that the policies of a loop noticed.
+
+    Args:
+        past: events of the history. Every later event of the log is one step.
+    """
+    return [
+        {"policy": spec.kind, "step": alarm.events - past, "reaction": alarm.reaction}
+        for spec in trajectory.contestant.policies
+        for alarm in (await client.policy(trajectory.loop, spec.kind)).alarms
+    ]
+
+
+async def _take_steps(
+    client: ServiceClient, world: World[Any], plan: ArenaPlan, run: SeedRun, advance: Advance
+) -> None:
+    """Take all steps, window by window. A shock always starts a new window."""
     shocks = {step for _, step in plan.shock_steps}
-    cuts = sorted(shocks | {plan.steps})
+    ends = sorted(shocks | {plan.steps})
     start = 0
     while start < plan.steps:
         if start in shocks and start > 0:
             before, after = world.catalogue(start - 1), world.catalogue(start)
-            await asyncio.gather(*(change_catalogue(service, track.loop, before, after) for track in run.tracks))
-        end = min(start + plan.window, next(cut for cut in cuts if cut > start))
+            await asyncio.gather(*(change_catalogue(client, one.loop, before, after) for one in run.trajectories))
+        end = min(start + plan.window, next(step for step in ends if step > start))
         moments = [world.at(step) for step in range(start, end)]
         for moment in moments:
             run.oracle[moment.step], run.random[moment.step] = moment.oracle, moment.random
-        for track in run.tracks:
-            _swap(service, track, start, plan.steps)
-        await asyncio.gather(*(_window(service, world, track, moments) for track in run.tracks))
+        for trajectory in run.trajectories:
+            _swap_when_due(client, trajectory, start, plan.steps)
+        await asyncio.gather(*(_take_window(client, world, one, moments) for one in run.trajectories))
         advance(end - start)
         start = end
-    for track in run.tracks:
-        if track.swap is not None:
-            await track.swap
+    for trajectory in run.trajectories:
+        if trajectory.swap is not None:
+            await trajectory.swap
 
 
-async def change_catalogue(service: Service, loop: str, before: Catalogue, after: Catalogue) -> None:
-    """Tell the service which items came and which left."""
-    came = [item for item in after.items if item.id not in before.row]
-    if came:
-        await service.put_items(loop, came)
+async def change_catalogue(client: ServiceClient, loop: str, before: Catalogue, after: Catalogue) -> None:
+    """Add the new items to the service's catalogue and delete the others."""
+    new = [item for item in after.items if item.id not in before.row]
+    if new:
+        await client.put_items(loop, new)
     for item in before.items:
         if item.id not in after.row:
-            await service.delete_item(loop, item.id)
+            await client.delete_item(loop, item.id)
 
 
-def _swap(service: Service, track: Track, step: int, steps: int) -> None:
-    """When it is time, ask for the successor while the traffic goes on; note from when on all workers have it."""
-    successor = track.contestant.successor
+def _swap_when_due(client: ServiceClient, trajectory: Trajectory, step: int, steps: int) -> None:
+    """Activate the successor under traffic when its share of the run is over; note when all workers have it."""
+    successor = trajectory.contestant.successor
     if successor is None:
         return
-    if track.swap is None and step >= track.contestant.swap_at * steps:
-        track.swap = asyncio.create_task(service.activate(track.loop, successor.kind))
-    elif track.swap is not None and track.swap.done() and track.adopted_at is None:
-        track.swap.result()
-        track.adopted_at = step
+    if trajectory.swap is None and step >= trajectory.contestant.swap_at * steps:
+        trajectory.swap = asyncio.create_task(client.activate(trajectory.loop, successor.kind))
+    elif trajectory.swap is not None and trajectory.swap.done() and trajectory.adopted_at is None:
+        trajectory.swap.result()
+        trajectory.adopted_at = step
 
 
-async def _window(service: Service, world: World[Any], track: Track, moments: Sequence[Moment]) -> None:
-    """Decide for all moments at once, and for their bots, then report the rewards that are due."""
-    people = [_step(service, track, moment) for moment in moments]
-    bots = [_bot(service, track, visit) for moment in moments for visit in world.bots(moment.step)]
-    reports = await asyncio.gather(*people, *bots)
+async def _take_window(
+    client: ServiceClient, world: World[Any], trajectory: Trajectory, moments: Sequence[Moment]
+) -> None:
+    """Decide for all users and bots of the window at once, then send the rewards that are due."""
+    users = [_decide(client, trajectory, moment) for moment in moments]
+    bots = [_bot(client, trajectory, visit) for moment in moments for visit in world.bots(moment.step)]
+    reports = await asyncio.gather(*users, *bots)
     for moment, report in zip(moments, reports, strict=False):
-        traffic = world.traffic(moment.step)
-        if not traffic.silent:
-            track.held.append((moment.step + traffic.delay, report))
+        effect = world.traffic_effect(moment.step)
+        if not effect.silent:
+            trajectory.delayed.append((moment.step + effect.delay, report))
     now = moments[-1].step
-    due = [report for step, report in track.held if step <= now] + reports[len(moments) :]
-    track.held = [entry for entry in track.held if entry[0] > now]
-    for start in range(0, len(due), REPORTS):
-        for result in await service.feedback(track.loop, due[start : start + REPORTS]):
-            if result["status"] != "accepted":
-                raise Unplayable(f"{track.contestant.label}: a reward was not accepted: {result}")
+    due = [report for step, report in trajectory.delayed if step <= now] + reports[len(moments) :]
+    trajectory.delayed = [entry for entry in trajectory.delayed if entry[0] > now]
+    for start in range(0, len(due), BATCH):
+        for status in await client.feedback(trajectory.loop, due[start : start + BATCH]):
+            if status != "accepted":
+                raise InvalidExperiment(f"{trajectory.contestant.label}: a reward was not accepted, but {status}")
 
 
-async def _bot(service: Service, track: Track, visit: Visit) -> dict[str, Any]:
-    """It clicks whatever it is shown, and is in no figure."""
-    reply = await service.recommend(track.loop, visit.user_id, visit.context)
-    return {"decision_id": reply["decision_id"], "item_id": reply["items"][0]["id"], "reward": 1.0}
+async def _bot(client: ServiceClient, trajectory: Trajectory, visit: Visit) -> dict[str, Any]:
+    """Request one decision for a bot, which clicks any item; it is in no figure."""
+    return (await client.recommend(trajectory.loop, visit.user_id, visit.context)).report(1.0)
 
 
-async def _step(service: Service, track: Track, moment: Moment) -> dict[str, Any]:
-    """One decision, noted; returns the report of its reward."""
+async def _decide(client: ServiceClient, trajectory: Trajectory, moment: Moment) -> dict[str, Any]:
+    """Request one decision and record it; return the report of its reward."""
     started = time.perf_counter()
-    reply = await service.recommend(track.loop, moment.visit.user_id, moment.visit.context)
-    step = moment.step
-    track.latency_ms[step] = (time.perf_counter() - started) * 1000
-    item = reply["items"][0]["id"]
-    if reply["degraded"]:
-        raise Unplayable(f"{track.contestant.label}: step {step} was answered from memory; see `GET /status`")
-    if item not in moment.catalogue.row:
-        raise Unplayable(f"{track.contestant.label}: {item!r} was recommended at step {step} and is not on offer")
-    if reply["policy"] not in {policy.kind for policy in track.contestant.policies}:
-        raise Unplayable(f"{track.contestant.label}: step {step} was served by {reply['policy']!r}")
-    track.expected[step], track.clicks[step] = moment.outcome(item)
-    track.version[step], track.policy[step] = reply["version"], reply["policy"]
-    successor = track.contestant.successor
-    if successor is not None and reply["policy"] == successor.kind:
-        track.swapped_at = step if track.swapped_at is None else min(step, track.swapped_at)
-    elif track.adopted_at is not None:
-        raise Unplayable(f"{track.contestant.label}: step {step} was served by the old policy after the swap")
-    return {"decision_id": reply["decision_id"], "item_id": item, "reward": float(track.clicks[step])}
+    reply = await client.recommend(trajectory.loop, moment.visit.user_id, moment.visit.context)
+    step, contestant = moment.step, trajectory.contestant
+    trajectory.latency_ms[step] = (time.perf_counter() - started) * 1000
+    if reply.degraded:
+        raise InvalidExperiment(f"{contestant.label}: step {step} was answered from memory; see `GET /status`")
+    if reply.item_id not in moment.catalogue.row:
+        raise InvalidExperiment(
+            f"{contestant.label}: {reply.item_id!r} was recommended at step {step} and is not on offer"
+        )
+    if reply.policy is None or reply.policy not in {spec.kind for spec in contestant.policies}:
+        raise InvalidExperiment(f"{contestant.label}: step {step} was served by {reply.policy!r}")
+    trajectory.expected[step], trajectory.clicks[step] = moment.outcome(reply.item_id)
+    trajectory.version[step], trajectory.policy[step] = reply.version, reply.policy
+    if contestant.successor is not None and reply.policy == contestant.successor.kind:
+        trajectory.swapped_at = step if trajectory.swapped_at is None else min(step, trajectory.swapped_at)
+    elif trajectory.adopted_at is not None:
+        raise InvalidExperiment(f"{contestant.label}: step {step} was served by the old policy after the swap")
+    return reply.report(float(trajectory.clicks[step]))

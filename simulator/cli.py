@@ -17,19 +17,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from simulator.client import Service
+from simulator.client import ServiceClient
 from simulator.contestants import PolicySpec
-from simulator.errors import SimulatorError, UnknownName, Unplayable
+from simulator.errors import InvalidExperiment, SimulatorError, UsageError
 from simulator.progress import Stages
 from simulator.shocks import SHOCKS
-from simulator.world import WORLDS, Traffic
+from simulator.world import WORLDS, TrafficEffect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 T = TypeVar("T")
 
-# What is not read on a screen (a file, a pipe) need not fit one.
+# Output to a file or a pipe need not fit a screen.
 console = Console(width=None if Console().is_terminal else 140)
 errors = Console(stderr=True)
 
@@ -37,8 +37,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Simulated users for Rebound: worlds whose truth is known, shocks that change it, reports on who copes.\n\n"
-    "`rebound-sim demo` needs nothing else. The others talk to a running service (`rebound serve`), over HTTP alone.",
+    help="Simulate users for Rebound: worlds with known click rates, shocks that change them, reports.\n\n"
+    "`demo` starts a service of its own, `worlds` needs none. All other commands talk to a running service "
+    "(`rebound serve`), over HTTP.",
 )
 
 Url = Annotated[str, typer.Option(envvar="REBOUND_SIM_URL", help="Address of the service.")]
@@ -46,43 +47,46 @@ ApiKey = Annotated[
     str | None,
     typer.Option(envvar="REBOUND_SIM_API_KEY", help="An admin's key, if the service has keys.", show_default=False),
 ]
-Out = Annotated[Path, typer.Option(help="Folder for reports; each gets a folder of its own in it.")]
+Out = Annotated[Path, typer.Option(help="Folder for reports; each report gets a new folder in it.")]
+ASK_KINDS = "`rebound-sim kinds` lists the kinds (GET /kinds)."
 WorldName = Annotated[str, typer.Option("--world", help=f"One of: {', '.join(WORLDS)}.")]
 LOCAL = "http://127.0.0.1:8000"
 
 
 @app.command()
 def demo(
-    quick: Annotated[bool, typer.Option("--quick", help="A short one, for a first look and for CI.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="Take 3,000 steps only.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Determines every random number.")] = 1,
     out: Out = Path("runs"),
 ) -> None:
-    """The whole story, with a service of its own: learn, be shocked, recover, swap a policy live, report.
+    """Start a service, compare policies through a shock and a swap, write a report, stop the service.
 
     Example: `rebound-sim demo --quick`
     """
-    from simulator import demo as story
+    from simulator.demo import arena_plan, run_demo
 
-    run(story.run(console, story.arena_plan(quick=quick, seed=seed), out=out, command=_command()))
+    execute(run_demo(console, arena_plan(quick=quick, seed=seed), out=out, command=_command()))
 
 
 @app.command()
 def arena(
     policies: Annotated[
         list[str] | None,
-        typer.Argument(help="Each in a loop of its own, such as linucb:alpha=1.5.", show_default=False),
+        typer.Argument(
+            help=f"Each gets a loop of its own; such as linucb:alpha=1.5. {ASK_KINDS}", show_default="those of the demo"
+        ),
     ] = None,
     swap: Annotated[
         str | None,
         typer.Option(
-            help="One more loop, whose policy is changed under traffic: popularity,linucb@0.25 at a quarter.",
+            help="One more loop, whose policy is swapped under traffic: popularity,linucb@0.25 swaps after a quarter.",
             show_default=False,
         ),
     ] = None,
     shock: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"What happens when, as a share of the run: taste-swap@0.5. May be repeated. There are: "
+            help=f"A shock and its time as a share of the run: taste-swap@0.5. May be repeated. One of: "
             f"{', '.join(dict.fromkeys(name for of_world in SHOCKS.values() for name in of_world))}; or none.",
             show_default="the world's first, at 0.5",
         ),
@@ -90,8 +94,8 @@ def arena(
     scenario: Annotated[
         str | None,
         typer.Option(
-            help="All of this from a TOML file, from a report.json to play it again, or by name (`rebound-sim worlds` "
-            "lists them). Other options, where given, replace its fields.",
+            help="A scenario: a TOML file, a report.json to repeat, or a name (`rebound-sim worlds` lists them). Other "
+            "options replace its fields.",
             show_default=False,
         ),
     ] = None,
@@ -100,23 +104,21 @@ def arena(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The first seed.", show_default="1")] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, max=100, help="How many runs, each with the next seed.", show_default="1")
+        int | None, typer.Option(min=1, max=100, help="Number of runs; each takes the next seed.", show_default="1")
     ] = None,
     history: Annotated[
-        int | None, typer.Option(help="Random impressions that embedding_mlp trains on.", show_default="200000")
+        int | None, typer.Option(help="Random impressions for batch-trained policies.", show_default="200000")
     ] = None,
     window: Annotated[
         int | None, typer.Option(help="Requests in flight for each policy, up to 1000.", show_default="16")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the loops in the service, for `rebound audit`.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the loops in the service, for `rebound audit`.")] = False,
     world: Annotated[str | None, typer.Option(help=f"One of: {', '.join(WORLDS)}.", show_default="petshop")] = None,
     url: Url = LOCAL,
     api_key: ApiKey = None,
     out: Out = Path("runs"),
 ) -> None:
-    """Policies head to head: same users, same steps, same luck.
-
-    Without names: those of the demo.
+    """Compare policies with the same users, steps and draws; write a report.
 
     Examples:
 
@@ -127,13 +129,12 @@ def arena(
     - `rebound-sim arena --scenario s5-seasonality --seeds 1`
     - `rebound-sim arena --scenario runs/20260131-120000/report.json`
     """
-    from simulator.arena import play
-    from simulator.demo import POLICIES
-    from simulator.figures import summarise, table
+    from simulator.arena import run_arena
     from simulator.report import new_folder, write
     from simulator.scenario import Scenario, load
+    from simulator.summary import summarise, table
 
-    with told():
+    with reporting_errors():
         given = {
             "world": world,
             "steps": steps,
@@ -147,79 +148,82 @@ def arena(
         changes = {name: value for name, value in given.items() if value is not None}
         if scenario is None:
             first = next(iter(SHOCKS[_world(world or "petshop")]))
-            story = {"policies": POLICIES, "shocks": [{"name": first, "share": 0.5}]}
-            chosen = Scenario.of({**story, **changes}, where="arena")
+            defaults = {"policies": load("demo").policies, "shocks": [{"name": first, "share": 0.5}]}
+            chosen = Scenario.of({**defaults, **changes}, where="arena")
         else:
             chosen = load(scenario, changes)
         plan = chosen.plan(keep=keep)
 
     async def go() -> None:
         started = datetime.now().astimezone()
-        async with Service(url, api_key=api_key) as service:
-            await service.wait_ready(1)
+        async with ServiceClient(url, api_key=api_key) as client:
+            await client.wait_ready(1)
             with Stages(console) as stages:
-                runs = await play(service, plan, stages)
-        found = summarise(plan, runs, command=_command(), started=started)
-        found["scenario"] = chosen.model_dump(mode="json", exclude_none=True)
-        files = write(new_folder(out), found)
-        console.print(table(found))
+                result = await run_arena(client, plan, stages)
+        report = summarise(result, command=_command(), started=started)
+        report["scenario"] = chosen.model_dump(mode="json", exclude_none=True)
+        files = write(new_folder(out), report)
+        console.print(table(report))
         for file in files:
             console.print(f"  {file}", highlight=False, soft_wrap=True)
         if keep:
-            for number, track in enumerate(track for run in runs for track in run.tracks):
-                console.print(f"  {'loops kept:' if number == 0 else '           '} {track.loop}", highlight=False)
+            loops = [trajectory.loop for run in result.runs for trajectory in run.trajectories]
+            for number, loop in enumerate(loops):
+                console.print(f"  {'loops kept:' if number == 0 else '           '} {loop}", highlight=False)
 
-    run(go())
+    execute(go())
 
 
 @app.command()
 def load(
     rate: Annotated[float, typer.Option(min=0.1, help="Recommendations per second (Poisson).")] = 200,
-    seconds: Annotated[float, typer.Option(min=1, help="How long new requests start.")] = 20,
+    seconds: Annotated[float, typer.Option(min=1, help="Seconds during which new requests start.")] = 20,
     feedback: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the recommendations that get feedback.")
     ] = 0.5,
-    policy: Annotated[str, typer.Option(help="What serves, such as linucb:alpha=1.5.")] = "adaptive",
+    policy: Annotated[
+        str, typer.Option(help=f"The policy that serves; such as linucb:alpha=1.5. {ASK_KINDS}")
+    ] = "adaptive",
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds after which a request has failed.")] = 10,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     url: Url = LOCAL,
     api_key: ApiKey = None,
     out: Out = Path("runs"),
 ) -> None:
-    """Open-loop load: latency counted from the intended start, failures as samples.
+    """Test the service under open-loop load; latency counts from the intended start, failures included.
 
     Example: `rebound-sim load --rate 500 --seconds 30`
     """
     import orjson
 
-    from simulator import load as loads
+    from simulator.load import LoadPlan, run_load, table
     from simulator.report import new_folder
 
-    with told():
-        plan = loads.LoadPlan(rate=rate, seconds=seconds, feedback=feedback, seed=seed, policy=PolicySpec.parse(policy))
+    with reporting_errors():
+        plan = LoadPlan(PolicySpec.parse(policy), rate=rate, seconds=seconds, feedback=feedback, seed=seed)
 
     async def go() -> None:
-        async with Service(url, api_key=api_key, timeout_s=timeout, connections=4096) as service:
-            await service.wait_ready(1)
+        async with ServiceClient(url, api_key=api_key, timeout_s=timeout, connections=4096) as client:
+            await client.wait_ready(1)
             with Stages(console) as stages:
-                figures = await loads.run(service, plan, stages)
+                figures = await run_load(client, plan, stages)
         file = new_folder(out) / "load.json"
         file.write_bytes(orjson.dumps({"command": _command(), **figures}, option=orjson.OPT_INDENT_2))
-        console.print(loads.table(figures))
+        console.print(table(figures))
         console.print(f"  {file}", highlight=False, soft_wrap=True)
 
-    run(go())
+    execute(go())
 
 
 @app.command()
 def live(
     rate: Annotated[float, typer.Option(min=0.1, max=5000, help="Recommendations per second (Poisson).")] = 50,
-    loop: Annotated[str, typer.Option(help="The loop to send to; made if absent.")] = "petshop",
+    loop: Annotated[str, typer.Option(help="The loop; created if absent.")] = "petshop",
     policies: Annotated[
         list[str] | None,
         typer.Option(
             "--policy",
-            help="Made if absent; the first serves, the others learn in its shadow. May be repeated.",
+            help=f"Created if absent; the first one serves, others learn without serving. May be repeated. {ASK_KINDS}",
             show_default="adaptive, linucb:alpha=1.5",
         ),
     ] = None,
@@ -227,69 +231,87 @@ def live(
     world: WorldName = "petshop",
     host: Annotated[str, typer.Option(help="Address of the control endpoint.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the control endpoint.")] = 8080,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the service at the start.")] = 60,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the service.")] = 60,
     url: Url = LOCAL,
     api_key: ApiKey = None,
 ) -> None:
-    """Endless traffic, until Ctrl-C. A shock is one request away.
+    """Send traffic until Ctrl-C. A control endpoint fires shocks.
 
     Examples:
 
     - `rebound-sim live --rate 100`
     - `curl -X POST http://127.0.0.1:8080/shock -H 'content-type: application/json' -d '{"name": "taste-swap"}'`
-    - `curl http://127.0.0.1:8080/` tells how it goes
+    - `curl http://127.0.0.1:8080/` shows the state of the traffic
     """
-    from simulator import live as lives
+    from simulator.control import serve
+    from simulator.traffic import TrafficGenerator
 
-    with told():
+    with reporting_errors():
         specs = [PolicySpec.parse(text) for text in policies or ["adaptive", "linucb:alpha=1.5"]]
         name = _world(world)
 
     async def go() -> None:
-        async with Service(url, api_key=api_key, timeout_s=10) as service:
-            await service.wait_ready(wait)
-            traffic = lives.Live(service, loop=loop, world=name, rate=rate, seed=seed, policies=specs)
+        async with ServiceClient(url, api_key=api_key, timeout_s=10) as client:
+            await client.wait_ready(wait)
+            generator = TrafficGenerator(client, loop=loop, world=name, rate=rate, seed=seed, policies=specs)
             console.print(
-                f"● {rate:g} recommendations/s to loop {loop} at {url}; control endpoint: http://{host}:{port}/docs\n"
+                f"● {rate:g} recommendations/s to loop {loop} at {url}; control endpoint: http://{host}:{port}/\n"
                 f"  curl -X POST http://{host}:{port}/shock -H 'content-type: application/json' "
                 '-d \'{"name": "taste-swap"}\'\n  Ctrl-C stops it.',
                 highlight=False,
                 soft_wrap=True,
             )
-            await lives.serve(traffic, host=host, port=port)
-        console.print(f"stopped after {traffic.decisions:,} decisions, {traffic.failures.total():,} failures")
+            await serve(generator, host=host, port=port)
+        console.print(f"stopped after {generator.decisions:,} decisions, {generator.failures.total():,} failures")
 
-    run(go())
+    execute(go())
 
 
 @app.command()
 def worlds(
     seed: Annotated[int, typer.Option(min=0)] = 1,
-    steps: Annotated[int, typer.Option(min=100, help="Visits that each figure is the mean of.")] = 10_000,
+    steps: Annotated[int, typer.Option(min=100, help="Visits that each figure averages.")] = 10_000,
 ) -> None:
-    """What there is to play, and what the best and a random choice earn there. Needs no service.
+    """List worlds and scenarios, with the click rates of the best and of a random choice. Needs no service.
 
     Example: `rebound-sim worlds --seed 2`
     """
-    with told():
+    with reporting_errors():
         console.print(_worlds(seed, steps))
         console.print(_scenarios())
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Do it; errors of ours become one line and exit code 1, Ctrl-C and SIGTERM end it in order."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with told():
+@app.command()
+def kinds(url: Url = LOCAL, api_key: ApiKey = None) -> None:
+    """List the kinds of policies that the service has, with their parameters.
+
+    Example: `rebound-sim kinds --url http://127.0.0.1:8000`
+    """
+    from simulator.kinds import table
+
+    async def go() -> None:
+        async with ServiceClient(url, api_key=api_key, timeout_s=10) as client:
+            console.print(table(await client.kinds()))
+
+    execute(go())
+
+
+def execute(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command. Print a SimulatorError and exit 1; on Ctrl-C or SIGTERM cancel the work and exit 130."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with reporting_errors():
         try:
             return asyncio.run(work)
         except KeyboardInterrupt:
             errors.print("stopped")
             raise typer.Exit(130) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Errors of ours, told to a person."""
+def reporting_errors() -> Iterator[None]:
+    """Print a SimulatorError of the block and exit 1."""
     try:
         yield
     except SimulatorError as error:
@@ -309,13 +331,13 @@ def _shock(text: str) -> dict[str, Any]:
     except ValueError:
         found = -1.0
     if not 0 < found < 1:
-        raise UnknownName(f"cannot read the shock {text!r}; write it as taste-swap@0.5, a share of the run")
+        raise UsageError(f"cannot read the shock {text!r}; write it as taste-swap@0.5, a share of the run")
     return {"name": name, "share": found}
 
 
 def _world(name: str) -> str:
     if name not in WORLDS:
-        raise UnknownName(f"there is no world {name!r}; there are: {', '.join(WORLDS)}")
+        raise UsageError(f"there is no world {name!r}; there are: {', '.join(WORLDS)}")
     return name
 
 
@@ -324,7 +346,7 @@ def _command() -> str:
 
 
 def _worlds(seed: int, steps: int) -> Table:
-    """Expected clicks per recommendation of the best choice and of a random one, over the `steps` from a shock on."""
+    """Average the click rates of the best and of a random choice over the `steps` from each shock on."""
     shown = Table("world", "shock", title="Worlds", title_justify="left", title_style="bold")
     shown.add_column("best possible", justify="right")
     shown.add_column("chance", justify="right")
@@ -332,11 +354,11 @@ def _worlds(seed: int, steps: int) -> Table:
     for name, of_world in WORLDS.items():
         try:
             calm = of_world(seed)
-        except Unplayable as error:
+        except InvalidExperiment as error:
             shown.add_row(name, str(error), "", "", end_section=True)
             continue
-        shocks = [shock for shock in SHOCKS[name].values() if shock.traffic == Traffic()]
-        for world, shock in [(calm, None), *((calm.struck(shock, 0), shock) for shock in shocks)]:
+        shocks = [shock for shock in SHOCKS[name].values() if shock.traffic == TrafficEffect()]
+        for world, shock in [(calm, None), *((calm.with_shock(shock, 0), shock) for shock in shocks)]:
             moments = (world.at(step) for step in range(steps))
             best, chance = np.mean([(moment.oracle, moment.random) for moment in moments], axis=0)
             last = shock is shocks[-1]
@@ -346,7 +368,7 @@ def _worlds(seed: int, steps: int) -> Table:
 
 
 def _scenarios() -> Table:
-    """The bundled ones, for `rebound-sim arena --scenario`."""
+    """List the scenarios for `rebound-sim arena --scenario`."""
     from simulator.scenario import bundled, load
 
     shown = Table("scenario", "about", "steps", "seeds", title="Scenarios", title_justify="left", title_style="bold")

@@ -1,4 +1,4 @@
-"""The service, as a client sees it: a thin layer over HTTP with errors that say what to do next."""
+"""A client of the service, over HTTP alone, whose errors say what to do next."""
 
 from __future__ import annotations
 
@@ -6,26 +6,33 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 import orjson
 
+from simulator.connections import ConnectionBroken, ConnectionPool
 from simulator.errors import Failing, Refused, ServiceError, TooSlow, Unreachable
-from simulator.wire import Broken, Wire
+from simulator.kinds import Kind
+from simulator.replies import PolicyState, Recommendation
 from simulator.world import Item
 
-AT_ONCE = 1000  # what a batch route takes
+T = TypeVar("T")
+
+BATCH = 1000  # entries that a batch route takes
 
 
-class Service:
-    """One service at one address.
+class ServiceClient:
+    """A client of one service at one address.
 
     Args:
         url: such as http://127.0.0.1:8000.
         api_key: sent as X-API-Key; the arena and `live` need an admin's.
-        timeout_s: after which an answer counts as not coming.
-        connections: requests of the hot routes in flight at most; more wait for their turn.
+        timeout_s: seconds after which a request has failed, > 0.
+        connections: requests of the hot routes in flight at most; further ones wait.
+
+    Every method raises a `ServiceError` where the service does not do as asked.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 30, connections: int = 256) -> None:
@@ -33,34 +40,33 @@ class Service:
         self._timeout_s = timeout_s
         headers = {"content-type": "application/json"} | ({"x-api-key": api_key} if api_key else {})
         self._http = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=timeout_s, trust_env=False)
-        self._wire = Wire(self.url, headers=headers, most=connections)
+        self._pool = ConnectionPool(self.url, headers=headers, limit=connections)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self._http.aclose()
-        await self._wire.aclose()
+        await self._pool.aclose()
 
     # ---- the hot routes
 
-    async def recommend(self, loop: str, user_id: str, context: Mapping[str, Any]) -> dict[str, Any]:
-        """One decision; the reply as it is."""
-        reply: dict[str, Any] = await self._post("/recommend", {"loop": loop, "user_id": user_id, "context": context})
-        return reply
+    async def recommend(self, loop: str, user_id: str, context: Mapping[str, Any]) -> Recommendation:
+        """Ask for one decision."""
+        reply = await self._post("/recommend", {"loop": loop, "user_id": user_id, "context": context})
+        return _parsed("POST /recommend", reply, Recommendation.parse)
 
-    async def feedback(self, loop: str, reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """A batch of up to 1000 reports; one answer each, in their order."""
+    async def feedback(self, loop: str, reports: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        """Send up to 1000 reports; return the status of each, in their order: "accepted" or why it was not."""
         reply = await self._post("/feedback", {"loop": loop, "feedback": reports})
-        results: list[dict[str, Any]] = reply["results"]
-        return results
+        return _parsed("POST /feedback", reply, lambda found: [result.get("status") for result in found["results"]])
 
     # ---- loops, items, history
 
     async def get_loop(self, loop: str) -> dict[str, Any] | None:
-        """Its settings; None where there is no such loop."""
+        """Return the settings of a loop, or None where there is no such loop."""
         try:
-            found: dict[str, Any] = await self._call("GET", f"/loops/{loop}")
+            found: dict[str, Any] = await self._call("GET", f"/loops/{_segment(loop)}")
         except Refused as error:
             if error.status == 404:
                 return None
@@ -68,64 +74,87 @@ class Service:
         return found
 
     async def put_loop(self, loop: str, settings: Mapping[str, Any]) -> None:
-        await self._call("PUT", f"/loops/{loop}", settings)
+        await self._call("PUT", f"/loops/{_segment(loop)}", settings)
 
     async def delete_loop(self, loop: str) -> None:
-        await self._call("DELETE", f"/loops/{loop}")
+        await self._call("DELETE", f"/loops/{_segment(loop)}")
 
     async def items(self, loop: str) -> list[str]:
-        """The ids of the catalogue."""
+        """Return the ids of the catalogue."""
         ids: list[str] = []
         after: str | None = None
         while True:
-            asked = {"loop": loop, "limit": AT_ONCE} | ({"after": after} if after else {})
+            asked = {"loop": loop, "limit": BATCH} | ({"after": after} if after else {})
             page = await self._call("GET", "/items", params=asked)
-            ids += [item["id"] for item in page["items"]]
-            after = page["next"]
+            more, after = _parsed(
+                "GET /items", page, lambda found: ([item["id"] for item in found["items"]], found.get("next"))
+            )
+            ids += more
             if after is None:
                 return ids
 
     async def put_items(self, loop: str, items: Iterable[Item]) -> None:
-        for part in _parts({"id": item.id, "features": item.features} for item in items):
-            await self._call("POST", "/items", {"items": part}, params={"loop": loop})
+        for batch in _batches({"id": item.id, "features": item.features} for item in items):
+            await self._call("POST", "/items", {"items": batch}, params={"loop": loop})
 
     async def delete_item(self, loop: str, item: str) -> None:
-        await self._call("DELETE", f"/items/{item}", params={"loop": loop})
+        await self._call("DELETE", f"/items/{_segment(item)}", params={"loop": loop})
 
     async def import_events(
         self, loop: str, events: Iterable[Mapping[str, Any]], *, progress: Callable[[int], None] = lambda done: None
     ) -> int:
-        """Import a history, in its order; returns how many events were new. `progress` hears of every part sent."""
+        """Import a history in its order; return how many events were new.
+
+        Args:
+            progress: called after each batch with its number of events.
+        """
         new = 0
-        for part in _parts(events):
-            reply = await self._call("POST", "/events", {"events": part}, params={"loop": loop})
-            new += int(reply["imported"])
-            progress(len(part))
+        for batch in _batches(events):
+            reply = await self._call("POST", "/events", {"events": batch}, params={"loop": loop})
+            new += _parsed("POST /events", reply, lambda found: int(found.get("imported") or 0))
+            progress(len(batch))
         return new
 
     # ---- policies
+
+    async def kinds(self) -> dict[str, Kind]:
+        """Return the kinds of policies that the service has, by name.
+
+        Raises:
+            Failing: the service is too old to tell.
+        """
+        try:
+            reply = await self._call("GET", "/kinds")
+        except Refused as error:
+            if error.status == 404:
+                raise Failing(f"{self.url} does not list its kinds of policies (GET /kinds): update it") from error
+            raise
+        found = _parsed("GET /kinds", reply, lambda reply: [Kind.parse(record) for record in reply["kinds"]])
+        return {kind.name: kind for kind in found}
 
     async def create_policy(self, loop: str, name: str, kind: str, params: Mapping[str, Any]) -> None:
         await self._call("POST", "/policies", {"name": name, "kind": kind, "params": params}, params={"loop": loop})
 
     async def activate(self, loop: str, name: str) -> None:
-        """Serve this policy alone; returns when every worker does.
+        """Give a policy all traffic; return when every worker serves it.
 
         Raises:
             Failing: some worker has not adopted it.
         """
-        reply = await self._call("POST", f"/policies/{name}/activate", params={"loop": loop})
-        if not reply["adopted"]:
-            raise Failing(f"{name} does not serve everywhere: {', '.join(reply['missing'])} have not adopted it")
+        reply = await self._call("POST", f"/policies/{_segment(name)}/activate", params={"loop": loop})
+        adopted, missing = _parsed(
+            "POST /policies/activate", reply, lambda found: (found.get("adopted"), found.get("missing") or ())
+        )
+        if not adopted:
+            raise Failing(f"{name} does not serve everywhere: {', '.join(missing)} have not adopted it")
 
-    async def policy(self, loop: str, name: str) -> dict[str, Any]:
-        reply: dict[str, Any] = await self._call("GET", f"/policies/{name}", params={"loop": loop})
-        return reply
+    async def policy(self, loop: str, name: str) -> PolicyState:
+        reply = await self._call("GET", f"/policies/{_segment(name)}", params={"loop": loop})
+        return _parsed("GET /policies/{name}", reply, PolicyState.parse)
 
-    async def policies(self, loop: str) -> list[dict[str, Any]]:
+    async def policies(self, loop: str) -> list[PolicyState]:
         reply = await self._call("GET", "/policies", params={"loop": loop})
-        policies: list[dict[str, Any]] = reply["policies"]
-        return policies
+        return _parsed("GET /policies", reply, lambda found: [PolicyState.parse(one) for one in found["policies"]])
 
     # ---- the service itself
 
@@ -137,10 +166,10 @@ class Service:
         return True
 
     async def wait_ready(self, within_s: float) -> None:
-        """Return as soon as it takes requests.
+        """Return as soon as the service takes requests.
 
         Raises:
-            ServiceError: why it does not, after `within_s` seconds.
+            ServiceError: why it takes none, after `within_s` seconds.
         """
         deadline = time.monotonic() + within_s
         while True:
@@ -162,7 +191,7 @@ class Service:
         *,
         params: Mapping[str, Any] | None = None,
     ) -> Any:
-        """One request; the reply's JSON, None if it has none.
+        """Send a request; return the JSON of the reply, None where it is empty.
 
         Raises:
             Unreachable, TooSlow, Refused, Failing.
@@ -174,18 +203,18 @@ class Service:
             raise self._too_slow(method, path) from error
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
-        return self._answer(method, path, reply.status_code, reply.content)
+        return self._json(method, path, reply.status_code, reply.content)
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The same for the hot routes, at a tenth of the cost."""
+        """Do the same for a hot route, at a tenth of the CPU."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                status, content = await self._wire.post(path, orjson.dumps(body))
+                status, content = await self._pool.post(path, orjson.dumps(body))
         except TimeoutError as error:
             raise self._too_slow("POST", path) from error
-        except Broken as error:
+        except ConnectionBroken as error:
             raise self._unreachable(error) from error
-        return self._answer("POST", path, status, content)
+        return self._json("POST", path, status, content)
 
     def _too_slow(self, method: str, path: str) -> TooSlow:
         return TooSlow(f"{method} {path} got no answer in {self._timeout_s:g} s; is the service overloaded?")
@@ -196,7 +225,7 @@ class Service:
             "or give its address with --url"
         )
 
-    def _answer(self, method: str, path: str, status: int, content: bytes) -> Any:
+    def _json(self, method: str, path: str, status: int, content: bytes) -> Any:
         if status >= 400:
             raise _problem(method, path, status, content)
         if not content:
@@ -207,28 +236,46 @@ class Service:
             raise Failing(f"{method} {path} answered with no JSON: is {self.url} a Rebound service?") from error
 
 
-NEXT = {
+NEXT_STEP = {
     401: "give a key with --api-key or REBOUND_SIM_API_KEY",
     403: "this key may not do that; give an admin's with --api-key or REBOUND_SIM_API_KEY",
 }
 
 
 def _problem(method: str, path: str, status: int, content: bytes) -> ServiceError:
-    """What a status ≥ 400 means."""
+    """Make the error for a status ≥ 400."""
     try:
         problem = orjson.loads(content)
         code, detail = str(problem["code"]), str(problem["detail"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         code, detail = "unknown", content[:200].decode(errors="replace")
-    said = f"{method} {path}: {status} {code}: {detail}"
+    text = f"{method} {path}: {status} {code}: {detail}"
     if status >= 500:
-        return Failing(f"{said} (`GET /status` and the service's log say more)")
-    message = f"{said}; {NEXT[status]}" if status in NEXT else said
+        return Failing(f"{text} (`GET /status` and the service's log say more)")
+    message = f"{text}; {NEXT_STEP[status]}" if status in NEXT_STEP else text
     return Refused(message, status=status, code=code, detail=detail)
 
 
-def _parts(things: Iterable[Any]) -> Iterable[list[Any]]:
-    """Batches of at most 1000."""
-    rest = iter(things)
-    while part := list(islice(rest, AT_ONCE)):
-        yield part
+def _parsed(route: str, reply: Any, parse: Callable[[Any], T]) -> T:
+    """Read a reply.
+
+    Raises:
+        Failing: it lacks something that the simulator needs.
+    """
+    try:
+        return parse(reply)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        shown = orjson.dumps(reply)[:200].decode(errors="replace")
+        raise Failing(f"{route}: the reply cannot be used ({type(error).__name__}: {error}): {shown}") from error
+
+
+def _segment(name: str) -> str:
+    """Quote an id so that it is one segment of a path, whatever characters it has."""
+    return quote(name, safe="")
+
+
+def _batches(entries: Iterable[T]) -> Iterable[list[T]]:
+    """Cut into lists of at most 1000."""
+    rest = iter(entries)
+    while batch := list(islice(rest, BATCH)):
+        yield batch

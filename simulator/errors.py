@@ -1,13 +1,13 @@
-"""What can go wrong for the simulator; each message says what to do next.
+"""The errors of the simulator. Each message says what to do next.
 
 SimulatorError
-├── UnknownName          a policy, shock or world that cannot be read or does not exist
-├── Unplayable           the service answers, but not so that an experiment would mean anything
+├── UsageError           an option, a file or a name that cannot be used
+├── InvalidExperiment    the service answers, but the figures of the run would be wrong
 └── ServiceError
     ├── Unreachable      nothing answers at the address
     ├── TooSlow          no answer in time
     ├── Refused          4xx: the service says why
-    └── Failing          5xx, or an answer that is no JSON
+    └── Failing          5xx, or a reply that cannot be read
 """
 
 from __future__ import annotations
@@ -17,32 +17,33 @@ class SimulatorError(Exception):
     """Base of all errors that the simulator raises on purpose."""
 
 
-class UnknownName(SimulatorError):
-    """A name that stands for nothing here."""
+class UsageError(SimulatorError):
+    """An option, a file or a name cannot be used."""
 
 
-class Unplayable(SimulatorError):
-    """The figures of this run would not mean what they say."""
+class InvalidExperiment(SimulatorError):
+    """The run cannot give valid figures."""
 
 
 class ServiceError(SimulatorError):
-    """A request that did not get what it asked for."""
+    """A request failed."""
 
 
 class Unreachable(ServiceError):
-    """No connection, or one that broke."""
+    """No connection could be made, or it broke."""
 
 
 class TooSlow(ServiceError):
-    """No answer in time."""
+    """No answer came in time."""
 
 
 class Refused(ServiceError):
-    """The service understood and said no.
+    """The service refused a request.
 
     Args:
-        code: the problem's stable code.
-        detail: what the service says about it.
+        status: HTTP status, 400 to 499.
+        code: stable code of the problem.
+        detail: the service's explanation.
     """
 
     def __init__(self, message: str, *, status: int, code: str, detail: str) -> None:
@@ -51,4 +52,4 @@ class Refused(ServiceError):
 
 
 class Failing(ServiceError):
-    """The service is there but in trouble."""
+    """The service answered with a 5xx, or with a reply that cannot be read."""

@@ -1,4 +1,4 @@
-"""What is told about a run: pure functions of its series. All rates are expected ones, in clicks per recommendation.
+"""Measures of a run, as pure functions of its series. All rates are expected clicks per recommendation.
 
 Letter: **T** steps of a run.
 """
@@ -13,27 +13,36 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-WINDOW = 500  # steps
+ROLLING = 500  # steps of a rolling mean
 ROUNDING = 1e-9  # sums over a run are exact to about 1e-11
 
 
-def rolling(values: Array, window: int = WINDOW) -> Array:
-    """(T - window + 1,) means of `window` neighbours; entry i is over steps i to i + window - 1."""
+def rolling(values: Array, window: int = ROLLING) -> Array:
+    """Return the (T - window + 1,) means of `window` neighbours; entry i covers steps i to i + window - 1."""
     sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     means: Array = (sums[window:] - sums[:-window]) / window
     return means
 
 
 def regret(expected: Array, oracle: Array) -> Array:
-    """(T,) clicks that were missed so far, against choosing best at each step."""
+    """Return the (T,) cumulative regret, in clicks, against the best choice at each step."""
     missed: Array = np.cumsum(oracle - expected)
     return missed
 
 
-def overtaking(expected: Array, baseline: Array) -> int | None:
-    """The step from which on `expected` (T,) is never again behind `baseline` (T,) in clicks so far.
+def beats(expected: Array, reference: Array, *, errors: float = 4.0) -> bool:
+    """Tell whether the mean of `expected` (T,) exceeds that of `reference` (T,) by more than 4 standard errors.
 
-    0: it never was behind. None: it still is at the end.
+    Uses the paired differences of the T steps, as if they were independent.
+    """
+    d = expected - reference
+    return bool(len(d) > 1 and d.mean() > errors * d.std(ddof=1) / len(d) ** 0.5 + ROUNDING)
+
+
+def overtaking(expected: Array, baseline: Array) -> int | None:
+    """Return the step from which on `expected` (T,) is never behind `baseline` (T,) in cumulative clicks.
+
+    0: it is never behind. None: it is behind at the end.
     """
     behind = np.flatnonzero(np.cumsum(expected - baseline) < -ROUNDING)
     if len(behind) == 0:
@@ -43,11 +52,12 @@ def overtaking(expected: Array, baseline: Array) -> int | None:
 
 
 def recovery(
-    expected: Array, oracle: Array, *, shock: int, share: float, until: int | None = None, window: int = WINDOW
+    expected: Array, oracle: Array, *, shock: int, share: float, until: int | None = None, window: int = ROLLING
 ) -> int | None:
-    """Steps from the shock to the end of the first window with Σ expected ≥ share · Σ oracle; at least `window`.
+    """Return the steps from the shock to the end of the first window with Σ expected ≥ share · Σ oracle.
 
-    Only windows lying wholly after the shock, and before `until`, count. None: there is no such window.
+    Counts only windows that lie wholly after the shock and before `until`, so the result is at least `window`.
+    None: there is no such window.
     """
     after = slice(shock, until)
     if len(expected[after]) < window:
@@ -57,11 +67,11 @@ def recovery(
 
 
 def between_versions(policy: Sequence[str], version: Array) -> Array:
-    """How many decisions lie between one version and the next that served, of the same policy."""
+    """Return the numbers of decisions between the first uses of successive versions of a policy."""
     seen: dict[str, int] = {}
-    fresh = []
+    first_uses = []
     for step, (name, number) in enumerate(zip(policy, version.tolist(), strict=True)):
         if number > seen.get(name, -1):
-            fresh.append(step)
+            first_uses.append(step)
             seen[name] = number
-    return np.diff(fresh)
+    return np.diff(first_uses)

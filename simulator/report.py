@@ -1,4 +1,4 @@
-"""The report of an arena: every figure as JSON, charts as one HTML page and as a PNG, in a folder of its own."""
+"""Write the report of an arena into a folder of its own: JSON, an HTML page, and a PNG."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 
 import orjson
 
-from simulator import charts
-from simulator.figures import Figures
+from simulator.report_image import save_image
+from simulator.report_page import page
+from simulator.summary import Report
 
 
 def new_folder(out: Path) -> Path:
-    """`out`/<YYYYmmdd-HHMMSS>, made; a number is added where it is there already."""
+    """Make the folder `out`/<YYYYmmdd-HHMMSS>; add a number where it exists already."""
     name = datetime.now().strftime("%Y%m%d-%H%M%S")
     for attempt in range(1, 1000):
         folder = out / (name if attempt == 1 else f"{name}-{attempt}")
@@ -21,13 +22,13 @@ def new_folder(out: Path) -> Path:
         except FileExistsError:
             continue
         return folder
-    raise FileExistsError(f"{out / name} and a thousand like it are there already")
+    raise FileExistsError(f"{out / name} and 998 folders like it exist already")
 
 
-def write(folder: Path, report: Figures) -> list[Path]:
-    """report.json, report.html and report.png in `folder`; their paths."""
-    json, page, image = (folder / f"report.{ending}" for ending in ("json", "html", "png"))
+def write(folder: Path, report: Report) -> list[Path]:
+    """Write report.json, report.html and report.png; return their paths."""
+    json, html, png = (folder / f"report.{ending}" for ending in ("json", "html", "png"))
     json.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
-    page.write_text(charts.page(report))
-    charts.image(report, image)
-    return [json, page, image]
+    html.write_text(page(report), encoding="utf-8")
+    save_image(report, png)
+    return [json, html, png]

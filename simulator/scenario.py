@@ -1,4 +1,4 @@
-"""An arena from a file: world, shocks, policies and seeds, so that a run can be had again.
+"""Scenario files: the world, shocks, policies and seeds of an arena, so that a run can be repeated.
 
 about = "Every customer's tastes change at the half."
 world = "petshop"
@@ -19,9 +19,9 @@ from typing import Annotated, Any, Self
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from simulator.arena import Plan
+from simulator.arena import ArenaPlan
 from simulator.contestants import parse_contestants, parse_swap
-from simulator.errors import UnknownName
+from simulator.errors import UsageError
 from simulator.shocks import find_shock
 from simulator.world import WORLDS
 
@@ -33,7 +33,7 @@ class _Closed(BaseModel):
 
 
 class ShockAt(_Closed):
-    """A shock, and when: at a step, or at a share of the run. Either way some steps come before it."""
+    """A shock and its time: a step ≥ 1, or a share of the run in (0, 1)."""
 
     name: str
     step: Annotated[int | None, Field(ge=1)] = None
@@ -47,12 +47,12 @@ class ShockAt(_Closed):
 
     @property
     def at(self) -> int | float:
-        """As a `Plan` takes it."""
+        """Return the time in the form of an `ArenaPlan`."""
         return self.step if self.step is not None else self.share or 0.0
 
 
 class Scenario(_Closed):
-    """All that decides what a run brings, beside the service."""
+    """All settings of a run but those of the service."""
 
     about: str = ""
     world: str = "petshop"
@@ -75,7 +75,7 @@ class Scenario(_Closed):
     @classmethod
     def _seeds(cls, seeds: list[int]) -> list[int]:
         if len(set(seeds)) < len(seeds):
-            raise ValueError("a seed stands twice; it would bring the same run")
+            raise ValueError("a seed is repeated; it would give the same run")
         return seeds
 
     @field_validator("policies")
@@ -83,7 +83,7 @@ class Scenario(_Closed):
     def _policies(cls, policies: list[str]) -> list[str]:
         try:
             parse_contestants(policies, None)
-        except UnknownName as error:
+        except UsageError as error:
             raise ValueError(str(error)) from None
         return policies
 
@@ -93,7 +93,7 @@ class Scenario(_Closed):
         try:
             if swap is not None:
                 parse_swap(swap)
-        except UnknownName as error:
+        except UsageError as error:
             raise ValueError(str(error)) from None
         return swap
 
@@ -102,7 +102,7 @@ class Scenario(_Closed):
         for place, shock in enumerate(self.shocks):
             try:
                 find_shock(self.world, shock.name)
-            except UnknownName as error:
+            except UsageError as error:
                 raise ValueError(f"shocks.{place}.name: {error}") from None
             if shock.step is not None and shock.step >= self.steps:
                 raise ValueError(f"shocks.{place}.step: {shock.step} is not within the {self.steps} steps of the run")
@@ -110,20 +110,23 @@ class Scenario(_Closed):
 
     @classmethod
     def of(cls, fields: Mapping[str, Any], *, where: str) -> Scenario:
-        """Checked; `where` is what errors call it.
+        """Check the fields and make a scenario.
+
+        Args:
+            where: the name of the scenario in error messages.
 
         Raises:
-            UnknownName: each field that is wrong, and what it should be.
+            UsageError: names each wrong field and what it should be.
         """
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            wrong = "; ".join(_told(one) for one in error.errors())
-            raise UnknownName(f"{where}: {wrong}") from None
+            wrong = "; ".join(_message(one) for one in error.errors())
+            raise UsageError(f"{where}: {wrong}") from None
 
-    def plan(self, *, keep: bool = False) -> Plan:
-        """What the arena plays."""
-        return Plan(
+    def plan(self, *, keep: bool = False) -> ArenaPlan:
+        """Return the settings in the form that the arena takes."""
+        return ArenaPlan(
             parse_contestants(self.policies, self.swap),
             world=self.world,
             steps=self.steps,
@@ -136,15 +139,18 @@ class Scenario(_Closed):
 
 
 def bundled() -> list[str]:
-    """The names of the scenarios that come along."""
+    """Return the names of the scenarios that are installed with the simulator."""
     return sorted(file.name.removesuffix(".toml") for file in BUNDLED.iterdir() if file.name.endswith(".toml"))
 
 
 def load(name: str, changes: Mapping[str, Any] | None = None) -> Scenario:
-    """The scenario of a name, of a .toml file, or of the report.json of a run; `changes` replace its fields.
+    """Load a scenario by its name, from a .toml file, or from the report.json of a run.
+
+    Args:
+        changes: fields that replace those of the scenario.
 
     Raises:
-        UnknownName: there is none, or it is wrong; says what and where.
+        UsageError: there is no such scenario, or a field is wrong.
     """
     return Scenario.of({**_fields(name), **(changes or {})}, where=name)
 
@@ -154,20 +160,21 @@ def _fields(name: str) -> Mapping[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        what = f"there is no scenario {name!r} ({error})"
-        raise UnknownName(f"{what}; give a file, or one of: {', '.join(bundled())}") from None
+        raise UsageError(
+            f"there is no scenario {name!r} ({error}); give a file, or one of: {', '.join(bundled())}"
+        ) from None
     try:
         found = orjson.loads(text) if path.name.endswith(".json") else {"scenario": tomllib.loads(text)}
     except (tomllib.TOMLDecodeError, orjson.JSONDecodeError) as error:
-        raise UnknownName(f"{name} cannot be read: {error}") from None
+        raise UsageError(f"{name} cannot be read: {error}") from None
     fields = found.get("scenario") if isinstance(found, dict) else None
     if not isinstance(fields, dict):
-        raise UnknownName(f"{name} is no report of an arena: it holds no scenario")
+        raise UsageError(f"{name} is no report of an arena: it holds no scenario")
     return fields
 
 
-def _told(error: Mapping[str, Any]) -> str:
-    """One error of pydantic, with the field first."""
+def _message(error: Mapping[str, Any]) -> str:
+    """Write one error of pydantic, with the field first."""
     place: Sequence[Any] = error["loc"]
     field = ".".join(str(part) for part in place)
     if error["type"] == "extra_forbidden":
@@ -175,6 +182,6 @@ def _told(error: Mapping[str, Any]) -> str:
         return f"{field}: there is no such field; there are: {', '.join(model.model_fields)}"
     if error["type"] == "missing":
         return f"{field}: is missing"
-    said = error["msg"].removeprefix("Value error, ")
-    said = said[0].lower() + said[1:]
-    return f"{field}: {said}" if field else said
+    text = error["msg"].removeprefix("Value error, ")
+    text = text[0].lower() + text[1:]
+    return f"{field}: {text}" if field else text

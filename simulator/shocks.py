@@ -1,4 +1,7 @@
-"""The shocks of each world, by name; those of traffic are in all. A new one is a function and an entry here."""
+"""Shocks of each world, by name. Every world has the shocks of traffic.
+
+A new shock is a function and an entry in this file.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from simulator.errors import UnknownName
-from simulator.world import Catalogue, Shock, Traffic
-from simulator.world.digits import Digits, Key
+from simulator.errors import UsageError
+from simulator.world import Catalogue, Shock, TrafficEffect
+from simulator.world.digits import Digits, Labelling
 from simulator.world.latent import Latent, Tastes
 from simulator.world.petshop import NEW_CATEGORY, Market, Petshop, product
 
 LEAVERS_PER_CATEGORY = 3
 NEWCOMERS = 15
-NEW_RATES = np.array([0.65, 0.30, 0.60, 0.15])  # (personas,): how the new category is liked
+NEW_RATES = np.array([0.65, 0.30, 0.60, 0.15])  # (personas,): click rates of the new category
 DRIFT_STEPS = 10_000
-SEASON_STEPS = 5_000  # from one persona's tastes to another's
-NEIGHBOUR = [1, 0, 3, 2]  # (personas,): whose tastes each persona has half a year later
+SEASON_STEPS = 5_000  # from one persona's click rates to another's
+NEIGHBOUR = [1, 0, 3, 2]  # (personas,): the persona to whose click rates each one moves
 PRICE_WAR_STEPS = 3_000
 BLACKOUT_STEPS = 2_000
 SPIKE_STEPS, SPIKE_DELAY = 2_000, 2_000
@@ -29,7 +32,7 @@ FOR_EVER = sys.maxsize
 
 
 def derangement(n: int, generator: np.random.Generator) -> list[int]:
-    """A uniformly random permutation of n ≥ 2 things in which nothing keeps its place."""
+    """Draw a uniformly random permutation of n ≥ 2 places in which none keeps its place."""
     while True:
         found: list[int] = generator.permutation(n).tolist()
         if all(place != i for i, place in enumerate(found)):
@@ -37,13 +40,13 @@ def derangement(n: int, generator: np.random.Generator) -> list[int]:
 
 
 def _taste_swap(market: Market, generator: np.random.Generator, age: int) -> Market:
-    """Each persona's rates change places, independently of the others."""
+    """Permute the click rates of each persona, independently of the others."""
     places = np.array([derangement(len(row), generator) for row in market.rates])
     return replace(market, rates=np.take_along_axis(market.rates, places, axis=1))
 
 
 def _bestseller_collapse(market: Market, generator: np.random.Generator, age: int) -> Market:
-    """Cat Food × 0.2, Cat Toy × 2 (at most .80)."""
+    """Multiply Cat Food by 0.2 and Cat Toy by 2 (at most .80)."""
     rates = market.rates.copy()
     food, toy = market.categories.index("Cat Food"), market.categories.index("Cat Toy")
     rates[:, food] *= 0.2
@@ -52,7 +55,7 @@ def _bestseller_collapse(market: Market, generator: np.random.Generator, age: in
 
 
 def _catalogue_churn(market: Market, generator: np.random.Generator, age: int) -> Market:
-    """Three random products of each category leave, 15 of a new category come, under ids that were never used."""
+    """Remove three random products of each category; add 15 of a new category, under new ids."""
     items = market.catalogue.items
     leavers: set[str] = set()
     for category in market.categories:
@@ -68,19 +71,19 @@ def _catalogue_churn(market: Market, generator: np.random.Generator, age: int) -
 
 
 def _gradual_drift(market: Market, generator: np.random.Generator, age: int) -> Market:
-    """From the tastes before to those of a taste-swap, in a straight line."""
+    """Move linearly from the click rates before to those of a taste-swap."""
     swapped = _taste_swap(market, generator, age).rates
     return replace(market, rates=market.rates + (swapped - market.rates) * (age / DRIFT_STEPS))
 
 
 def _seasonality(market: Market, generator: np.random.Generator, age: int) -> Market:
-    """Neighbouring personas' tastes, mixed by ½ (1 - cos(π age / 5 000)): theirs, the other's, theirs again."""
+    """Mix neighbouring personas' click rates by ½ (1 - cos(π age / 5 000)), for ever."""
     mixed = (1 - math.cos(math.pi * age / SEASON_STEPS)) / 2
     return replace(market, rates=market.rates + (market.rates[NEIGHBOUR] - market.rates) * mixed)
 
 
 def _price_war(market: Market, generator: np.random.Generator, age: int) -> Market:
-    """A rival sells the category that all personas together like best for less: it gets half of its clicks."""
+    """Halve the click rates of the category with the highest mean rate, for a while."""
     if age >= PRICE_WAR_STEPS:
         return market
     rates = market.rates.copy()
@@ -89,16 +92,17 @@ def _price_war(market: Market, generator: np.random.Generator, age: int) -> Mark
 
 
 def _taste_redraw(tastes: Tastes, generator: np.random.Generator, age: int) -> Tastes:
-    """W and the network are drawn anew; a and s are calibrated again."""
+    """Draw W and the network anew; calibrate a and s again."""
     return Tastes.drawn(tastes.population, generator)
 
 
-def _label_permutation(key: Key, generator: np.random.Generator, age: int) -> Key:
-    """The right arms change places, so that no label keeps its own."""
-    return Key(tuple(key.arm[label] for label in derangement(len(key.arm), generator)), key.catalogue)
+def _label_permutation(labelling: Labelling, generator: np.random.Generator, age: int) -> Labelling:
+    """Permute the right arms, so that no label keeps its own."""
+    order = derangement(len(labelling.arm), generator)
+    return Labelling(tuple(labelling.arm[label] for label in order), labelling.catalogue)
 
 
-def _same(state: Any, generator: np.random.Generator, age: int) -> Any:
+def _unchanged(state: Any, generator: np.random.Generator, age: int) -> Any:
     return state
 
 
@@ -110,12 +114,22 @@ _PETSHOP: tuple[Shock[Market], ...] = (
     Shock("seasonality", "personas began to swap tastes with the seasons", _seasonality, span=FOR_EVER),
     Shock("price-war", "a rival undercut the best-selling category for a while", _price_war, span=PRICE_WAR_STEPS),
 )
-_LATENT = (Shock("taste-redraw", "everyone's tastes were drawn anew", _taste_redraw),)
+_LATENT = (Shock("taste-redraw", "all tastes were drawn anew", _taste_redraw),)
 _DIGITS = (Shock("label-permutation", "the right arm of every label became another", _label_permutation),)
 _TRAFFIC: tuple[Shock[Any], ...] = (
-    Shock("feedback-blackout", "rewards stopped coming for a while", _same, BLACKOUT_STEPS, Traffic(silent=True)),
-    Shock("delay-spike", "rewards came much later for a while", _same, SPIKE_STEPS, Traffic(delay=SPIKE_DELAY)),
-    Shock("bot-flood", "with every person came a bot that clicks anything", _same, FLOOD_STEPS, Traffic(bots=1)),
+    Shock(
+        "feedback-blackout", "rewards were not sent for a while", _unchanged, BLACKOUT_STEPS, TrafficEffect(silent=True)
+    ),
+    Shock(
+        "delay-spike",
+        "rewards were sent much later for a while",
+        _unchanged,
+        SPIKE_STEPS,
+        TrafficEffect(delay=SPIKE_DELAY),
+    ),
+    Shock(
+        "bot-flood", "every user came with a bot that clicks every item", _unchanged, FLOOD_STEPS, TrafficEffect(bots=1)
+    ),
 )
 
 SHOCKS: dict[str, dict[str, Shock[Any]]] = {
@@ -125,11 +139,11 @@ SHOCKS: dict[str, dict[str, Shock[Any]]] = {
 
 
 def find_shock(world: str, name: str) -> Shock[Any]:
-    """The shock of this name.
+    """Return the shock of this name.
 
     Raises:
-        UnknownName: says which there are.
+        UsageError: the world has none of this name; the message names those that it has.
     """
     if name not in SHOCKS[world]:
-        raise UnknownName(f"{world} knows no shock {name!r}; there are: {', '.join(SHOCKS[world])}")
+        raise UsageError(f"{world} knows no shock {name!r}; there are: {', '.join(SHOCKS[world])}")
     return SHOCKS[world][name]

@@ -1,8 +1,8 @@
-"""What a world is: users who come, what they see, and how likely they are to click.
+"""Base of all worlds: users, items, and the hidden probabilities of clicks.
 
-A world is a pure function of (seed, schedule of shocks, step): every number comes from a counter-based generator
-(Philox; Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), so a step can be asked for in any order, by
-any number of policies, for ever, and always has the same user and the same luck.
+A world is a pure function of (seed, schedule of shocks, step). Every number comes from a counter-based generator
+(Philox; Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). So steps can be computed in any order and
+any number of times, and all policies meet the same users and the same draws (common random numbers).
 
 Letters: **n** items of the catalogue, **t** steps.
 """
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-USERS, CLICKS, HISTORY, SHOCKS, BIRTH, BOTS = range(6)  # streams of random numbers: none shows in another
-BLOCK = 256  # steps, and columns, that are drawn at once
-COLUMNS = 64
+USERS, CLICKS, HISTORY, SHOCKS, POPULATION, BOTS = range(6)  # independent streams of random numbers
+BLOCK = 256  # steps that are drawn at once
+COLUMNS = 64  # columns that are drawn at once
 
 
 @lru_cache(maxsize=128)
@@ -34,7 +34,7 @@ def _block(seed: int, stream: int, block: int, chunk: int) -> Array:
 
 
 def uniforms(seed: int, stream: int, step: int, width: int) -> Array:
-    """(width,) numbers in [0, 1): column j depends on (seed, stream, step, j) alone, not on `width`."""
+    """Draw (width,) numbers in [0, 1). Column j depends on (seed, stream, step, j) and not on `width`."""
     block, row = divmod(step, BLOCK)
     chunks = range(-(-width // COLUMNS))
     return np.concatenate([_block(seed, stream, block, chunk)[row] for chunk in chunks])[:width]
@@ -42,7 +42,7 @@ def uniforms(seed: int, stream: int, step: int, width: int) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One product, as the service sees it. `slot` is its column of luck, never used by another item."""
+    """One product, as the service sees it. `slot` is its column of click draws; no other item ever has it."""
 
     id: str
     slot: int
@@ -57,23 +57,23 @@ class Catalogue:
 
     @cached_property
     def row(self) -> Mapping[str, int]:
-        """Item id → its place in every (n,) array."""
+        """Item id → its index in every (n,) array."""
         return {item.id: row for row, item in enumerate(self.items)}
 
     @cached_property
     def slots(self) -> Array:
-        """(n,)"""
+        """(n,) columns of click draws."""
         return np.array([item.slot for item in self.items])
 
     @cached_property
     def width(self) -> int:
-        """Columns of luck that hold all slots."""
+        """Number of columns that hold all slots."""
         return int(self.slots.max()) + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """The observation: all that the service ever gets to know about who came."""
+    """The observation of a user: all that the service learns about a visitor."""
 
     user_id: str
     context: Mapping[str, Any]
@@ -81,44 +81,44 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One step with what is hidden: the expected click rates of everything on offer, and the luck."""
+    """One step with its hidden part: the click rates of all items, and the draws that decide the clicks."""
 
     step: int
     visit: Visit
     catalogue: Catalogue
     rates: Array  # (n,), probabilities
-    luck: Array  # (n,), uniform in [0, 1)
+    click_draws: Array  # (n,), uniform in [0, 1); an item is clicked if its draw is below its rate
 
     @property
     def oracle(self) -> float:
-        """The best rate that any choice could have had."""
+        """The largest click rate."""
         return float(self.rates.max())
 
     @property
     def random(self) -> float:
-        """The mean rate of a uniform choice."""
+        """The mean click rate: that of a uniform choice."""
         return float(self.rates.mean())
 
     def outcome(self, item_id: str) -> tuple[float, bool]:
-        """(expected rate, clicked) of showing this item; the same for whoever shows it.
+        """Return (expected rate, clicked) of showing this item; both are the same for every policy.
 
         Raises:
             KeyError: the item is not on offer at this step.
         """
         row = self.catalogue.row[item_id]
-        return float(self.rates[row]), bool(self.luck[row] < self.rates[row])
+        return float(self.rates[row]), bool(self.click_draws[row] < self.rates[row])
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
-    """How visits and rewards reach the service, while tastes are what they were."""
+class TrafficEffect:
+    """Changes of visits and rewards on their way to the service; click rates stay as they are."""
 
-    silent: bool = False  # no reward of a person's is sent
-    delay: int = 0  # steps that a reward comes late
-    bots: int = 0  # that come with each person, and click whatever they are shown
+    silent: bool = False  # no reward of a user is sent
+    delay: int = 0  # steps by which a reward is late
+    bots: int = 0  # that come with each user and click every item they are shown
 
 
-CALM = Traffic()
+NO_EFFECT = TrafficEffect()
 State = TypeVar("State")
 
 
@@ -127,25 +127,26 @@ class Shock(Generic[State]):
     """A change of a world's hidden state.
 
     Args:
-        says: what happened, as the middle of a sentence.
-        change: (state before, generator, age) → state. `age` counts the steps since the shock struck, 0 to `span`.
-        span: steps until it is over; 0: all at once. The generator starts anew for each age, so that all see one draw.
-        traffic: what it does to the traffic for `span` steps; the state then does not depend on the age.
+        description: the change, as a sentence without its full stop.
+        change: (state before, generator, age) → state. `age` counts the steps since the shock, from 0 to `span`. The
+            generator starts anew for each age, so all ages see one draw.
+        span: steps until the change is complete; 0: at once.
+        traffic: effect on the traffic for `span` steps. The state then does not depend on the age.
     """
 
     name: str
-    says: str
+    description: str
     change: Callable[[State, np.random.Generator, int], State]
     span: int = 0
-    traffic: Traffic = CALM
+    traffic: TrafficEffect = NO_EFFECT
 
 
 class World(ABC, Generic[State]):
-    """Users, items and hidden tastes.
+    """Users, items and hidden click rates.
 
     Args:
-        seed: 0 ≤ seed < 2⁶³; everything follows from it.
-        schedule: (step, shock) pairs; later shocks change what earlier ones left.
+        seed: 0 ≤ seed < 2⁶³; determines every number.
+        schedule: (step, shock) pairs. A later shock changes the state that earlier ones left.
     """
 
     name: ClassVar[str]
@@ -154,38 +155,38 @@ class World(ABC, Generic[State]):
     def __init__(self, seed: int, schedule: Iterable[tuple[int, Shock[State]]] = ()) -> None:
         self.seed = seed
         self.schedule = tuple(sorted(schedule, key=lambda entry: entry[0]))
-        self._after = lru_cache(maxsize=8)(self._fold)  # what a running shock leaves alone is not made anew
-        self._offered = self.catalogue_of(self._after(()))
+        self._after = lru_cache(maxsize=8)(self._fold)  # keeps states that a running shock does not change
+        self._on_offer = self.catalogue_of(self._after(()))
 
     @abstractmethod
     def initial(self) -> State:
-        """The hidden state before any shock."""
+        """Return the hidden state before any shock."""
 
     @abstractmethod
     def catalogue_of(self, state: State) -> Catalogue: ...
 
     @abstractmethod
     def user_of(self, uniform: float) -> int:
-        """The user that a uniform number in [0, 1) stands for."""
+        """Return the user that a uniform number in [0, 1) selects."""
 
     @abstractmethod
     def visit_of(self, user: int) -> Visit: ...
 
     @abstractmethod
     def rates_of(self, state: State, user: int) -> Array:
-        """(n,) expected click rates of the catalogue's items."""
+        """Return the (n,) expected click rates of the catalogue's items."""
 
-    def struck(self, shock: Shock[State], at: int) -> Self:
-        """The same world with one more shock, from step `at` on."""
+    def with_shock(self, shock: Shock[State], at: int) -> Self:
+        """Return the same world with one more shock, from step `at` on."""
         return type(self)(self.seed, [*self.schedule, (at, shock)])
 
     def state(self, step: int) -> State:
-        """The hidden state at `step`."""
-        struck = [(step - at, shock) for at, shock in self.schedule if at <= step]
-        return self._after(tuple(min(age, shock.span) if shock.traffic == CALM else 0 for age, shock in struck))
+        """Return the hidden state at `step`."""
+        past = [(step - at, shock) for at, shock in self.schedule if at <= step]
+        return self._after(tuple(min(age, shock.span) if shock.traffic == NO_EFFECT else 0 for age, shock in past))
 
     def _fold(self, ages: tuple[int, ...]) -> State:
-        """The hidden state when the first shocks have these ages."""
+        """Return the hidden state in which the first shocks have these ages."""
         if not ages:
             return self.initial()
         number = len(ages) - 1
@@ -194,55 +195,55 @@ class World(ABC, Generic[State]):
         return self.schedule[number][1].change(self._after(ages[:-1]), generator, ages[-1])
 
     def catalogue(self, step: int) -> Catalogue:
-        """What is on offer at `step`."""
-        return self._on_offer(self.state(step))
+        """Return the catalogue at `step`."""
+        return self._same_catalogue(self.state(step))
 
-    def _on_offer(self, state: State) -> Catalogue:
-        """One and the same object while the same items are on offer, whatever else drifts."""
+    def _same_catalogue(self, state: State) -> Catalogue:
+        """Return one and the same object as long as the items are the same."""
         found = self.catalogue_of(state)
-        if found is not self._offered and found.items != self._offered.items:
-            self._offered = found
-        return self._offered
+        if found is not self._on_offer and found.items != self._on_offer.items:
+            self._on_offer = found
+        return self._on_offer
 
     def at(self, step: int) -> Moment:
-        """Who comes at `step` ≥ 0, and what each item would earn."""
+        """Return the visit at `step` ≥ 0, with the click rates and draws of all items."""
         state = self.state(step)
-        catalogue = self._on_offer(state)
+        catalogue = self._same_catalogue(state)
         user = self.user_of(float(uniforms(self.seed, USERS, step, 1)[0]))
-        luck = uniforms(self.seed, CLICKS, step, catalogue.width)[catalogue.slots]
-        return Moment(step, self.visit_of(user), catalogue, self.rates_of(state, user), luck)
+        draws = uniforms(self.seed, CLICKS, step, catalogue.width)[catalogue.slots]
+        return Moment(step, self.visit_of(user), catalogue, self.rates_of(state, user), draws)
 
-    def traffic(self, step: int) -> Traffic:
-        """What all shocks together do to the traffic of `step`."""
+    def traffic_effect(self, step: int) -> TrafficEffect:
+        """Combine the effects of all shocks on the traffic of `step`."""
         running = [shock.traffic for at, shock in self.schedule if at <= step < at + shock.span]
-        return Traffic(
-            silent=any(traffic.silent for traffic in running),
-            delay=max((traffic.delay for traffic in running), default=0),
-            bots=sum(traffic.bots for traffic in running),
+        return TrafficEffect(
+            silent=any(effect.silent for effect in running),
+            delay=max((effect.delay for effect in running), default=0),
+            bots=sum(effect.bots for effect in running),
         )
 
     def bots(self, step: int) -> list[Visit]:
-        """The bots of `step`: each under an id of its own, looking like some user."""
-        count = self.traffic(step).bots
+        """Return the visits of the bots at `step`. Each bot has an id of its own and the context of some user."""
+        count = self.traffic_effect(step).bots
         if count == 0:
             return []
-        looks = [self.visit_of(self.user_of(drawn)) for drawn in uniforms(self.seed, BOTS, step, count).tolist()]
-        return [Visit(f"bot-{step}-{number}", look.context) for number, look in enumerate(looks)]
+        models = [self.visit_of(self.user_of(drawn)) for drawn in uniforms(self.seed, BOTS, step, count).tolist()]
+        return [Visit(f"bot-{step}-{number}", model.context) for number, model in enumerate(models)]
 
     def history(self, rows: int) -> Iterator[dict[str, Any]]:
-        """`rows` uniformly random impressions from before any shock, as POST /events takes them."""
+        """Generate `rows` uniformly random impressions from before any shock, in the form of POST /events."""
         state = self.initial()
         items = self.catalogue_of(state).items
         n = len(items)
         for row in range(rows):
-            who, what, luck = uniforms(self.seed, HISTORY, row, 3).tolist()
-            user, shown = self.user_of(who), int(what * n)
+            user_draw, item_draw, click_draw = uniforms(self.seed, HISTORY, row, 3).tolist()
+            user, shown = self.user_of(user_draw), int(item_draw * n)
             visit = self.visit_of(user)
             yield {
                 "event_id": f"history-{self.seed}-{row}",
                 "user_id": visit.user_id,
                 "context": visit.context,
                 "item_id": items[shown].id,
-                "reward": float(luck < self.rates_of(state, user)[shown]),
+                "reward": float(click_draw < self.rates_of(state, user)[shown]),
                 "propensity": 1 / n,
             }

@@ -1,4 +1,4 @@
-"""Handwritten digits: the user is an image, the items are ten arms, and one of them is right.
+"""Handwritten digits: a user is an image, the items are ten arms, and one arm is right for each label.
 
 The images are scikit-learn's: 1 797 of 8 × 8 pixels, from the UCI set "Optical Recognition of Handwritten Digits"
 (Alpaydin & Kaynak 1998).
@@ -13,17 +13,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from simulator.errors import Unplayable
+from simulator.errors import InvalidExperiment
 from simulator.world._base import Array, Catalogue, Item, Visit, World
 
 LABELS, PIXELS = 10, 64
-DARKEST = 16  # what a pixel can be, at most
+DARKEST = 16  # the largest value of a pixel
 ARMS = tuple(f"arm-{arm}" for arm in range(LABELS))
 
 
 @dataclass(frozen=True, eq=False)
-class Key:
-    """The hidden state: which arm is right for which label."""
+class Labelling:
+    """The hidden state: the right arm of each label."""
 
     arm: tuple[int, ...]  # (labels,)
     catalogue: Catalogue
@@ -35,21 +35,21 @@ class Key:
 
 @lru_cache(maxsize=1)
 def _images() -> tuple[tuple[Visit, ...], tuple[int, ...]]:
-    """Every image as a visit, and its label."""
+    """Load all images, as visits, and their labels."""
     try:
-        from sklearn.datasets import load_digits  # with SciPy it takes a second to import and 200 MB of disk
+        from sklearn.datasets import load_digits  # takes a second, and with SciPy 200 MB of disk
     except ImportError as error:
-        raise Unplayable("digits are scikit-learn's: pip install 'rebound[digits]'") from error
+        raise InvalidExperiment("the digits come from scikit-learn: pip install 'rebound[digits]'") from error
     pixels, labels = load_digits(return_X_y=True)
     rows = (pixels / DARKEST).tolist()
     return tuple(Visit(f"image-{i}", {"pixels": row}) for i, row in enumerate(rows)), tuple(labels.tolist())
 
 
-class Digits(World[Key]):
-    """Each step one image, drawn uniformly. The right arm earns 1, all others 0; a random one .1.
+class Digits(World[Labelling]):
+    """Each step shows one image, drawn uniformly. The right arm earns 1, all others 0, a random one .1.
 
     Raises:
-        Unplayable: scikit-learn, which brings the images, is not installed.
+        InvalidExperiment: scikit-learn, which holds the images, is not installed.
     """
 
     name = "digits"
@@ -60,13 +60,13 @@ class Digits(World[Key]):
         "hash_dims": 0,
     }
 
-    def initial(self) -> Key:
+    def initial(self) -> Labelling:
         _images()
-        return Key(
+        return Labelling(
             tuple(range(LABELS)), Catalogue(tuple(Item(arm, slot, {"arm": arm}) for slot, arm in enumerate(ARMS)))
         )
 
-    def catalogue_of(self, state: Key) -> Catalogue:
+    def catalogue_of(self, state: Labelling) -> Catalogue:
         return state.catalogue
 
     def user_of(self, uniform: float) -> int:
@@ -75,6 +75,6 @@ class Digits(World[Key]):
     def visit_of(self, user: int) -> Visit:
         return _images()[0][user]
 
-    def rates_of(self, state: Key, user: int) -> Array:
+    def rates_of(self, state: Labelling, user: int) -> Array:
         rates: Array = state.rates[_images()[1][user]]
         return rates

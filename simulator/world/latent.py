@@ -1,4 +1,4 @@
-"""Latent tastes: 2 000 users and 500 items with 16 hidden dimensions each, rare clicks, users seen through noise.
+"""Latent tastes: 2 000 users and 500 items with 16 hidden dimensions, rare clicks, noisy observations of users.
 
 Letters: **m** users, **n** items, **k** dimensions, **j** units of the network.
 """
@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from simulator.world._base import BIRTH, Array, Catalogue, Item, Visit, World
+from simulator.world._base import POPULATION, Array, Catalogue, Item, Visit, World
 
 USERS, ITEMS, DIMS, UNITS = 2000, 500, 16, 24
-NOISE = 0.4  # standard deviation of what blurs each dimension of a user
-LONGEST = 6.5  # of v, and of the blurred u in units of its spread; the service cuts off what is longer: 1 in 3 000
+NOISE = 0.4  # standard deviation of the noise on each dimension of a user
+# Scale of v, and of the noisy u in units of its standard deviation. The service shortens longer vectors: 1 in 3 000.
+LONGEST = 6.5
 QUALITY = 0.4  # standard deviation of an item's quality
 BILINEAR, NETWORK = 0.75, 0.5  # weights of the two parts of a taste
 MEAN_RATE, BEST_RATE = 0.012, 0.10  # of a random item; of the best one for each user, on average
@@ -25,24 +26,24 @@ CLOSE = 1e-12  # relative error of both after calibration
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """Who and what there is; no shock changes it."""
+    """Users and items; no shock changes them."""
 
     users: Array  # (m, k): u ~ N(0, I)
-    blurred: Array  # (m, k): u + 0.4 ε with ε ~ N(0, I), one ε a user, the same at every visit
+    blurred: Array  # (m, k): u + 0.4 ε with ε ~ N(0, I); one ε for each user, the same at every visit
     items: Array  # (n, k): v ~ N(0, I)
     quality: Array  # (n,): q ~ 0.4 N(0, 1)
     catalogue: Catalogue
 
     @cached_property
     def visits(self) -> tuple[Visit, ...]:
-        """How each user shows."""
+        """The observation of each user."""
         shown = self.blurred / np.sqrt(1 + NOISE**2) / LONGEST
         return tuple(Visit(f"user-{user}", {"taste": row}) for user, row in enumerate(shown.tolist()))
 
 
 @dataclass(frozen=True, eq=False)
 class Tastes:
-    """The hidden state: a click has the probability σ(a + s (0.75 uᵀWv + 0.5 h(u, v) + q)).
+    """The hidden state: a click has probability σ(a + s (0.75 uᵀWv + 0.5 h(u, v) + q)).
 
     The network is h(u, v) = (outputᵀ tanh(U u + V v) - centre) / spread.
     """
@@ -60,7 +61,7 @@ class Tastes:
 
     @classmethod
     def drawn(cls, population: Population, generator: np.random.Generator) -> Tastes:
-        """New tastes for the same users and items."""
+        """Draw new tastes for the same users and items."""
         w = generator.normal(0, 1 / 16, (DIMS, DIMS))
         u, v = (generator.normal(0, 1 / 4, (UNITS, DIMS)) for _ in range(2))
         output = generator.normal(0, 1 / 4, UNITS)
@@ -72,17 +73,17 @@ class Tastes:
         return cls(population, w, u, v, output, centre, spread, a, s, _sigmoid(a + s * liking))
 
     def rates_for(self, users: Array) -> Array:
-        """(m, n) click rates of users (m, k), who need not be among the population."""
+        """Return the (m, n) click rates of users (m, k), who need not belong to the population."""
         items = self.population.items
         h = _network(users, items, self.of_user, self.of_item, self.output)
         liking = BILINEAR * (users @ self.bilinear @ items.T) + NETWORK / self.spread * (h - self.centre)
         return _sigmoid(self.a + self.s * (liking + self.population.quality))
 
     def observable(self, generator: np.random.Generator, draws: int = 32) -> Array:
-        """(m,): the row of the item that is best for each user, for one who knows all but the noise.
+        """Return (m,): the best item of each user, as an index, given everything but the noise.
 
-        Given the blurred b = u + 0.4 ε, the user is u ~ N(b / 1.16, 0.16 / 1.16 I). The best item has the highest click
-        rate averaged over that posterior, by `draws` draws and their mirror images. It takes about 0.5 s a draw.
+        Given the noisy b = u + 0.4 ε, the user is u ~ N(b / 1.16, 0.16 / 1.16 I). The best item has the highest click
+        rate averaged over that posterior, by `draws` draws and their mirror images. One draw takes about 0.5 s.
         """
         seen, variance = self.population.blurred, 1 + NOISE**2
         total = np.zeros_like(self.rates)
@@ -95,12 +96,12 @@ class Tastes:
 
 
 def calibrate(liking: Array, *, mean: float, best: float) -> tuple[float, float]:
-    """(a, s > 0) such that σ(a + s liking), (m, n), has this mean, and its rows' maxima this mean.
+    """Find (a, s > 0) such that σ(a + s liking), (m, n), has the mean `mean` and its rows' maxima the mean `best`.
 
-    Newton's method on the logarithms of both means.
+    Uses Newton's method on the logarithms of both means.
 
     Raises:
-        ArithmeticError: there are none, or they are not found in 50 rounds.
+        ArithmeticError: there is no solution, or 50 rounds do not find it.
     """
     top = liking.max(axis=1)
     target = np.log([mean, best])
@@ -120,7 +121,7 @@ def calibrate(liking: Array, *, mean: float, best: float) -> tuple[float, float]
 
 
 def _network(users: Array, items: Array, of_user: Array, of_item: Array, output: Array) -> Array:
-    """(m, n): outputᵀ tanh(U u + V v), unit by unit: all units at once would take gigabytes."""
+    """Return (m, n): outputᵀ tanh(U u + V v). One unit at a time, because all at once take gigabytes."""
     h = np.zeros((len(users), len(items)))
     for left, right, weight in zip((users @ of_user.T).T, (items @ of_item.T).T, output, strict=True):
         unit = left[:, None] + right
@@ -134,9 +135,9 @@ def _sigmoid(x: Array) -> Array:
 
 
 @lru_cache(maxsize=4)
-def _born(seed: int) -> Tastes:
-    """The population of this seed, with its first tastes."""
-    generator = np.random.Generator(np.random.Philox(key=[seed, BIRTH]))
+def _initial_tastes(seed: int) -> Tastes:
+    """Draw the population of this seed, with its first tastes."""
+    generator = np.random.Generator(np.random.Philox(key=[seed, POPULATION]))
     users = generator.normal(size=(USERS, DIMS))
     blurred = users + NOISE * generator.normal(size=(USERS, DIMS))
     items = generator.normal(size=(ITEMS, DIMS))
@@ -148,9 +149,9 @@ def _born(seed: int) -> Tastes:
 
 
 class Latent(World[Tastes]):
-    """Each step one user, drawn uniformly. A random item earns .012 clicks, the best one for each user .100.
+    """Each step shows one user, drawn uniformly. A random item earns .012 clicks, the best one of each user .100.
 
-    Of the latter, .09 is in reach of one who sees users through the noise (`Tastes.observable`).
+    A policy that knows everything but the noise on users earns about .09 (`Tastes.observable`).
     """
 
     name = "latent"
@@ -162,7 +163,7 @@ class Latent(World[Tastes]):
     }
 
     def initial(self) -> Tastes:
-        return _born(self.seed)
+        return _initial_tastes(self.seed)
 
     def catalogue_of(self, state: Tastes) -> Catalogue:
         return state.population.catalogue
@@ -171,7 +172,7 @@ class Latent(World[Tastes]):
         return int(uniform * USERS)
 
     def visit_of(self, user: int) -> Visit:
-        return _born(self.seed).population.visits[user]
+        return _initial_tastes(self.seed).population.visits[user]
 
     def rates_of(self, state: Tastes, user: int) -> Array:
         rates: Array = state.rates[user]

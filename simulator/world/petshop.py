@@ -1,4 +1,4 @@
-"""The pet shop: 50 products in 5 categories, 1 000 users of 4 personas, one click rate per persona and category."""
+"""The pet shop: 50 products in 5 categories, 1 000 users of 4 personas, a click rate for each persona and category."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from simulator.world._base import Array, Catalogue, Item, Visit, World
 
 PERSONAS = ("new_puppy_parent", "cat_connoisseur", "budget_shopper", "fish_hobbyist")
 CATEGORIES = ("Dog Food", "Dog Toy", "Cat Food", "Cat Toy", "Fish Supplies")
-NEW_CATEGORY = "Bird Supplies"  # what catalogue-churn brings
+NEW_CATEGORY = "Bird Supplies"  # added by catalogue-churn
 RATES = np.array(
     [
         [0.40, 0.50, 0.10, 0.05, 0.02],
@@ -28,7 +28,7 @@ PER_CATEGORY = 10
 
 @dataclass(frozen=True)
 class Market:
-    """The hidden state: who likes what, and what is on offer."""
+    """The hidden state: the click rates of all personas, and the catalogue."""
 
     rates: Array  # (personas, categories): click rates
     categories: tuple[str, ...]
@@ -36,19 +36,19 @@ class Market:
 
     @cached_property
     def of_items(self) -> Array:
-        """(personas, n): each persona's click rates of all items."""
+        """(personas, n) click rates of all items."""
         return self.rates[:, [self.categories.index(item.features["category"]) for item in self.catalogue.items]]
 
 
 def product(slot: int, category: str) -> Item:
-    """The product of this number."""
+    """Make the product of this number."""
     return Item(f"product-{slot:02}", slot, {"category": category})
 
 
 class Petshop(World[Market]):
-    """Each step one user, drawn uniformly. The best choice earns .5125 clicks on average, a random one .2105.
+    """Each step shows one user, drawn uniformly. The best choice earns .5125 clicks on average, a random one .2105.
 
-    The schema has room for the category that catalogue-churn brings.
+    The schema has a level for the category that catalogue-churn adds.
     """
 
     name = "petshop"

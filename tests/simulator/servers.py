@@ -1,10 +1,12 @@
-"""Small servers with one fault each."""
+"""Small HTTP servers for tests: one with any answer, one that can be shut."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager, suppress
+from threading import Thread
 from urllib.parse import urlsplit
 
 Answer = Callable[[bytes, bytes], Awaitable[bytes]]  # head and body of the request → the whole reply
@@ -27,7 +29,7 @@ async def serving(answer: Answer) -> AsyncIterator[tuple[str, list[int]]]:
         number = len(requests)
         requests.append(0)
         try:
-            with suppress(asyncio.IncompleteReadError, ConnectionError):
+            with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
                 while True:
                     head = await reader.readuntil(b"\r\n\r\n")
                     length = next(
@@ -55,8 +57,31 @@ async def serving(answer: Answer) -> AsyncIterator[tuple[str, list[int]]]:
         await asyncio.gather(*going, return_exceptions=True)
 
 
+@contextmanager
+def serving_in_thread(answer: Answer) -> Iterator[str]:
+    """The address of an HTTP server with an event loop of its own, for tests that have none."""
+    started: Future[str] = Future()
+    stop: Future[Callable[[], object]] = Future()
+
+    async def run() -> None:
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        stop.set_result(lambda: loop.call_soon_threadsafe(stopped.set))
+        async with serving(answer) as (url, _):
+            started.set_result(url)
+            await stopped.wait()
+
+    thread = Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    try:
+        yield started.result(timeout=20)
+    finally:
+        stop.result()()
+        thread.join(timeout=20)
+
+
 class Gate:
-    """A door in front of a service, on a port of its own, that can be shut: all connections break."""
+    """A proxy in front of a service, on a port of its own. Shutting it breaks all connections."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)

@@ -1,16 +1,21 @@
-"""The client says what went wrong and what to do; the wire speaks enough HTTP."""
+"""The client says what went wrong and what to do, and takes replies with nulls and new fields."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
-from simulator.client import Service
+from simulator.client import ServiceClient
 from simulator.errors import Failing, Refused, TooSlow, Unreachable
-from simulator.wire import Broken, Wire
-from tests.simulator.servers import reply, serving
+from simulator.replies import Alarm, PolicyState, Recommendation
+from simulator.world import Item
+from tests.simulator.builders import DECISION, StandIn, client_of
+from tests.simulator.servers import reply
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +27,7 @@ def nobody() -> str:
 
 
 async def test_unreachable_says_how_to_start_the_service() -> None:
-    async with Service(nobody()) as service:
+    async with ServiceClient(nobody()) as service:
         with pytest.raises(Unreachable, match="rebound serve"):
             await service.recommend("default", "u", {})
         with pytest.raises(Unreachable, match="rebound serve"):
@@ -32,7 +37,7 @@ async def test_unreachable_says_how_to_start_the_service() -> None:
 
 
 async def test_refusals_carry_code_and_detail(service: str) -> None:
-    async with Service(service) as client:
+    async with ServiceClient(service) as client:
         with pytest.raises(Refused, match="no-such-loop") as refused:
             await client.recommend("no-such-loop", "u", {})
     assert refused.value.status == 404
@@ -44,7 +49,7 @@ async def test_a_missing_key_says_how_to_give_one() -> None:
         assert b"x-api-key" not in head.lower()
         return reply(b'{"code": "unauthorized", "detail": "a key is needed"}', "401 Unauthorized")
 
-    async with serving(closed) as (url, _), Service(url) as client:
+    async with client_of(closed) as client:
         with pytest.raises(Refused, match="--api-key"):
             await client.recommend("default", "u", {})
 
@@ -52,10 +57,10 @@ async def test_a_missing_key_says_how_to_give_one() -> None:
 async def test_the_key_is_sent_on_both_ways() -> None:
     async def closed(head: bytes, body: bytes) -> bytes:
         assert b"x-api-key: secret" in head.lower()
-        return reply(b'{"policies": []}')
+        return reply(b'{"policies": [], "results": []}')
 
-    async with serving(closed) as (url, _), Service(url, api_key="secret") as client:
-        assert await client.recommend("default", "u", {}) == {"policies": []}
+    async with client_of(closed, api_key="secret") as client:
+        assert await client.feedback("default", []) == []
         assert await client.policies("default") == []
 
 
@@ -63,7 +68,7 @@ async def test_trouble_and_nonsense_are_failures() -> None:
     async def trouble(head: bytes, body: bytes) -> bytes:
         return reply(b"busy", "503 Service Unavailable") if b"recommend" in head else reply(b"<html>")
 
-    async with serving(trouble) as (url, _), Service(url) as client:
+    async with client_of(trouble) as client:
         with pytest.raises(Failing, match="503"):
             await client.recommend("default", "u", {})
         with pytest.raises(Failing, match="no JSON"):
@@ -75,74 +80,106 @@ async def test_no_answer_in_time_is_too_slow() -> None:
         await asyncio.Event().wait()
         return b""
 
-    async with serving(never) as (url, _), Service(url, timeout_s=0.05) as client:
+    async with client_of(never, timeout_s=0.05) as client:
         with pytest.raises(TooSlow, match=r"0\.05 s"):
             await client.recommend("default", "u", {})
         with pytest.raises(TooSlow):
             await client.policies("default")
 
 
-async def test_connections_are_kept_and_shared() -> None:
-    async def fine(head: bytes, body: bytes) -> bytes:
-        await asyncio.sleep(0)
-        return reply(body)
-
-    async with serving(fine) as (url, requests):
-        wire = Wire(url, headers={}, most=4)
-        bodies = [str(i).encode() for i in range(40)]
-        assert await asyncio.gather(*(wire.post("/x", body) for body in bodies)) == [(200, body) for body in bodies]
-        await wire.aclose()
-    assert len(requests) <= 4
-    assert sum(requests) == 40
+# ---- replies
 
 
-async def test_a_closed_connection_is_not_used_again() -> None:
-    async def once(head: bytes, body: bytes) -> bytes:
-        return reply(b"bye", headers="Connection: close\r\n")
-
-    async with serving(once) as (url, requests):
-        wire = Wire(url, headers={}, most=1)
-        for _ in range(3):
-            assert await wire.post("/x", b"") == (200, b"bye")
-        await wire.aclose()
-    assert requests == [1, 1, 1]
-
-
-async def test_chunks_are_put_together() -> None:
-    async def chunked(head: bytes, body: bytes) -> bytes:
-        return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n1;x=y\r\n!\r\n0\r\nt: 1\r\n\r\n"
-
-    async with serving(chunked) as (url, requests):
-        wire = Wire(url, headers={}, most=1)
-        assert [await wire.post("/x", b"") for _ in range(2)] == [(200, b"hello!")] * 2
-        await wire.aclose()
-    assert requests == [2]
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"explanation": {"parts": []}, "slate": None, "served_at": 1.5},
+        {"items": [{"id": "product-00", "score": None, "rank": 1}, {"id": "product-01"}]},
+    ],
+)
+async def test_new_fields_and_nulls_change_nothing(more: dict[str, Any]) -> None:
+    expected = Recommendation("d", "product-00", "random", 0, degraded=False)
+    for nothing in ({}, {"version": None, "degraded": None}):
+        async with client_of(StandIn({"POST /recommend": {**DECISION, **nothing, **more}})) as client:
+            assert await client.recommend("default", "u", {}) == expected
 
 
-async def test_a_given_up_request_takes_its_connection_along() -> None:
-    gate = asyncio.Event()
-
-    async def slow(head: bytes, body: bytes) -> bytes:
-        await gate.wait()
-        return reply(body)
-
-    async with serving(slow) as (url, requests):
-        wire = Wire(url, headers={}, most=1)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await wire.post("/x", b"first")
-        gate.set()
-        assert await wire.post("/x", b"second") == (200, b"second")
-        await wire.aclose()
-    assert requests == [1, 1]
+async def test_a_policy_is_read_with_the_least_that_it_says() -> None:
+    alarm = {"events": 3, "number": 1, "at": None}
+    for found, expected in (
+        ({"name": "a"}, PolicyState("a", 0.0, 0, ())),
+        ({"name": "a", "share": None, "version": None, "alarms": None, "pinned": None}, PolicyState("a", 0.0, 0, ())),
+        ({"name": "a", "share": 1, "version": 7, "alarms": [alarm]}, PolicyState("a", 1.0, 7, (Alarm(3, None),))),
+    ):
+        async with client_of(StandIn({"GET /policies/a": found, "GET /policies": {"policies": [found]}})) as client:
+            assert await client.policy("default", "a") == expected
+            assert await client.policies("default") == [expected]
 
 
-async def test_a_broken_reply_is_broken() -> None:
-    async def nonsense(head: bytes, body: bytes) -> bytes:
-        return b"220 smtp ready\r\n\r\n"
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("POST /recommend", {}),
+        ("POST /recommend", []),
+        ("POST /recommend", {**DECISION, "decision_id": 7}),
+        ("POST /recommend", {**DECISION, "items": None}),
+        ("POST /recommend", {**DECISION, "items": [{"id": None}]}),
+        ("POST /recommend", {**DECISION, "version": "new"}),
+        ("POST /feedback", {"results": [None]}),
+        ("GET /items", {"items": [{}]}),
+        ("GET /items", []),
+        ("POST /events", []),
+        ("GET /policies", {"policies": [{}]}),
+        ("GET /policies/a", None),
+        ("POST /policies/a/activate", None),
+    ],
+)
+async def test_a_reply_that_lacks_what_is_needed_is_a_failure(route: str, body: Any) -> None:
+    async with client_of(StandIn({route: body})) as client:
+        asked: dict[str, Callable[[], Awaitable[Any]]] = {
+            "POST /recommend": lambda: client.recommend("default", "u", {}),
+            "POST /feedback": lambda: client.feedback("default", []),
+            "GET /items": lambda: client.items("default"),
+            "POST /events": lambda: client.import_events("default", [{}]),
+            "GET /policies": lambda: client.policies("default"),
+            "GET /policies/a": lambda: client.policy("default", "a"),
+            "POST /policies/a/activate": lambda: client.activate("default", "a"),
+        }
+        with pytest.raises(Failing, match="the reply cannot be used"):
+            await asked[route]()
 
-    async with serving(nonsense) as (url, _):
-        wire = Wire(url, headers={}, most=1)
-        with pytest.raises(Broken):
-            await wire.post("/x", b"")
-        await wire.aclose()
+
+async def test_pages_of_items_are_put_together() -> None:
+    service = StandIn({"GET /items": {"items": [{"id": "a", "features": None}, {"id": "b"}], "version": 3}})
+    async with client_of(service) as client:
+        assert await client.items("default") == ["a", "b"], "no `next` is the last page"
+    pages: Iterator[dict[str, Any]] = iter(
+        [{"items": [{"id": "a"}], "next": "a"}, {"items": [{"id": "b"}], "next": None}]
+    )
+    async with client_of(StandIn({"GET /items": lambda body: next(pages)})) as client:
+        assert await client.items("default") == ["a", "b"]
+
+
+async def test_a_policy_that_is_not_adopted_everywhere_is_a_failure() -> None:
+    for reply_body in ({"adopted": False, "missing": ["api-1"]}, {"adopted": None, "missing": None}, {}):
+        async with client_of(StandIn({"POST /policies/a/activate": reply_body})) as client:
+            with pytest.raises(Failing, match="a does not serve everywhere"):
+                await client.activate("default", "a")
+
+
+@pytest.mark.parametrize("item", ["a/", "/", "a b", "a?b=c", "a#b", "%2F", "é", "a+b"])
+async def test_any_id_is_one_segment_of_the_path(item: str) -> None:
+    paths = []
+
+    async def listening(head: bytes, body: bytes) -> bytes:
+        paths.append(head.split(b" ")[1].decode())
+        return reply(b"", "204 No Content")
+
+    async with client_of(listening) as client:
+        await client.delete_item("default", item)
+        await client.put_items("default", [Item(item, 0, {})])
+    path, _, query = paths[0].partition("?")
+    assert path.count("/") == 2
+    assert unquote(path) == f"/items/{item}"
+    assert query == "loop=default"

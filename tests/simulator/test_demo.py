@@ -1,4 +1,4 @@
-"""The demo brings its own service and leaves nothing behind, also when it is interrupted."""
+"""The demo starts a service of its own and leaves nothing behind, also when it is interrupted."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import pytest
 from rich.console import Console
 
 from simulator import demo
-from simulator.arena import Plan
-from simulator.contestants import parse_contestants
+from simulator.scenario import load
 from tests.waiting import until
 
 
@@ -37,12 +36,12 @@ def processes_of(folder: Path) -> list[int]:
 async def test_a_short_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("REBOUND_REDIS_URL", "redis://127.0.0.1:1/0")  # the caller's own, not for the demo
-    plan = Plan(parse_contestants(["random", "linucb"], demo.SWAP), steps=200)
+    plan = load("demo", {"policies": ["random", "linucb"], "steps": 150}).plan()
     console = Console(file=io.StringIO(), width=200)
-    found = await demo.run(console, plan, out=tmp_path / "runs", command="rebound-sim demo")
+    report = await demo.run_demo(console, plan, out=tmp_path / "runs", command="rebound-sim demo")
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert re.search(r"\[1/\d\] starting the service \(about 3 s, then about .* more\)", said)
-    assert found["headline"].split()[0] in said
+    assert report["headline"].split()[0] in said
     assert sorted(path.name for path in (tmp_path / "runs").rglob("*.*") if path.is_file()) == [
         "report.html",
         "report.json",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from simulator.errors import Unplayable
+from simulator.errors import InvalidExperiment
 from simulator.shocks import find_shock
 from simulator.world import digits
 from simulator.world.digits import ARMS, Digits
@@ -56,7 +56,7 @@ def test_no_label_keeps_its_arm(seed: int) -> None:
 def test_without_scikit_learn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     digits._images.cache_clear()
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(Unplayable, match=r"rebound\[digits\]"):
+    with pytest.raises(InvalidExperiment, match=r"rebound\[digits\]"):
         Digits(1)
 
 

@@ -11,19 +11,15 @@ import orjson
 import pytest
 from rich.console import Console
 
-from simulator.client import Service
-from simulator.load import LoadPlan, arrivals, run, table
-from simulator.progress import Stages
-from tests.simulator.servers import reply, serving
+from simulator.client import ServiceClient
+from simulator.contestants import PolicySpec
+from simulator.load import LoadPlan, arrivals, run_load, table
+from tests.simulator.builders import DECISION, StandIn, client_of, loops_of, stages
+from tests.simulator.servers import reply
 
 pytestmark = pytest.mark.anyio
 
-ADMIN = {"adopted": True, "missing": [], "status": "ready"}
-DECISION = {"decision_id": "d", "items": [{"id": "product-01"}], "policy": "linucb", "version": 1, "degraded": False}
-
-
-def stages() -> Stages:
-    return Stages(Console(file=io.StringIO()))
+POLICY = PolicySpec("linucb")
 
 
 def test_arrivals_are_a_poisson_process_and_drawn_beforehand() -> None:
@@ -38,21 +34,21 @@ def test_arrivals_are_a_poisson_process_and_drawn_beforehand() -> None:
 
 
 async def test_latency_counts_from_the_intended_start_when_the_server_stalls() -> None:
-    stalled_until = 0.0
+    service, stalled_until = StandIn(), 0.0
 
     async def stalling(head: bytes, body: bytes) -> bytes:
         """Answers at once, but for one stall of 0.6 s that holds up all requests."""
         nonlocal stalled_until
         if b"/recommend" not in head:
-            return reply(orjson.dumps(ADMIN))
+            return await service(head, body)
         stalled_until = stalled_until or time.monotonic() + 0.6
         await asyncio.sleep(max(0.0, stalled_until - time.monotonic()))
         return reply(orjson.dumps(DECISION))
 
-    plan = LoadPlan(rate=200, seconds=1.5, feedback=0)
-    # One connection: what comes while it is stalled waits for its turn, as behind any full server.
-    async with serving(stalling) as (url, _), Service(url, connections=1) as service:
-        figures = await run(service, plan, stages())
+    plan = LoadPlan(POLICY, rate=200, seconds=1.5, feedback=0)
+    # One connection: requests wait for it while the server is stalled, as they do behind any full server.
+    async with client_of(stalling, connections=1) as client:
+        figures = await run_load(client, plan, stages())
     latency = figures["routes"]["/recommend"]["latency_ms"]
     requests = figures["routes"]["/recommend"]["requests"]
     assert requests == len(arrivals(200, 1.5, seed=1))
@@ -63,12 +59,12 @@ async def test_latency_counts_from_the_intended_start_when_the_server_stalls() -
 
 
 async def test_failures_and_time_outs_are_samples() -> None:
-    asked = 0
+    service, asked = StandIn(), 0
 
     async def unreliable(head: bytes, body: bytes) -> bytes:
         nonlocal asked
         if b"/recommend" not in head:
-            return reply(orjson.dumps({**ADMIN, "results": [{"status": "accepted"}]}))
+            return await service(head, body)
         asked += 1
         if asked % 3 == 0:
             return reply(b'{"code": "store_unavailable", "detail": "gone"}', "503 Service Unavailable")
@@ -76,9 +72,9 @@ async def test_failures_and_time_outs_are_samples() -> None:
             await asyncio.sleep(5)
         return reply(orjson.dumps(DECISION))
 
-    plan = LoadPlan(rate=100, seconds=1, feedback=1)
-    async with serving(unreliable) as (url, _), Service(url, timeout_s=0.2) as service:
-        figures = await run(service, plan, stages())
+    plan = LoadPlan(POLICY, rate=100, seconds=1, feedback=1)
+    async with client_of(unreliable, timeout_s=0.2) as client:
+        figures = await run_load(client, plan, stages())
     recommend, feedback = figures["routes"]["/recommend"], figures["routes"]["/feedback"]
     assert set(recommend["failures"]) == {"Failing", "TooSlow"}
     assert recommend["failed"] == pytest.approx(recommend["requests"] * 2 / 3, abs=1)
@@ -91,14 +87,10 @@ async def test_failures_and_time_outs_are_samples() -> None:
 
 
 async def test_against_the_service(service: str) -> None:
-    async with Service(service) as client:
-        before = len(await _loops(client))
-        figures = await run(client, LoadPlan(rate=100, seconds=1), stages())
-        assert len(await _loops(client)) == before, "the loop is deleted"
+    async with ServiceClient(service) as client:
+        before = set(await loops_of(client, "load-"))
+        figures = await run_load(client, LoadPlan(POLICY, rate=100, seconds=1), stages())
+        assert set(await loops_of(client, "load-")) == before, "the loop is deleted"
     assert figures["routes"]["/recommend"]["failed"] == figures["routes"]["/feedback"]["failed"] == 0
     assert figures["routes"]["/feedback"]["requests"] > 20
     assert 70 < figures["answered_per_s"] < 140
-
-
-async def _loops(client: Service) -> list[str]:
-    return list((await client._call("GET", "/status"))["loops"])

@@ -28,7 +28,7 @@ def same(one: Moment, other: Moment) -> bool:
         one.visit == other.visit
         and one.catalogue == other.catalogue
         and np.array_equal(one.rates, other.rates)
-        and np.array_equal(one.luck, other.luck)
+        and np.array_equal(one.click_draws, other.click_draws)
     )
 
 
@@ -73,11 +73,11 @@ def test_clicks_come_at_the_expected_rate(moments: list[Moment]) -> None:
     assert clicked == pytest.approx(expected, abs=4 * 0.5 / STEPS**0.5)
 
 
-def test_luck_is_drawn_for_each_item_by_itself(moments: list[Moment]) -> None:
-    luck = np.stack([m.luck for m in moments])  # (steps, items)
-    between = np.corrcoef(luck.T) - np.eye(50)
+def test_clicks_are_drawn_for_each_item_by_itself(moments: list[Moment]) -> None:
+    draws = np.stack([m.click_draws for m in moments])  # (steps, items)
+    between = np.corrcoef(draws.T) - np.eye(50)
     assert abs(between).max() < 6 / STEPS**0.5
-    assert 0 <= luck.min() < luck.max() < 1
+    assert 0 <= draws.min() < draws.max() < 1
 
 
 @given(steps=st.lists(st.integers(0, 10**7), min_size=1, max_size=8), seed=st.integers(0, 2**62))
@@ -92,7 +92,7 @@ def test_a_step_is_the_same_in_whatever_order_it_is_asked_for(steps: list[int], 
 
 
 def test_seeds_differ() -> None:
-    one, other = (np.stack([Petshop(seed).at(step).luck for step in range(50)]) for seed in (1, 2))
+    one, other = (np.stack([Petshop(seed).at(step).click_draws for step in range(50)]) for seed in (1, 2))
     assert not np.array_equal(one, other)
 
 

@@ -1,4 +1,4 @@
-"""A scenario file is a run: what comes along can be played, mistakes are told by field, a report plays again."""
+"""Scenario files: bundled ones can be played, mistakes are told by their field, a report can be repeated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from simulator.cli import app
-from simulator.errors import UnknownName
+from simulator.errors import UsageError
 from simulator.scenario import Scenario, bundled, load
 from simulator.shocks import find_shock
 from simulator.world import WORLDS
@@ -22,6 +22,7 @@ RIGHT: Mapping[str, Any] = {"policies": ["random"], "shocks": [{"name": "taste-s
 
 def test_what_comes_along() -> None:
     assert bundled() == [
+        "demo",
         "digits",
         "h-latent",
         "s0-stationary",
@@ -38,7 +39,7 @@ def test_each_can_be_played(name: str) -> None:
     scenario = load(name)
     plan = scenario.plan()
     assert scenario.about
-    assert [str(contestant.policy) for contestant in plan.contestants] == scenario.policies
+    assert [str(c.policy) for c in plan.contestants if not c.successor] == scenario.policies
     schedule = [(step, find_shock(plan.world, shock)) for shock, step in plan.shock_steps]
     world = WORLDS[plan.world](scenario.seeds[0], schedule)
     for step in (0, plan.steps // 2, plan.steps - 1):
@@ -75,10 +76,10 @@ def test_a_step_is_that_step(step: int) -> None:
         ({"steps": 10}, r"steps: .*greater than or equal to 100"),
         ({"steps": "many"}, r"steps: .*integer"),
         ({"seeds": []}, r"seeds: .*at least 1"),
-        ({"seeds": [1, 1]}, r"seeds: a seed stands twice"),
+        ({"seeds": [1, 1]}, r"seeds: a seed is repeated"),
         ({"seeds": [-1]}, r"seeds\.0: .*greater than or equal to 0"),
-        ({"policies": ["Lin UCB"]}, r"policies: 'Lin UCB' is no kind"),
-        ({"policies": ["random", "random"]}, r"policies: a policy stands twice"),
+        ({"policies": ["Lin UCB"]}, r"policies: 'Lin UCB' cannot name a kind"),
+        ({"policies": ["random", "random"]}, r"policies: a policy is repeated"),
         ({"swap": "linucb"}, r"swap: .*popularity,linucb@0\.25"),
         ({"window": 0}, r"window: "),
         ({"history": 1}, r"history: "),
@@ -94,26 +95,26 @@ def test_a_step_is_that_step(step: int) -> None:
 )
 def test_a_mistake_is_told_by_its_field(wrong: Mapping[str, Any], told: str) -> None:
     Scenario.of(RIGHT, where="test")
-    with pytest.raises(UnknownName, match=f"^mine: {told}"):
+    with pytest.raises(UsageError, match=f"^mine: {told}"):
         Scenario.of({**RIGHT, **wrong}, where="mine")
 
 
 def test_policies_must_be_named() -> None:
-    with pytest.raises(UnknownName, match="policies: is missing"):
+    with pytest.raises(UsageError, match="policies: is missing"):
         Scenario.of({}, where="mine")
 
 
 def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UnknownName, match=r"no scenario 'nothing'.*s1-taste-swap"):
+    with pytest.raises(UsageError, match=r"no scenario 'nothing'.*s1-taste-swap"):
         load("nothing")
     broken = tmp_path / "broken.toml"
     broken.write_text("steps = = 3")
-    with pytest.raises(UnknownName, match=r"broken\.toml cannot be read: .*line 1"):
+    with pytest.raises(UsageError, match=r"broken\.toml cannot be read: .*line 1"):
         load(str(broken))
     for text, told in (("{", "cannot be read"), ("[]", "holds no scenario"), ("{}", "holds no scenario")):
         report = tmp_path / "report.json"
         report.write_text(text)
-        with pytest.raises(UnknownName, match=told):
+        with pytest.raises(UsageError, match=told):
             load(str(report))
 
 
@@ -126,12 +127,12 @@ def test_options_replace_fields_and_the_report_plays_again(service: str, tmp_pat
         found: dict[str, Any] = orjson.loads(file.read_bytes())
         return {**found, "file": file}
 
-    changed = ["random", "--steps", "200", "--seed", "7", "--window", "8"]
+    changed = ["random", "--steps", "100", "--seed", "7", "--window", "8"]
     first = played("--scenario", "s5-seasonality", *changed)
     assert first["scenario"] == {
         **load("s5-seasonality").model_dump(exclude_none=True),
         "policies": ["random"],
-        "steps": 200,
+        "steps": 100,
         "seeds": [7],
         "window": 8,
     }
