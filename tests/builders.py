@@ -5,6 +5,7 @@ First come batches and candidates of policies, then the records of the store.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
@@ -17,6 +18,8 @@ from service.loop import LoopSettings
 from service.policies import Arrays, Batch, Candidates, Policy, Scorer, part
 from service.records import Decision, Event, LoopRecord, PolicyRecord, SlateItem
 from service.store.codec import event_body, loop_fields, row_bytes
+from service.store.decisions import DecisionWriter, PendingDecision
+from service.store.group_commit import GroupCommit
 from service.store.keys import Keys, loop_record
 
 Array = NDArray[Any]
@@ -212,3 +215,12 @@ def decision_of(decision_id: str, items: Sequence[str] = "a", *, loop: str = "t"
         "items": tuple(SlateItem(item, 0.25, 0.5) for item in items),
     }
     return Decision(decision_id=decision_id, loop=loop, **{**record, **changes})
+
+
+async def store_decisions(redis: Redis, keys: Keys, *decisions: Decision, wait_ms: int = 60_000, d: int = D) -> None:
+    """Store decisions whose items have rows of zeros."""
+    writer = DecisionWriter(GroupCommit(redis), buffer=0)
+    rows = np.zeros((1, d), np.float32)
+    pending = [PendingDecision(keys, one, np.repeat(rows, len(one.items), axis=0), wait_ms) for one in decisions]
+    answers = await asyncio.gather(*map(writer.append, pending))
+    assert not any(degraded for _, degraded in answers)

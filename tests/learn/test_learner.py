@@ -1,268 +1,242 @@
-"""The learner's parts on a real Redis: lease, fencing, checkpoints, replay."""
+"""The learner: a runner for every policy, a sweeper for every loop, and none for what cannot be read."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from uuid import uuid4
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
-import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from service import events
-from service.audit import audit_learning
+from service.admin.audit import audit_learning
 from service.learn import learner
-from service.learn.learner import LeaseLost, PolicyLearner
-from service.learn.sweeper import Sweeper
-from service.loop import LoopSettings
+from service.learn.learner import Learner
+from service.records import LoopRecord
+from service.run.embedded import EmbeddedRedis
 from service.settings import Settings
-from service.store import log, loops, policies
-from service.store.codec import pack, unpack
+from service.store import event_log, loop_store, policy_store, workers
+from service.store.codec import FORMAT
 from service.store.connection import connect
-from service.store.keys import Keys
-from service.store.loops import LoopRecord
-from service.store.policies import PolicyRecord
+from service.store.keys import LOOPS, STORE, Keys, loop_record
+from tests.builders import decision_of, event_of, import_of, loop_of, policy_of, store_decisions
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.anyio
-D = 4
+
+
+@pytest.fixture(scope="module")
+def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis that no other test's learner works on."""
+    with EmbeddedRedis(tmp_path_factory.mktemp("learner")) as redis:
+        yield redis.url
 
 
 @pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    connection = connect(redis_url, name="test", timeout_s=5)
+async def redis(own_redis: str) -> AsyncIterator[Redis]:
+    connection = connect(own_redis, name="test", timeout_s=5)
+    await connection.flushall()
+    await workers.store_identity(connection)
     yield connection
     await connection.aclose()
 
 
-@pytest.fixture
-async def loop(redis: Redis) -> AsyncIterator[str]:
-    """A loop that no running learner knows: it is not listed."""
-    name = f"learn-{uuid4().hex[:10]}"
-    record = LoopRecord(name, LoopSettings(retention=1000), {}, D, "test", 1, 0, {}, {})
-    await loops.create_loop(redis, record)
-    await redis.srem("rebound:loops", name)
-    yield name
-    await loops.delete_loop(redis, name)
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner, "PERIOD_S", 0.02)
 
 
-async def append(redis: Redis, loop: str, n: int, *, first: int = 0) -> None:
-    rng = np.random.default_rng(first)
-    rows = []
-    for number in range(first, first + n):
-        e = events.body(
-            decision_id=f"d{number}",
-            item=f"p{number % 3}",
-            user=None,
-            context={},
-            n=3,
-            propensity=0.5,
-            policy=None,
-            version=0,
-        )
-        rows.append((f"d{number}", e, rng.normal(size=D).astype("<f4").tobytes(), float(number % 2)))
-    await log.append_imported(redis, loop, rows)
+@asynccontextmanager
+async def running(redis: Redis, settings: Settings) -> AsyncIterator[Learner]:
+    """Run a learner."""
+    stop, found = asyncio.Event(), Learner(redis, settings)
+    task = asyncio.create_task(found.run(stop))
+    try:
+        yield found
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, 30)
 
 
-async def policy(redis: Redis, loop: str, kind: str = "linucb") -> None:
-    await policies.create_policy(redis, loop, PolicyRecord(kind, kind, {}, seed=0))
+async def make(redis: Redis, *kinds: str, events: int = 0) -> tuple[LoopRecord, Keys]:
+    """Make a loop with policies and events."""
+    loop = loop_of()
+    keys = Keys(loop.name, loop.id)
+    await loop_store.create_loop(redis, loop)
+    for kind in kinds:
+        await policy_store.create_policy(redis, keys, policy_of(kind))
+    if events:
+        await event_log.append_imported(redis, keys, import_of([event_of(n) for n in range(events)]), remember=1000)
+    return loop, keys
 
 
-async def test_a_learner_goes_on_from_the_checkpoint(redis: Redis, loop: str, settings: Settings) -> None:
-    await policy(redis, loop)
-    await append(redis, loop, 30)
-    first = PolicyLearner(redis, loop, "linucb", settings)
-    assert await first.open()
-    assert await first.drain() == 30
-    await append(redis, loop, 7, first=30)  # learned by nobody: the first one "crashes" here
-    await redis.delete(Keys(loop).lease("linucb"))
-    second = PolicyLearner(redis, loop, "linucb", settings)
-    assert await second.open()
-    assert await second.drain() == 7
-    record = await policies.read_policy(redis, loop, "linucb")
-    assert (record.events, record.version) == (37, 2)
-    assert await audit_learning(redis, loop) == {"linucb": True}
+async def learned(redis: Redis, keys: Keys, policy: str, n: int) -> None:
+    async def there() -> bool:
+        return (await policy_store.read_policy(redis, keys, policy)).events == n
+
+    await until_async(there, f"{policy} has learned {n} events")
 
 
-async def test_a_checkpoint_of_another_version_is_refused_with_what_to_do(
-    redis: Redis, loop: str, settings: Settings
+async def test_every_policy_of_every_loop_is_learned_and_every_loop_swept(redis: Redis, settings: Settings) -> None:
+    _, one = await make(redis, "linucb", "popularity", events=10)
+    async with running(redis, settings):
+        await learned(redis, one, "linucb", 10)
+        assert await workers.learner_alive(redis)
+        await learned(redis, one, "popularity", 10)
+        _, two = await make(redis, "linucb", events=5)  # while it runs
+        await learned(redis, two, "linucb", 5)
+        await policy_store.create_policy(redis, one, policy_of("lin_ts"))
+        await learned(redis, one, "lin_ts", 10)
+        await store_decisions(redis, two, decision_of("d"), wait_ms=1)
+        await learned(redis, two, "linucb", 6)
+    assert await audit_learning(redis, one.loop) == {"lin_ts": True, "linucb": True, "popularity": True}
+
+    async def free() -> bool:  # what is let go has a time to live of a millisecond
+        return not await redis.exists(*(one.lease(name) for name in ("linucb", "popularity", "lin_ts")))
+
+    await until_async(free, "every lease is let go", within_s=2)
+
+
+async def test_two_learners_share_and_one_takes_over(redis: Redis, settings: Settings) -> None:
+    _, keys = await make(redis, "linucb", events=10)
+    async with running(redis, settings):
+        async with running(redis, settings):
+            await learned(redis, keys, "linucb", 10)
+        await event_log.append_imported(redis, keys, import_of([event_of(n) for n in range(10, 15)]), remember=1000)
+        await learned(redis, keys, "linucb", 15)
+    assert await audit_learning(redis, keys.loop) == {"linucb": True}
+
+
+async def test_a_loop_that_was_deleted_and_made_again_is_learned_anew(redis: Redis, settings: Settings) -> None:
+    loop, keys = await make(redis, "linucb", events=10)
+    async with running(redis, settings):
+        await learned(redis, keys, "linucb", 10)
+        await loop_store.delete_loop(redis, loop.name)
+        again = loop_of(loop.name)
+        await loop_store.create_loop(redis, again)
+        new = Keys(again.name, again.id)
+        await policy_store.create_policy(redis, new, policy_of("linucb"))
+        await event_log.append_imported(redis, new, import_of([event_of(0)]), remember=1000)
+        await learned(redis, new, "linucb", 1)
+    assert await audit_learning(redis, loop.name) == {"linucb": True}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"settings": '{"reward_range":[1,5],"default_reward":0}'}, {"d": "many"}, {"v": str(FORMAT + 1)}, {"schema": "{"}],
+)
+async def test_a_loop_that_cannot_be_read_is_told_once_and_stops_no_other(
+    redis: Redis, settings: Settings, fault: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await policy(redis, loop, "adaptive")
-    await append(redis, loop, 30)
-    first = PolicyLearner(redis, loop, "adaptive", settings)
-    assert await first.open()
-    await first.drain()
-    arrays = unpack(await policies.read_state(redis, loop, "adaptive") or b"")
-    await redis.set(Keys(loop).state("adaptive"), pack({k: v for k, v in arrays.items() if k != "matrices"}))
-    await redis.delete(Keys(loop).lease("adaptive"))
-    with pytest.raises(ValueError, match=r"no 'matrices'.*Make the policy again"):
-        await PolicyLearner(redis, loop, "adaptive", settings).open()
+    loop, _ = await make(redis, "linucb", events=3)
+    await redis.hset(loop_record(loop.name), mapping=fault)
+    _, good = await make(redis, "linucb", events=3)
+    async with running(redis, settings) as found:
+        await learned(redis, good, "linucb", 3)
+        await found.follow(asyncio.Event())
+        said = capsys.readouterr().out
+        assert said.count("loop cannot be read; DELETE /loops/{loop} removes it") == 1
+        assert loop.name in said
+        assert not any(keys.loop == loop.name for keys, _ in found._tasks)
+        assert await loop_store.delete_loop(redis, loop.name), "it cannot be deleted"
 
 
-async def test_what_cannot_be_opened_is_tried_less_and_less_often(
-    redis: Redis, loop: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+async def test_half_a_loop_is_told_and_can_be_deleted(redis: Redis, settings: Settings) -> None:
+    await redis.sadd(LOOPS, "half")
+    await redis.hset(loop_record("half"), "d", 4)
+    async with running(redis, settings) as found:
+
+        async def told() -> bool:
+            return "half" in found._unreadable
+
+        await until_async(told, "the learner has met it")
+        assert await loop_store.delete_loop(redis, "half")
+        assert await loop_store.loop_names(redis) == []
+
+
+async def test_lost_data_is_not_papered_over(
+    redis: Redis, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tried: list[float] = []
-    stop = asyncio.Event()
-
-    async def fail(self: PolicyLearner) -> bool:
-        tried.append(asyncio.get_running_loop().time())
-        if len(tried) == 5:
-            stop.set()
-        raise ValueError("an extra is missing")
-
-    monkeypatch.setattr(PolicyLearner, "open", fail)
-    monkeypatch.setattr(learner, "RETRY_S", 0.01)
-    monkeypatch.setattr(learner, "MOST_RETRY_S", 0.04)
-    await asyncio.wait_for(PolicyLearner(redis, loop, "linucb", settings).run(stop), 30)
-    waits = np.diff(tried)
-    assert (waits >= 0.99 * np.array([0.02, 0.04, 0.04, 0.04])).all()
+    _, keys = await make(redis, "linucb", events=3)
+    async with running(redis, settings):
+        await learned(redis, keys, "linucb", 3)
+        await redis.flushall()
+        await redis.set(STORE, "another")
+        _, other = await make(redis, "linucb", events=3)
+        await says(capsys, "redis lost its data")
+        assert (await policy_store.read_policy(redis, other, "linucb")).version == 0
 
 
-async def test_how_the_log_is_cut_does_not_show(redis: Redis, loop: str, settings: Settings) -> None:
-    """One learner reads all at once, the other in three bites: the states are the same bytes."""
-    for kind in ("linucb", "popularity"):
-        await policy(redis, loop, kind)
-    await append(redis, loop, 10)
-    bites = PolicyLearner(redis, loop, "linucb", settings)
-    assert await bites.open()
-    await bites.drain()
-    for first in (10, 25):
-        await append(redis, loop, 15, first=first)
-        await bites.drain()
-    assert await audit_learning(redis, loop) == {"linucb": True, "popularity": False}  # popularity never learned
-    state = unpack(await policies.read_state(redis, loop, "linucb") or b"")
-    assert all(np.isfinite(array).all() for array in state.values())
+async def says(capsys: pytest.CaptureFixture[str], what: str) -> None:
+    """Wait for a line of the log."""
+    said = ""
+
+    async def there() -> bool:
+        nonlocal said
+        said += capsys.readouterr().out
+        return what in said
+
+    await until_async(there, f"the log says: {what}")
 
 
-async def test_only_the_holder_of_the_lease_writes(redis: Redis, loop: str, settings: Settings) -> None:
-    await policy(redis, loop)
-    await append(redis, loop, 5)
-    old = PolicyLearner(redis, loop, "linucb", settings)
-    assert await old.open()
-    assert not await PolicyLearner(redis, loop, "linucb", settings).open(), "two hold one lease"
-    await redis.delete(Keys(loop).lease("linucb"))  # it ran out while `old` was stopped
-    new = PolicyLearner(redis, loop, "linucb", settings)
-    assert await new.open()
-    with pytest.raises(LeaseLost):
-        await old.drain()
-    record = await policies.read_policy(redis, loop, "linucb")
-    assert (record.events, record.version) == (0, 0), "a fenced learner wrote"
-    assert await new.drain() == 5
-
-
-async def test_poison_is_set_aside_once_however_many_read_it(redis: Redis, loop: str, settings: Settings) -> None:
-    await append(redis, loop, 2)
-    good = (await redis.xrange(Keys(loop).events))[0][1]
-    for wrong in ({b"x": b"short"}, {b"r": b"nan"}, {b"e": b"{}"}, {b"x": np.full(D, np.inf, "<f4").tobytes()}):
-        await redis.xadd(Keys(loop).events, {**good, **wrong})
-    await append(redis, loop, 1, first=2)
-    for kind in ("linucb", "popularity"):
-        await policy(redis, loop, kind)
-        learner = PolicyLearner(redis, loop, kind, settings)
-        assert await learner.open()
-        assert await learner.drain() == 7
-        assert (await policies.read_policy(redis, loop, kind)).events == 7
-    assert (await log.read_stats(redis, loop))["dead_letters"] == 4
-    assert await redis.hlen(Keys(loop).dead) == 4
-
-
-async def test_old_versions_go_by_bytes_and_the_pinned_one_stays(redis: Redis, loop: str, settings: Settings) -> None:
-    await policy(redis, loop)
-    await loops.change_loop(redis, loop, {"pins": b'{"linucb":2}'})
-    learner = PolicyLearner(redis, loop, "linucb", settings.model_copy(update={"snapshot_budget_mb": 0}))
-    assert await learner.open()
-    for number in range(5):
-        await append(redis, loop, 1, first=number)
-        await learner.drain()
-    assert await policies.kept_versions(redis, loop, "linucb") == [2, 5]
-    assert await policies.read_snapshot(redis, loop, "linucb", 4) is None
-    assert await policies.version_position(redis, loop, "linucb", 4), "it could not be rebuilt"
-
-
-async def test_the_log_keeps_to_its_length_but_nothing_unread_goes(redis: Redis, loop: str, settings: Settings) -> None:
-    await policy(redis, loop)
-    await append(redis, loop, 1500)
-    sweeper = Sweeper(redis, loop)
-    await sweeper.step()
-    assert await redis.xlen(Keys(loop).events) == 1500, "unread events were dropped"
-    learner = PolicyLearner(redis, loop, "linucb", settings)
-    assert await learner.open()
-    await learner.drain()
-    await sweeper.step()
-    assert await redis.xlen(Keys(loop).events) == 1000
-    assert (await log.read_stats(redis, loop))["trimmed"] == 500
-    await policies.create_policy(redis, loop, PolicyRecord("late", "popularity", {}, seed=0))
-    assert (await policies.read_policy(redis, loop, "late")).skipped == 500
-
-
-async def test_an_alarm_stands_in_the_log_once_and_is_not_learned(redis: Redis, loop: str, settings: Settings) -> None:
-    await policies.create_policy(redis, loop, PolicyRecord("p", "popularity", {"detect_change": True}, seed=0))
-    await append(redis, loop, 2000)
-    learner = PolicyLearner(redis, loop, "p", settings)
-    assert await learner.open()
-    await learner.drain()
-    await append_rewards(redis, loop, [0.0] * 200)
-    await learner.drain()
-    await redis.delete(Keys(loop).lease("p"))
-    successor = PolicyLearner(redis, loop, "p", settings)
-    assert await successor.open()
-    await successor.drain()
-    await append(redis, loop, 10, first=5000)
-    await successor.drain()
-
-    record = await policies.read_policy(redis, loop, "p")
-    (alarm,) = record.alarms
-    assert alarm["number"] == 1
-    assert 2000 < alarm["events"] <= 2200
-    assert record.events == 2210
-    told = [
-        entry.alarm
-        for position, fields in await log.read(redis, loop, log.START, most=5000)
-        if isinstance(entry := events.decode(position, fields, D), events.Control)
-    ]
-    assert told == [{"policy": "p", **alarm}]
-    assert await audit_learning(redis, loop) == {"p": True}
-
-
-async def append_rewards(redis: Redis, loop: str, rewards: list[float]) -> None:
-    rows = []
-    for number, reward in enumerate(rewards):
-        who = {"user": None, "context": {}, "n": 3, "propensity": 0.5, "policy": None, "version": 0}
-        e = events.body(decision_id=f"r{number}", item=f"p{number % 3}", **who)
-        rows.append((f"r{number}", e, np.full(D, 0.1, "<f4").tobytes(), reward))
-    await log.append_imported(redis, loop, rows)
-
-
-async def test_rewards_are_learned_as_shares_of_the_loops_range(redis: Redis, settings: Settings) -> None:
-    name = f"range-{uuid4().hex[:10]}"
-    wide = LoopSettings(reward_range=(-10, 30), default_reward=0)
-    await loops.create_loop(redis, LoopRecord(name, wide, {}, D, "test", 1, 0, {}, {}))
-    await redis.srem("rebound:loops", name)
-    await policy(redis, name, "popularity")
-    await append_rewards(redis, name, [10.0, -10.0, 30.0])  # of p0, p1, p2
-    learner = PolicyLearner(redis, name, "popularity", settings)
-    assert await learner.open()
-    await learner.drain()
-    state = await policies.read_state(redis, name, "popularity")
-    assert state is not None
-    assert unpack(state)["clicks"].tolist() == [0.5, 0.0, 1.0]
-    await loops.delete_loop(redis, name)
-
-
-async def test_a_policy_that_retrains_does_so_at_the_same_events_in_any_batches(
-    redis: Redis, loop: str, settings: Settings
+async def test_without_data_it_waits_for_the_first_worker(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = {"retrain_every": 150, "epochs": 1}
-    await policies.create_policy(redis, loop, PolicyRecord("mlp", "embedding_mlp", params, seed=0))
-    learner = PolicyLearner(redis, loop, "mlp", settings)
-    assert await learner.open()
-    keeper = asyncio.create_task(learner._keep_lease())  # the first training waits for PyTorch to be imported
-    for first in range(0, 400, 80):
-        await append(redis, loop, 80, first=first)
-        await learner.drain()
-    keeper.cancel()
-    state = await policies.read_state(redis, loop, "mlp")
-    assert state is not None
-    assert unpack(state)["rows"].tolist() == [300]
-    assert await audit_learning(redis, loop) == {"mlp": True}
+    await redis.delete(STORE)
+    _, keys = await make(redis, "linucb", events=3)
+    read, looks = workers.read_identity, 0
+
+    async def counted(redis: Redis) -> str | None:
+        nonlocal looks
+        looks += 1
+        return await read(redis)
+
+    async def looked() -> bool:
+        return looks > 3
+
+    monkeypatch.setattr(workers, "read_identity", counted)
+    async with running(redis, settings) as found:
+        await until_async(looked, "it has looked several times")
+        assert found._tasks == {}
+        await workers.store_identity(redis)
+        await learned(redis, keys, "linucb", 3)
+
+
+async def test_what_deleted_loops_left_behind_goes(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_store, "SWEPT_AGAIN_S", 0.0)
+    loop, keys = await make(redis, "linucb", events=3)
+    await loop_store.delete_loop(redis, loop.name)
+    async with running(redis, settings):
+
+        async def gone() -> bool:
+            return not await redis.keys(f"*{{{loop.name}*") and not await redis.sismember(LOOPS, loop.name)
+
+        await until_async(gone, "nothing of the loop is left")
+    assert not await redis.exists(keys.policy("linucb"))
+
+
+async def test_a_redis_that_goes_away_and_comes_back_is_waited_for(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Shut down and started again on the same data, while a learner is at work."""
+    embedded = EmbeddedRedis(tmp_path / "data", fsync="always")
+    embedded.start()
+    try:
+        redis = connect(embedded.url, name="test", timeout_s=1)
+        await workers.store_identity(redis)
+        _, keys = await make(redis, "linucb", events=3)
+        async with running(redis, settings):
+            await learned(redis, keys, "linucb", 3)
+            await asyncio.to_thread(embedded.stop)
+            await says(capsys, "redis does not answer; going on from the checkpoint later")
+            await asyncio.to_thread(embedded.start)
+            rows = import_of([event_of(n) for n in range(3, 8)])
+            await event_log.append_imported(redis, keys, rows, remember=1000)
+            await learned(redis, keys, "linucb", 8)
+        assert await audit_learning(redis, keys.loop) == {"linucb": True}
+        await redis.aclose()
+    finally:
+        embedded.stop()

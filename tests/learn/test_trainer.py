@@ -273,7 +273,14 @@ def test_an_imported_event_without_a_propensity_has_none() -> None:
 
 def test_a_training_that_is_asked_for_happens_at_its_place() -> None:
     record = policy_of("recorder")
-    log = [event_of(0), event_of(1), training(2, record), event_of(3), training(4, record), training(5, record)]
+    log: list[Entry] = [
+        event_of(0),
+        event_of(1),
+        training(2, record),
+        event_of(3),
+        training(4, record),
+        training(5, record),
+    ]
     for sizes in ([1], [2], [6]):
         outcome = learn(log, record, sizes)
         assert outcome.said == ["p0 0", "p1 1", "train on 2", "p0 1", "train on 3", "train on 3"]
@@ -290,7 +297,7 @@ def test_a_training_that_somebody_else_was_asked_for_is_passed_over() -> None:
 
 def test_a_training_that_fails_leaves_the_policy_as_it_was_and_the_log_goes_on() -> None:
     record = policy_of("recorder")
-    log = [event_of(0, item="impossible"), training(1, record), event_of(2)]
+    log: list[Entry] = [event_of(0, item="impossible"), training(1, record), event_of(2)]
     outcome = learn(log, record, [3])
     assert outcome.trained_on == [-1]
     assert outcome.said == ["impossible 0", "p2 0"]
