@@ -25,8 +25,13 @@ demo: setup  ## the whole story in a few minutes; QUICK=1 for the short one
 serve: setup  ## the service on http://127.0.0.1:8000, state in .rebound/
 	@$(RUN) $(BIN)/rebound serve
 
-test: setup  ## all tests; ARGS=tests/policies some; ARGS='-m "not slow"' the quick ones
+test: setup  ## all tests, with coverage; ARGS=tests/policies some; ARGS='-m "not slow"' the quick ones
+ifeq ($(ARGS),)
+	@$(RUN) $(BIN)/python -m slipcover -m pytest || { code=$$?; \
+	  test $$code -ne 2 || echo "stopped, or coverage is under the floor (fail-under in pyproject.toml)"; exit $$code; }
+else
 	@$(RUN) $(BIN)/python -m pytest $(ARGS)
+endif
 
 check: setup  ## format, lint, types; changes nothing
 	@$(BIN)/ruff format --check .
