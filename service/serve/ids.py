@@ -2,7 +2,8 @@
 
     01JBX8E9Z3T4V5W6X7Y8Z9A0B1.0.shop      a ULID, the partition, the loop
 
-A client's own id may look like anything; it lies in the loop that the client names.
+A client's own id may look like anything else, and lies in the loop that the client names. One of this form is taken
+only in the loop that it names, so that a report finds its decision.
 """
 
 from __future__ import annotations
@@ -11,15 +12,27 @@ import re
 
 from ulid import ULID
 
+from service.errors import InvalidRequest
 from service.loop import LOOP_NAME
 
 DEFAULT_LOOP = "default"
-MADE_HERE = re.compile(rf"[0-9A-HJKMNP-TV-Z]{{26}}\.(?P<partition>\d+)\.(?P<loop>{LOOP_NAME.pattern})")
+MADE_HERE = re.compile(rf"[0-9A-HJKMNP-TV-Z]{{26}}\.(?P<partition>0|[1-9][0-9]*)\.(?P<loop>{LOOP_NAME.pattern})")
 
 
 def new_decision_id(loop: str, *, partition: int = 0) -> str:
     """Make an id; ids sort by the time at which they were made."""
     return f"{ULID()}.{partition}.{loop}"
+
+
+def check_own_id(decision_id: str, loop: str) -> None:
+    """Refuse a client's own id that names another loop.
+
+    Raises:
+        InvalidRequest: says which loop it names.
+    """
+    made_here = MADE_HERE.fullmatch(decision_id)
+    if made_here and made_here["loop"] != loop:
+        raise InvalidRequest("decision_id", f"an id of this form names its loop, {made_here['loop']!r}, not {loop!r}")
 
 
 def loop_of(decision_id: str, named: str | None) -> str:

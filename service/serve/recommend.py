@@ -9,7 +9,7 @@ from service.decide.decision import Request, decide
 from service.errors import InvalidRequest
 from service.records import Decision, Features
 from service.serve.follower import Follower
-from service.serve.ids import new_decision_id
+from service.serve.ids import check_own_id, new_decision_id
 from service.serve.misfit_counter import MisfitCounter
 from service.settings import Settings
 from service.store.decisions import DecisionWriter, PendingDecision
@@ -45,11 +45,16 @@ class Recommender:
         Raises:
             NotFound: there is no such loop.
             NoCandidates: nothing is eligible.
-            InvalidRequest: too many candidates, one that stands twice, or a slate that is too long.
+            InvalidRequest: too many candidates, one that stands twice, a slate that is too long, or a decision id of
+                another loop.
         """
         active = self._follower.loop(loop)
         self._check(candidates, k)
-        request = Request(decision_id or new_decision_id(loop), user_id, context or {}, candidates, exclude, k)
+        if decision_id is None:
+            decision_id = new_decision_id(loop)
+        else:
+            check_own_id(decision_id, loop)
+        request = Request(decision_id, user_id, context or {}, candidates, exclude, k)
         keys = Keys(active.name, active.id)
         decision, rows = decide(request, active, at=time.time(), misfits=self._misfits.of(keys))
         return await self._decisions.append(PendingDecision(keys, decision, rows, active.settings.wait_ms))
