@@ -203,7 +203,7 @@ def decision_of(decision_id: str, items: Sequence[str] = "a", *, loop: str = "t"
         "user_id": None,
         "context": {},
         "candidates": None,
-        "exclude": (),
+        "exclude": [],
         "catalogue": 1,
         "n": 9,
         "k": len(items),

@@ -1,4 +1,4 @@
-"""gᵀ Z⁻¹ g with the Jacobian written down, in PyTorch: what `neural_ucb` gets without one.
+"""Computes gᵀ Z⁻¹ g from the Jacobian, in PyTorch, as a reference for `neural_ucb`, which forms none.
 
 g = ∇f(x; θ) is the gradient of the network's logit with respect to all p parameters, in the order of
 `service.policies.network`: W row by row, then b, layer after layer. **n** candidates, **d** features.
@@ -25,14 +25,14 @@ SHAPES = pytest.mark.parametrize(("d", "hidden"), [(1, (2,)), (5, (8,)), (7, (12
 
 
 def at_random(d: int, hidden: tuple[int, ...]) -> tuple[Array, Array, Array]:
-    """θ and the diagonal of Z⁻¹ (p,) that no symmetry makes easy, and x (9, d)."""
+    """Draw θ (p,) and the diagonal of Z⁻¹ (p,), without symmetries, and x (9, d)."""
     rng = np.random.default_rng(d)
     p = count(d, hidden)
     return rng.normal(size=p), rng.uniform(0.1, 2.0, p), rng.normal(size=(9, d))
 
 
 def network(layers: Layers) -> Sequential:
-    """The same network, of the same precision (PyTorch keeps W as (o, i))."""
+    """Build the network in PyTorch, of the same precision. PyTorch keeps W as (o, i)."""
     modules: list[Module] = []
     for W, b in layers:
         linear = Linear(W.shape[0], W.shape[1], dtype=torch.from_numpy(b).dtype)
@@ -44,14 +44,14 @@ def network(layers: Layers) -> Sequential:
 
 
 def forward(net: Sequential, x: Array) -> Array:
-    """f (n,) of x (n, d)."""
+    """Compute f (n,) of x (n, d)."""
     with torch.no_grad():
         f: Array = net(torch.from_numpy(x))[:, 0].numpy()
     return f
 
 
 def k_passes(net: Sequential, x: Array, variance: Array) -> Array:
-    """One backward pass a candidate: (n,), from the diagonal of Z⁻¹ (p,)."""
+    """Compute gᵀ Z⁻¹ g (n,) by one backward pass per candidate, from the diagonal of Z⁻¹ (p,)."""
     weights, parameters = torch.from_numpy(variance), list(net.parameters())
     out = torch.empty(len(x), dtype=weights.dtype)
     for row, candidate in enumerate(torch.from_numpy(x)):
@@ -62,19 +62,19 @@ def k_passes(net: Sequential, x: Array, variance: Array) -> Array:
 
 
 def vectorised(net: Sequential, x: Array, variance: Array) -> Array:
-    """The whole Jacobian (n, p) by `torch.func`, then the same."""
+    """Compute gᵀ Z⁻¹ g (n,) from the Jacobian (n, p) of `torch.func`, and the diagonal of Z⁻¹ (p,)."""
     g = jacobian(net, x)
     return ((g * g) @ torch.from_numpy(variance)).numpy()
 
 
 def full_matrix(net: Sequential, x: Array, inverse: Tensor) -> Array:
-    """As Algorithm 1 has it: (n,), from the Jacobian (n, p) and all of Z⁻¹ (p, p)."""
+    """Compute gᵀ Z⁻¹ g (n,) as Algorithm 1 does, from the Jacobian (n, p) and all of Z⁻¹ (p, p)."""
     g = jacobian(net, x)
     return ((g @ inverse) * g).sum(dim=1).numpy()
 
 
 def jacobian(net: Sequential, x: Array) -> Tensor:
-    """∇f of each row of x (n, d): (n, p)."""
+    """Compute ∇f of each row of x (n, d): (n, p)."""
     parameters = {name: parameter.detach() for name, parameter in net.named_parameters()}
 
     def f(parameters: dict[str, Tensor], candidate: Tensor) -> Tensor:
@@ -86,5 +86,5 @@ def jacobian(net: Sequential, x: Array) -> Tensor:
 
 
 def _flat(gradients: Sequence[Tensor], *, batch: tuple[int, ...]) -> Tensor:
-    """(*batch, p): W turned round as we keep it, and b, layer after layer."""
+    """Join the gradients into (*batch, p): W transposed as `layers_of` keeps it, then b, layer after layer."""
     return torch.cat([(g.mT if g.ndim == 2 + len(batch) else g).reshape(*batch, -1) for g in gradients], dim=-1)

@@ -1,4 +1,4 @@
-"""The default policy: the posterior is what it says, and what is learned of one item serves another."""
+"""Checks the posterior of the default policy, and that what is learned of one item serves another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.builders import Array, batch_of, candidates_of, estimates_of, parts_o
 
 
 def logistic(size: int, *, seed: int = 0) -> tuple[Array, Array, Array]:
-    """Rows (size, 4), clicks (size,), and the weights (4,) that they follow."""
+    """Draw rows (size, 4), clicks (size,), and the weights (4,) that they follow."""
     rng = np.random.default_rng(seed)
     x, w = rng.uniform(-0.5, 0.5, (size, 4)), np.array([1.0, -2.0, 0.5, 3.0])
     return x, (rng.random(size) < 1 / (1 + np.exp(-x @ w))).astype(np.float64), w
@@ -34,7 +34,7 @@ def test_the_posterior_is_that_of_a_whole_laplace_fit() -> None:
 
 
 def matrices(policy: Adaptive) -> tuple[Array, Array]:
-    """Precision and covariance."""
+    """Return precision and covariance."""
     information = Information(np.eye(policy.d), np.eye(policy.d))
     information.load(policy.state())
     return information.matrix, information.inverse
@@ -42,7 +42,7 @@ def matrices(policy: Adaptive) -> tuple[Array, Array]:
 
 @pytest.mark.parametrize("size", [1, WAITING - 1, WAITING, 5 * WAITING + 3])
 def test_learns_as_its_docstring_says(size: int) -> None:
-    """Event by event, as plainly as possible."""
+    """Compare with the formulas of the class, computed event by event."""
     rng = np.random.default_rng(3)
     x, item, reward = rng.uniform(-1, 1, (size, 5)).astype(np.float32), rng.integers(0, 3, size), rng.random(size)
     m, S, P = np.zeros(5), np.eye(5) / 0.1, 0.1 * np.eye(5)
@@ -64,7 +64,7 @@ def test_learns_as_its_docstring_says(size: int) -> None:
 
 
 def test_covariance_times_precision_stays_the_identity() -> None:
-    """REFRESH undoes what rounding adds up, also where features are far apart in size."""
+    """The refresh removes accumulated rounding errors, also where features are far apart in size."""
     rng = np.random.default_rng(0)
     x = rng.uniform(-0.5, 0.5, (3 * REFRESH - 1, 6)) * np.array([1, 1, 1e-3, 1e-3, 1, 0])
     policy = Adaptive(6, AdaptiveParams())

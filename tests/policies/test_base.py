@@ -54,7 +54,7 @@ def test_sigmoid_of_a_number_and_of_an_array() -> None:
 
 
 def test_fading_keeps_the_ratio_of_old_and_new_evidence() -> None:
-    """Whatever the sums are scaled by now and then, up to beyond the largest float."""
+    """The factors multiply to less than the smallest float."""
     weight, total, wanted = 1.0, 0.0, 0.0
     for keep in (0.5, 0.9, 1e-70, 1e-60, 0.3, 1.0 - 1e-9):
         total += weight

@@ -1,9 +1,9 @@
-"""Bounds that an ensemble of draws directs, against their definition, member by member."""
+"""Checks the probabilities from an ensemble of draws against their definition, member by member."""
 
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.policies.ensemble import MEMBERS, TIE, WIDTHS, bounds, directed_bounds_pmf, noise, shares
@@ -17,7 +17,7 @@ def estimates_of(mean: Array, spread: Array, directions: Array) -> Array:
 
 
 def defined(estimates: Array, members: Array) -> Array:
-    """The definition, one member and one candidate at a time."""
+    """Compute the pmf from its definition, one member and one candidate at a time."""
     n = len(estimates)
     widest = max(WIDTHS.tolist())
     rivals = [i for i in range(n) if estimates[i, 1] + widest * estimates[i, 2] >= estimates[:, 1].max() - TIE]
@@ -47,6 +47,7 @@ def test_noise_comes_in_pairs_and_is_new_after_every_event() -> None:
     assert not (first == noise(8, 100, D)).any()
 
 
+@settings(deadline=None)
 @given(
     rows=st.lists(
         st.tuples(st.floats(-3, 3), st.floats(0, 2), *[st.integers(-3, 3).filter(bool)] * D), min_size=1, max_size=8
@@ -71,15 +72,15 @@ def test_equal_candidates_share_and_unequal_ones_explore_in_turn() -> None:
     assert (np.abs(np.array([pmf[:2].sum(), pmf[2], pmf[3]]) - 1 / 3) < 0.1).all()
 
 
-def test_who_is_behind_in_mean_and_in_spread_is_still_tried() -> None:
-    """With one width for all candidates, as in RandUCB, it never would be."""
+def test_a_candidate_behind_in_mean_and_in_spread_is_still_tried() -> None:
+    """With one width for all candidates, as in RandUCB, its probability would be 0."""
     estimates = estimates_of(np.array([0.0, -0.2]), np.array([0.8, 0.7]), np.eye(3)[:2])
     pmf = directed_bounds_pmf(estimates, noise(1, 0, D))
     assert 0.1 < pmf[1] < pmf[0]
 
 
 def test_without_features_it_is_one_width_for_all() -> None:
-    """Candidates whose rows are equal differ by what is known of each alone: half of the members widen all bounds."""
+    """Candidates with equal rows differ by their intercepts only: half of the members widen all bounds."""
     estimates = estimates_of(np.array([0.0, -0.5]), np.array([0.1, 0.6]), np.eye(3)[[0, 0]])
     wide = (WIDTHS > 1.0).mean() / 2  # where -0.5 + 0.6 z is more than 0.1 z
     assert abs(directed_bounds_pmf(estimates, noise(1, 0, D))[1] - wide) < 0.1

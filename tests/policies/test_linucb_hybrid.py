@@ -1,4 +1,4 @@
-"""Hybrid LinUCB against Algorithm 2 of the paper written out event by event, and against figures worked out by hand."""
+"""Checks hybrid LinUCB against Algorithm 2 of the paper, written out line by line, and against figures by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def scores(policy: LinUCBHybrid, x: Array, items: str | list[str]) -> Array:
 
 
 class Textbook:
-    """Algorithm 2, line by line, with z = x; its numbers are the lines'. The paper's priors are both 1."""
+    """Implements Algorithm 2, line by line, with z = x. The numbers are those of its lines. Both priors there are 1."""
 
     def __init__(self, d: int, params: LinUCBHybridParams) -> None:
         self.d, self.params = d, params
@@ -96,7 +96,7 @@ def test_an_item_never_seen_is_served_by_what_the_others_taught() -> None:
 
 
 def test_nothing_is_shared_when_the_shared_part_is_nailed_to_zero() -> None:
-    """Then it is disjoint LinUCB."""
+    """The scores are then those of disjoint LinUCB."""
     rng = np.random.default_rng(2)
     x = rng.uniform(-0.5, 0.5, (200, 4)).astype(np.float32)
     items = [f"item-{i}" for i in rng.integers(0, 5, 200)]
@@ -121,7 +121,7 @@ def test_an_item_gets_the_same_score_in_any_company() -> None:
 
 
 def test_forgetting_an_item_takes_its_evidence_out_of_the_shared_part() -> None:
-    """As in a policy that never saw it."""
+    """The snapshot is then that of a policy that never saw the item."""
     x = np.random.default_rng(5).uniform(-0.5, 0.5, (60, 3))
     items = np.array([f"item-{i % 4}" for i in range(60)])
     policy, other = LinUCBHybrid(3, LinUCBHybridParams()), LinUCBHybrid(3, LinUCBHybridParams())
@@ -137,7 +137,7 @@ def test_forgetting_an_item_takes_its_evidence_out_of_the_shared_part() -> None:
 
 
 def test_many_events_leave_the_figures_of_one_float64_solve() -> None:
-    """The whole model as one regression: β's columns, then each item's own."""
+    """Compare with one regression on the columns of β followed by those of each item."""
     rng = np.random.default_rng(4)
     d, m, B = 3, 4, 20_000
     params = LinUCBHybridParams(alpha=0.0, ridge=3.0, shared_ridge=0.5)

@@ -1,4 +1,4 @@
-"""The Bayesian layer against the posterior written out plainly; renewal; items; and what the policy learns."""
+"""Checks the Bayesian layer against its formulas, the renewal, the items, and what the policy learns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def some_events(size: int, *, seed: int = 0) -> tuple[Array, Array, list[str]]:
 
 
 def test_the_posterior_is_one_newton_step_from_the_network() -> None:
-    """All events before the reservoir is full, the sums worked out in one go by the formulas of the class."""
+    """Compare with the formulas of the class, over all events at once, before the reservoir is full."""
     params = NeuralLinearParams(hidden=(16, 8), ridge=0.5, item_ridge=20.0, alpha=1.0)
     policy = NeuralLinear(5, params, seed=1)
     x, reward, item = some_events(600)
@@ -44,7 +44,7 @@ def test_the_posterior_is_one_newton_step_from_the_network() -> None:
 
 
 def test_the_mean_nearly_solves_its_own_equation() -> None:
-    """Σ (r - σ(mᵀz)) z = ridge m, where Newton's method would end: the network had brought it close."""
+    """Newton's method would end at Σ (r - σ(mᵀz)) z = ridge m. One step from the network comes close to that."""
     policy = NeuralLinear(5, NeuralLinearParams(hidden=(16, 8)), seed=1)
     x, reward, item = some_events(2000)
     policy.update(batch_of(x, reward, item))
@@ -81,7 +81,7 @@ def test_an_item_that_nobody_has_seen_is_uncertain_whatever_it_looks_like() -> N
 
 
 def test_an_item_of_a_kind_never_seen_keeps_the_uncertainty_of_its_features() -> None:
-    """Where the network's features alone would collapse."""
+    """The network's features alone would collapse."""
     policy = NeuralLinear(4, NeuralLinearParams())
     rng = np.random.default_rng(2)
     x = np.eye(4)[:3] / 2 + np.array([0, 0, 0, 0.5])
@@ -104,7 +104,7 @@ def test_tells_items_apart_that_look_the_same() -> None:
 
 
 def test_learns_xor() -> None:
-    """Which no linear model of two inputs can: .9 where they differ, .1 where not."""
+    """No linear model of two inputs can: the rate is .9 where they differ, .1 where not."""
     rng = np.random.default_rng(1)
     rows = rng.integers(0, 4, 4000)
     rates = np.array([0.1, 0.9, 0.9, 0.1])
@@ -114,7 +114,7 @@ def test_learns_xor() -> None:
 
 
 def test_evidence_outlives_the_reservoir() -> None:
-    """Its rows stand for all events: uncertainty goes on falling although only the last sums hold them one by one."""
+    """The rows of the reservoir stand for all events, so the uncertainty falls on after it is full."""
     policy = NeuralLinear(2, NeuralLinearParams(hidden=(4,), buffer=64))
     x = np.full((6400, 2), 0.5)
     widths = []

@@ -23,7 +23,7 @@ XOR = np.array([[1, a, b, (1 - a) * (1 - b)] for a in (0, 1) for b in (0, 1)], d
 
 @jacobians.SHAPES
 def test_closed_form_is_the_diagonal_bonus_of_each_way_with_a_jacobian(d: int, hidden: tuple[int, ...]) -> None:
-    """K passes and the Jacobian with the same diagonal; the p × p matrix where it has nothing beside its diagonal."""
+    """Compare with K passes and the Jacobian on the same diagonal, and with a p × p matrix that is diagonal."""
     theta, variance, x = jacobians.at_random(d, hidden)
     layers = layers_of(theta, d, hidden)
     net = jacobians.network(layers)
@@ -35,7 +35,7 @@ def test_closed_form_is_the_diagonal_bonus_of_each_way_with_a_jacobian(d: int, h
 
 
 def test_scores_are_those_of_the_parameters_in_the_snapshot() -> None:
-    """In float32, from a policy that has learned: the logit to 1e-4, where it is rounded, and the width too."""
+    """Compare in float32, after learning. Logit and width are rounded to 1e-4."""
     rng = np.random.default_rng(0)
     policy = NeuralUCB(6, NeuralUCBParams(hidden=(16, 8), alpha=0.7))
     policy.update(batch_of(rng.uniform(-0.4, 0.4, (400, 6)), rng.integers(0, 2, 400)))
@@ -68,7 +68,7 @@ def test_at_first_every_logit_is_0_and_every_layer_has_its_share_of_the_variance
 
 
 def test_an_event_leaves_its_own_direction_the_variance_that_the_full_matrix_leaves() -> None:
-    """Eight times the same event, Sherman and Morrison: v / (1 + 8 h v). The plain diagonal leaves much more."""
+    """After 8 equal events the full matrix leaves v / (1 + 8 h v) (Sherman & Morrison), a plain diagonal much more."""
     params = NeuralUCBParams(prior=20.0)
     policy = NeuralUCB(4, params)
     x = np.full((1, 4), 0.5)
@@ -86,7 +86,7 @@ def test_an_event_leaves_its_own_direction_the_variance_that_the_full_matrix_lea
 
 
 def test_learns_xor() -> None:
-    """Which no linear model of two inputs can: .9 where they differ, .1 where not."""
+    """No linear model of two inputs can: the rate is .9 where they differ, .1 where not."""
     rng = np.random.default_rng(1)
     rows = rng.integers(0, 4, 4000)
     x = XOR[:, :3]
@@ -110,7 +110,7 @@ def test_what_was_seen_is_less_uncertain_than_what_was_not() -> None:
 
 
 def test_a_new_item_whose_features_were_never_seen_gets_its_chance() -> None:
-    """Beside two known items of .5, and unlike either."""
+    """It competes with two known items of rate .5 and has other features than they."""
     rng = np.random.default_rng(2)
     policy = NeuralUCB(4, NeuralUCBParams())
     x = np.eye(4)[:3] / 2 + np.array([0, 0, 0, 0.5])

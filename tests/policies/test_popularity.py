@@ -1,4 +1,4 @@
-"""Popularity against a recomputation from the whole history, and its raw counts against plain counting."""
+"""Checks the rates against a recomputation from the whole history, and the raw counts against plain counting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def scores(policy: Popularity, items: list[str]) -> list[float]:
 
 
 def test_rates_equal_a_recomputation_from_the_history() -> None:
-    """With some evidence forgotten now and then, up to beyond the largest float."""
+    """Evidence is forgotten several times, by more than the largest float in all."""
     rng = np.random.default_rng(5)
     policy = Popularity(1, PopularityParams(prior_clicks=2, prior_impressions=5))
     item: list[str] = []

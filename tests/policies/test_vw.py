@@ -1,4 +1,4 @@
-"""Vowpal Wabbit behind our protocol, against Vowpal Wabbit as its own users call it."""
+"""Compares the policy `vw` with Vowpal Wabbit as its own users call it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def exploring(explore: str) -> VW:
 
 
 def rows(rng: np.random.Generator, n: int) -> Array:
-    """(n, D): the bias, and three other columns of each row."""
+    """Draw rows (n, D): the bias and three other columns of each are .5."""
     x = np.zeros((n, D), np.float32)
     x[np.arange(n)[:, None], 1 + rng.permuted(np.tile(np.arange(D - 1), (n, 1)), axis=1)[:, :3]] = 0.5
     x[:, 0] = 0.5
@@ -39,7 +39,7 @@ def rows(rng: np.random.Generator, n: int) -> Array:
 
 
 def events(size: int, *, seed: int = 0) -> Batch:
-    """Rewards are clicks, the likelier the more of column 1 and the less of column 2; propensities are uniform's."""
+    """Draw clicks whose rate rises with column 1 and falls with column 2, under a uniform choice."""
     rng = np.random.default_rng(seed)
     x = rows(rng, size)
     rate = 0.4 + 0.8 * x[:, 1] - 0.6 * x[:, 2]
@@ -48,12 +48,12 @@ def events(size: int, *, seed: int = 0) -> Batch:
 
 
 def text(row: Array) -> str:
-    """By name and by hand, as VW's manual writes features: the names are hashed."""
+    """Write a row in VW's text format, with names, which VW hashes."""
     return "| " + " ".join(f"column{i}:{v}" for i, v in enumerate(row.tolist()) if v)
 
 
 def by_hand(explore: str, batch: Batch, *, others: int) -> Any:
-    """VW with its own hashing and 2¹⁸ weights, shown each chosen candidate among `others` more."""
+    """Teach VW with its own hashing and 2¹⁸ weights, each chosen candidate among `others` more."""
     rng = np.random.default_rng(1)
     vw = Workspace(f"--cb_explore_adf {EXPLORE[explore][1]} --learning_rate {RATE} --noconstant --quiet")
     for x, r in zip(batch.x, batch.reward.tolist(), strict=True):
@@ -75,7 +75,7 @@ def test_probabilities_are_those_that_vw_gives_its_own_users(explore: str) -> No
 
 @pytest.mark.parametrize("explore", ["epsilon", "softmax"])
 def test_the_chosen_candidate_alone_teaches_what_it_does_among_the_others(explore: str) -> None:
-    """With equal propensities VW's weight is (1 / p) / n = 1 where it sees all n, and ours is 1 / clip_p."""
+    """With equal propensities VW weighs an event (1 / p) / n = 1 if it sees all n; the policy weighs it 1 / clip_p."""
     policy = exploring(explore)
     policy.update(events(400))
     theirs = by_hand(explore, events(400), others=N - 1)
@@ -96,7 +96,7 @@ def test_vw_gets_every_number_as_it_is() -> None:
 
 
 def test_squarecb_by_its_formula() -> None:
-    """p = 1 / (n + γ (best - r)) for all but the best, which has the rest (Foster & Rakhlin 2020, section 3)."""
+    """p = 1 / (n + γ (best - r)) for all but the best, which gets the rest (Foster & Rakhlin 2020, section 3)."""
     policy = exploring("squarecb")
     policy.update(events(400))
     x = rows(np.random.default_rng(2), N)
@@ -149,7 +149,7 @@ def test_the_rest_of_a_slate_has_what_the_first_left_in_its_proportions() -> Non
 
 
 def test_forgetting_makes_room_for_the_new() -> None:
-    """After tastes turned round, the policy that forgot half knows it sooner."""
+    """After tastes are reversed, the policy that forgot half learns it sooner."""
     old, new = events(3000), events(100, seed=4)
     new = new._replace(reward=1 - new.reward)
     truth = 1 - (0.4 + 0.8 * new.x[:, 1] - 0.6 * new.x[:, 2])
