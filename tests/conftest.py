@@ -17,9 +17,13 @@ from redis.asyncio import Redis
 
 from service.api.app import create_app
 from service.learn.learner import Learner
+from service.records import LoopRecord
 from service.run.embedded import EmbeddedRedis
 from service.settings import Settings
+from service.store import loop_store
 from service.store.connection import connect
+from service.store.keys import Keys
+from tests.builders import loop_of, store_loop
 from tests.waiting import until
 
 # The same examples in every run: a red one is the fault of what changed. `make test ARGS=--hypothesis-profile=search`
@@ -49,6 +53,22 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
     await connection.aclose()
 
 
+@pytest.fixture
+async def loop(redis: Redis) -> AsyncIterator[LoopRecord]:
+    """Store a loop that no running learner knows, with a retention of 1000 events; remove it afterwards."""
+    record = loop_of(retention=1000)
+    keys = await store_loop(redis, record)
+    yield record
+    await redis.delete(keys.record)
+    await loop_store.remove_keys(redis, keys)
+
+
+@pytest.fixture
+def keys(loop: LoopRecord) -> Keys:
+    """Return the keys of `loop`."""
+    return Keys(loop.name, loop.id)
+
+
 @pytest.fixture(scope="session")
 def settings(redis_url: str) -> Settings:
     return Settings(redis_url=redis_url, publish_period_ms=20)
@@ -57,11 +77,10 @@ def settings(redis_url: str) -> Settings:
 class Worker:
     """An API worker (and, if asked for, a learner) in a thread with an event loop of its own."""
 
-    def __init__(self, settings: Settings, *, learner: bool) -> None:
+    def __init__(self, settings: Settings, *, learner: bool, hot_path: bool = True) -> None:
         self._settings, self._learner = settings, learner
-        self.server = uvicorn.Server(
-            uvicorn.Config(create_app(settings), port=0, log_level="warning", access_log=False, lifespan="on")
-        )
+        app = create_app(settings, hot_path=hot_path)
+        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False, lifespan="on"))
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -105,13 +124,18 @@ def client(service: str) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def make_loop(client: httpx.Client) -> Callable[..., str]:
-    """Makes a fresh loop with 10 items and, unless told otherwise, linucb serving; returns its name."""
+def make_loop(client: httpx.Client) -> Iterator[Callable[..., str]]:
+    """Makes a fresh loop with 10 items and, unless told otherwise, linucb serving; returns its name.
+
+    The loops are deleted after the test: a worker and a learner look at every loop again and again.
+    """
+    names = []
 
     def make(
         *, items: int = 10, policy: str | None = "linucb", params: dict[str, Any] | None = None, **body: Any
     ) -> str:
         name = f"t-{uuid4().hex[:12]}"
+        names.append(name)
         client.put(f"/loops/{name}", json=body).raise_for_status()
         if items:
             catalogue = [{"id": f"p{i:03}", "features": {"category": "ab"[i % 2], "price": i}} for i in range(items)]
@@ -122,7 +146,9 @@ def make_loop(client: httpx.Client) -> Callable[..., str]:
             client.post(f"/policies/{policy}/activate", params={"loop": name}).raise_for_status()
         return name
 
-    return make
+    yield make
+    for name in names:
+        client.delete(f"/loops/{name}")
 
 
 @pytest.fixture

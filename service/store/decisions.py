@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import structlog
 from numpy.typing import NDArray
 from redis.asyncio import Redis
 
@@ -21,6 +22,8 @@ from service.store.codec import decision_bytes, read_decision, row_bytes, slate_
 from service.store.connection import answering, now, script
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,8 @@ class PendingDecision:
 class DecisionWriter:
     """Stores decisions by group commit; while Redis is gone they wait in a bounded buffer, in order.
 
-    `degraded` counts decisions that were answered without Redis, `dropped` those of them that were lost for want of
-    room.
+    `degraded` counts decisions that were answered without Redis, `dropped` those of them that were lost: for want of
+    room, or because Redis refused them.
     """
 
     def __init__(self, commit: GroupCommit, *, buffer: int, usable: Callable[[], bool] = lambda: True) -> None:
@@ -91,8 +94,11 @@ class DecisionWriter:
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.5, 1.0)
                 continue
-            for _ in chunk:
-                self._buffer.popleft()
+            for result in results:
+                lost = self._buffer.popleft()
+                if isinstance(result, BaseException):
+                    self.dropped += 1
+                    log.error("decision lost", decision_id=lost.decision.decision_id, why=repr(result))
 
     async def close(self, *, within_s: float = 2.0) -> None:
         """Write out what still waits, as far as Redis takes it in time."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from service.errors import StoreUnavailable
 from service.store.connection import GONE, Script, Value
+
+Call: TypeAlias = tuple[Script, Sequence[str], Sequence[Value], asyncio.Future[Any]]
 
 
 class GroupCommit:
@@ -22,7 +24,7 @@ class GroupCommit:
 
     def __init__(self, redis: Redis, *, most: int = 512) -> None:
         self._redis, self._most = redis, most
-        self._waiting: deque[tuple[Script, Sequence[str], Sequence[Value], asyncio.Future[Any]]] = deque()
+        self._waiting: deque[Call] = deque()
         self._flusher: asyncio.Task[None] | None = None
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Value]) -> Any:
@@ -56,13 +58,31 @@ class GroupCommit:
                 else:
                     future.set_result(result)
 
-    async def _execute(self, batch: Sequence[tuple[Script, Sequence[str], Sequence[Value], Any]]) -> list[Any]:
+    async def _execute(self, batch: Sequence[Call]) -> list[Any]:
+        results = await self._send(batch, known=True)
+        unknown = [i for i, result in enumerate(results) if isinstance(result, NoScriptError)]
+        if unknown:  # a fresh server: it has not seen these texts yet
+            again = await self._send([batch[i] for i in unknown], known=False)
+            for i, result in zip(unknown, again, strict=True):
+                results[i] = result
+        return results
+
+    async def _send(self, batch: Sequence[Call], *, known: bool) -> list[Any]:
+        """Run a batch as one pipeline; return results, and errors in the place of results.
+
+        Args:
+            known: the server knows the scripts by their digests. Else the first call of each carries its text.
+        """
+        told: set[str] = set()
         async with self._redis.pipeline(transaction=False) as pipe:
             for script, keys, args, _ in batch:
-                pipe.evalsha(script.sha, len(keys), *keys, *args)
-            results: list[Any] = await pipe.execute(raise_on_error=False)
-        unknown = [i for i, result in enumerate(results) if isinstance(result, NoScriptError)]
-        for i in unknown:
-            script, keys, args, _ = batch[i]
-            results[i] = await self._redis.eval(script.text, len(keys), *keys, *args)
+                if known or script.sha in told:
+                    pipe.evalsha(script.sha, len(keys), *keys, *args)
+                else:
+                    pipe.eval(script.text, len(keys), *keys, *args)
+                    told.add(script.sha)
+            try:
+                results: list[Any] = await pipe.execute(raise_on_error=False)
+            except GONE as error:
+                return [error] * len(batch)
         return results

@@ -1,0 +1,175 @@
+"""Group commit: every request gets its own result, whatever becomes of the others and of Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from hashlib import sha1
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from service.errors import StoreUnavailable
+from service.run.embedded import EmbeddedRedis
+from service.store.connection import Script, connect
+from service.store.group_commit import GroupCommit
+from service.store.keys import Keys
+from tests.waiting import until_async
+
+pytestmark = pytest.mark.anyio
+
+
+def script_of(text: str) -> Script:
+    return Script(text, sha1(text.encode()).hexdigest())
+
+
+APPEND = script_of("return redis.call('RPUSH', KEYS[1], ARGV[1])")
+FAIL = script_of("return redis.call('LPOP', KEYS[1], ARGV[1], 'one too many')")
+SLOW = script_of("local until_ = ARGV[1] * 1 for i = 1, until_ do redis.call('GET', KEYS[1]) end return 1")
+
+
+@pytest.fixture
+def key(keys: Keys) -> str:
+    """A list of the test's own."""
+    return keys.partition().prefix + "list"
+
+
+@pytest.fixture
+async def own(tmp_path: Path) -> AsyncIterator[tuple[EmbeddedRedis, Redis]]:
+    """A Redis that the test may kill."""
+    embedded = EmbeddedRedis(tmp_path / "data", fsync="always")
+    embedded.start()
+    redis = connect(embedded.url, name="test", timeout_s=2)
+    yield embedded, redis
+    await redis.aclose()
+    embedded.stop()
+
+
+class Counted:
+    """A Redis whose pipelines are counted."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis, self.pipelines = redis, 0
+
+    def pipeline(self, **options: Any) -> Any:
+        self.pipelines += 1
+        return self._redis.pipeline(**options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._redis, name)
+
+
+async def test_concurrent_requests_share_a_pipeline_and_get_their_own_results(redis: Redis, key: str) -> None:
+    await redis.script_load(APPEND.text)
+    counted = Counted(redis)
+    commit = GroupCommit(counted, most=64)
+    results = await asyncio.gather(*(commit.run(APPEND, (key,), (number,)) for number in range(100)))
+    assert results == list(range(1, 101))
+    assert await redis.lrange(key, 0, -1) == [b"%d" % number for number in range(100)]
+    assert counted.pipelines == 2, "64 and 36"
+
+
+async def test_a_request_by_itself_waits_for_no_other(redis: Redis, key: str) -> None:
+    commit = GroupCommit(redis)
+    assert [await commit.run(APPEND, (key,), (number,)) for number in range(3)] == [1, 2, 3]
+
+
+async def test_a_script_that_the_server_has_not_seen_runs_once_for_each_request(redis: Redis, key: str) -> None:
+    await redis.script_flush()
+    commit = GroupCommit(redis)
+    assert await asyncio.gather(*(commit.run(APPEND, (key,), (n,)) for n in range(10))) == list(range(1, 11))
+    assert await redis.script_exists(APPEND.sha) == [True]
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_script_that_fails_fails_for_its_own_request_alone(redis: Redis, key: str, known: bool) -> None:
+    """Whether or not the server knows the scripts: after a restart it knows none."""
+    await redis.script_flush()
+    if known:
+        for script in (APPEND, FAIL):
+            await redis.script_load(script.text)
+    commit = GroupCommit(redis)
+    answers = await asyncio.gather(
+        commit.run(APPEND, (key,), ("a",)),
+        commit.run(FAIL, (key,), ("b",)),
+        commit.run(APPEND, (key,), ("c",)),
+        return_exceptions=True,
+    )
+    assert isinstance(answers[1], ResponseError)
+    assert [answers[0], answers[2]] == [1, 2]
+    assert await redis.lrange(key, 0, -1) == [b"a", b"c"]
+
+
+async def test_a_request_that_was_cancelled_holds_up_no_other(redis: Redis, key: str) -> None:
+    commit = GroupCommit(redis)
+    first, second, third = (asyncio.create_task(commit.run(APPEND, (key,), (n,))) for n in "abc")
+    await asyncio.sleep(0)  # they wait now
+    second.cancel()
+    assert await first == 1
+    assert await third >= 2
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert await asyncio.wait_for(commit.run(APPEND, (key,), ("d",)), 10)
+
+
+async def test_all_requests_can_be_cancelled_and_the_next_one_is_served(redis: Redis, key: str) -> None:
+    commit = GroupCommit(redis)
+    tasks = [asyncio.create_task(commit.run(APPEND, (key,), (n,))) for n in range(5)]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(task.cancelled() for task in tasks)
+    assert await asyncio.wait_for(commit.run(APPEND, (key,), ("d",)), 10)
+
+
+async def test_redis_that_dies_in_flight_is_told_to_all_and_the_next_ones_go_on(
+    own: tuple[EmbeddedRedis, Redis],
+) -> None:
+    embedded, redis = own
+    commit = GroupCommit(redis, most=2)
+    assert await commit.run(APPEND, ("list",), ("before",)) == 1
+    slow = [asyncio.create_task(commit.run(SLOW, ("list",), (10**9,))) for _ in range(2)]
+    behind = [asyncio.create_task(commit.run(APPEND, ("list",), (n,))) for n in "abc"]
+
+    async def sent() -> bool:
+        return not commit._waiting or len(commit._waiting) == len(behind)
+
+    await until_async(sent, "the first batch is in flight")
+    assert embedded.process is not None
+    embedded.process.kill()
+    answers = await asyncio.wait_for(asyncio.gather(*slow, *behind, return_exceptions=True), 30)
+    assert [type(answer) for answer in answers] == [StoreUnavailable] * 5
+    assert isinstance(answers[0], StoreUnavailable)
+    assert isinstance(answers[0].__cause__, (RedisConnectionError, OSError))
+    await asyncio.to_thread(embedded.process.wait)
+    await asyncio.to_thread(embedded.start)
+    assert await commit.run(APPEND, ("list",), ("after",)) == 2
+    assert await redis.lrange("list", 0, -1) == [b"before", b"after"]
+
+
+async def test_redis_that_hangs_is_given_up(own: tuple[EmbeddedRedis, Redis]) -> None:
+    embedded, _ = own
+    redis = connect(embedded.url, name="test", timeout_s=0.2)
+    commit = GroupCommit(redis)
+    with pytest.raises(StoreUnavailable):
+        await asyncio.wait_for(commit.run(SLOW, ("list",), (10**9,)), 20)
+    await redis.aclose()
+    assert embedded.process is not None
+    embedded.process.kill()
+
+
+async def test_whatever_goes_wrong_nobody_waits_for_ever(redis: Redis, key: str) -> None:
+    class Broken:
+        def pipeline(self, **options: Any) -> Any:
+            raise RuntimeError("out of file descriptors, say")
+
+    commit = GroupCommit(Broken())
+    answers = await asyncio.wait_for(
+        asyncio.gather(*(commit.run(APPEND, (key,), (n,)) for n in range(3)), return_exceptions=True), 10
+    )
+    assert [type(answer) for answer in answers] == [RuntimeError] * 3
