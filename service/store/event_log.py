@@ -13,6 +13,8 @@ from service.store.codec import read_entries, training_body
 from service.store.connection import answering, script
 from service.store.keys import Keys
 
+TRIMMED_AT_ONCE = 10_000  # entries that one pass reads and drops
+
 
 async def append_imported(
     redis: Redis, keys: Keys, events: Sequence[tuple[str, bytes, bytes, float, int | None]], *, remember: int
@@ -97,20 +99,25 @@ async def set_aside(redis: Redis, keys: Keys, letters: Sequence[Unreadable]) -> 
 
 
 async def trim(redis: Redis, keys: Keys, *, keep: int, read_to: Sequence[str]) -> None:
-    """Drop the oldest entries beyond `keep`, but none that a policy has still to read."""
+    """Drop the oldest entries beyond `keep`, but none that a policy has still to read.
+
+    A dead letter is kept for as long as its entry.
+    """
     part = keys.partition()
     async with answering():
         excess = await redis.xlen(part.events) - keep
         if excess < keep // 100 + 1:  # not worth a pass
             return
-        oldest = await redis.xrange(part.events, count=excess + 1)
-        floor = min(oldest[-1][0].decode(), min(read_to, key=order, default=oldest[-1][0].decode()), key=order)
+        oldest = await redis.xrange(part.events, count=min(excess, TRIMMED_AT_ONCE) + 1)
+        if not oldest:  # the loop was deleted this very moment
+            return
+        floor = min([oldest[-1][0].decode(), *read_to], key=order)
         going = [fields for position, fields in oldest if order(position.decode()) < order(floor)]
-        await redis.xtrim(part.events, minid=floor, approximate=False)
-        await redis.hincrby(part.stats, "trimmed", sum(b"c" not in fields for fields in going))
         dead = [position for position in await redis.hkeys(part.dead) if order(position.decode()) < order(floor)]
-        if dead:  # a dead letter is kept for as long as its entry
-            await redis.hdel(part.dead, *dead)
+    if going:
+        events = sum(b"c" not in fields for fields in going)
+        args = (oldest[0][0], floor, events, *dead)
+        await script("trim_log")(redis, (part.events, part.stats, part.dead), args)
 
 
 async def read_stats(redis: Redis, keys: Keys) -> dict[str, int]:
