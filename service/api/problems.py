@@ -9,10 +9,18 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, Field
 
-from service.errors import InvalidRequest, ReboundError, StoreUnavailable, UnsupportedEncoding
+from service.errors import (
+    InvalidRequest,
+    MalformedJson,
+    PayloadTooLarge,
+    ReboundError,
+    StoreUnavailable,
+    UnsupportedEncoding,
+)
 
 MEDIA_TYPE = "application/problem+json"
 ID, OBJECT, ONE, MANY = "<id>", "<object>", "<one>", "<many>"  # pydantic names the member of a union that it chose so
+OF_BODIES = (MalformedJson, PayloadTooLarge, UnsupportedEncoding)  # what every route with a body may answer
 NO_PART = frozenset({ID, OBJECT, ONE, MANY})  # of a field's path
 
 

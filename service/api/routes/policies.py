@@ -5,7 +5,7 @@ from fastapi import APIRouter
 from service.admin import policies as administration
 from service.admin import traffic as shares
 from service.admin.policies import PolicyDescription
-from service.api.problems import documented
+from service.api.problems import OF_BODIES, documented
 from service.api.routes._depends import FollowerDep, LoopParam, RedisDep, StrictRoute, changed
 from service.api.schemas import (
     Changed,
@@ -17,13 +17,13 @@ from service.api.schemas import (
     Traffic,
     TrainingReply,
 )
-from service.errors import Conflict, MalformedJson, NotFound, StoreUnavailable
+from service.errors import Conflict, NotFound, StoreUnavailable
 from service.policies import KINDS, describe_kinds
 from service.store.loop_store import read_loop
 
 router = APIRouter(tags=["policies"], route_class=StrictRoute)
 READS = documented(NotFound, StoreUnavailable)
-WRITES = documented(MalformedJson, NotFound, Conflict, StoreUnavailable)
+WRITES = documented(*OF_BODIES, NotFound, Conflict, StoreUnavailable)
 
 
 def _reply(found: PolicyDescription) -> PolicyReply:
