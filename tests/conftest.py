@@ -45,6 +45,22 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield redis.url
 
 
+@pytest.fixture(scope="session")
+def quiet_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A second redis-server, on which no service of the session is at work."""
+    with EmbeddedRedis(tmp_path_factory.mktemp("quiet")) as redis:
+        yield redis.url
+
+
+@pytest.fixture
+async def quiet_redis(quiet_redis_url: str) -> AsyncIterator[Redis]:
+    """A connection to an empty Redis that the test has for itself."""
+    connection = connect(quiet_redis_url, name="test", timeout_s=5)
+    await connection.flushall()
+    yield connection
+    await connection.aclose()
+
+
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
     """A connection to the session's Redis."""

@@ -56,7 +56,8 @@ async def read_items_at(redis: Redis, keys: Keys, version: int) -> dict[str, dic
     async with answering():
         later = await redis.xrange(keys.item_log, min=f"{version + 1}-0")
     reached = {int(entry.split(b"-")[0]) for entry, _ in later}
-    if not set(range(version + 1, now + 1)) <= reached:
+    whole = not later or later[0][0].endswith(b"-1")  # else the log begins within a version
+    if not (version <= now and set(range(version + 1, now + 1)) <= reached and whole):
         raise Conflict(f"catalogue version {version} of loop {keys.loop!r} is no longer kept", code="version_gone")
     for entry, fields in reversed(later):
         if int(entry.split(b"-")[0]) > now:  # came in after `items` was read

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -26,20 +26,11 @@ from tests.waiting import until_async
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis that no other test's learner works on."""
-    with EmbeddedRedis(tmp_path_factory.mktemp("learner")) as redis:
-        yield redis.url
-
-
 @pytest.fixture
-async def redis(own_redis: str) -> AsyncIterator[Redis]:
-    connection = connect(own_redis, name="test", timeout_s=5)
-    await connection.flushall()
-    await workers.store_identity(connection)
-    yield connection
-    await connection.aclose()
+async def redis(quiet_redis: Redis) -> Redis:
+    """Return a Redis on which no other learner is at work, with an identity as the first worker gives it."""
+    await workers.store_identity(quiet_redis)
+    return quiet_redis
 
 
 @pytest.fixture(autouse=True)
