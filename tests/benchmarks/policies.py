@@ -1,17 +1,18 @@
-"""The table of policies × scenarios, in process: `make bench-policies`.
+"""Plays every policy in every scenario and writes the tables of docs/benchmarks/policies.md: `make bench-policies`.
 
-Every run is one file under runs/policies/, named for what it depends on: the code of policy and world and of all that
-they import, the policy's parameters, scenario, staleness and seed. So a table that was interrupted goes on where it
-stopped, and a change of code runs anew only what it may change. Nothing is tuned to a scenario: each policy has one
-configuration.
+Each run is stored in a file under runs/policies/. The file's name holds a digest of all that the outcome depends on:
+parameters, scenario, staleness, seed, and the code of policy, world and all that they import. So an interrupted table
+goes on where it stopped, and a change of code repeats the runs that it can change and no others.
 
-The exploration floor is 0 here, to see the policies and nothing else; a floor of .01, the default of a loop, costs
-.01 (oracle - random) per decision: .6 % of the oracle's clicks in the pet shop.
+No policy is tuned to a scenario: each plays its defaults. The exploration floor is 0, so that the tables show the
+policies alone. A floor of .01, the default of a loop, costs .01 (oracle - random) per decision: .6 % of the oracle's
+clicks in the pet shop.
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import shlex
 import sys
@@ -34,32 +35,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from scipy.stats import t
 
-from service.policies import KINDS
+from service.policies import KINDS, PolicyClass
 from simulator.contestants import PolicySpec
 from simulator.measures import overtaking, recovery, regret
 from simulator.scenario import Scenario, load
 from simulator.shocks import find_shock
 from simulator.world import WORLDS, World
-from tests.twin import oracle, run_twin
+from tests.benchmarks.in_process import oracle, run_in_process
 
 Array = NDArray[Any]
 
 TITLE = "# Policies by scenario"
 ROOT = Path(__file__).parents[2]
-POLICIES = (
-    "random",
-    "popularity",
-    "embedding_mlp",
-    "embedding_mlp:retrain_every=5000,window=20000",
-    "linucb",
-    "linucb_hybrid",
-    "lin_ts",
-    "squarecb",
-    "neural_linear",
-    "neural_ucb",
-    "vw",
-    "adaptive",
-)
+DOCS_TABLE = ROOT / "docs/benchmarks/policies.md"
 SCENARIOS = (
     "s0-stationary",
     "s1-taste-swap",
@@ -70,13 +58,25 @@ SCENARIOS = (
     "digits",
     "h-latent",
 )
+SEEDS, STEPS = 10, 20_000  # of the published tables
 STALENESS = ((1, 0), (100, 100), (1000, 1000))  # (decisions from snapshot to snapshot, delay of rewards in decisions)
 USUAL = (100, 100)
 FULL_STALENESS = ("s1-taste-swap",)  # where all three are run
 LOCKED = 0.98  # of the oracle over the last 5 000 steps before a shock or the end: less is locked in, in the pet shop
 TAIL = 5000
-BATCH = "embedding_mlp"
 GRADUAL = ("s4-gradual-drift", "s5-seasonality")  # nothing to recover from, and no alarm is false
+RETRAINED = {"retrain_every": 5000, "window": 20000}  # how a batch-trained policy is also played, if it can be
+BATCH = next(name for name, kind in KINDS.items() if kind.batch_trained)  # the policy to overtake
+
+
+def played_policies() -> list[str]:
+    """List every kind with its defaults, and batch-trained kinds also as retrained while they serve."""
+    found = []
+    for name, kind in KINDS.items():
+        found.append(name)
+        if kind.batch_trained and kind.Params.model_fields.keys() >= RETRAINED.keys():
+            found.append(str(PolicySpec(name, RETRAINED)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,12 @@ class Job:
 
 @cache
 def code(policy: str) -> str:
-    """A digest of all that the outcome of a policy's run depends on, among our own files."""
+    """Compute a digest of the project's files that the outcome of a policy's run depends on."""
     spec = PolicySpec.parse(policy)
-    start = {ROOT / "tests/twin.py", ROOT / "simulator/shocks.py", ROOT / f"service/policies/{spec.kind}.py"}
-    if getattr(KINDS[spec.kind].Params.model_validate(spec.params), "detect_change", False):
-        start.add(ROOT / "service/policies/adaptive.py")  # the reference of policies without expectations (`Drift`)
+    kind = KINDS[spec.kind]
+    start = {ROOT / "tests/benchmarks/in_process.py", ROOT / "simulator/shocks.py", file_of(kind)}
+    if kind.Params.model_validate(spec.params).detect_change:
+        start.add(file_of(KINDS["adaptive"]))  # the reference of policies that expect nothing (`Drift`)
     found: set[Path] = set()
     while start:
         file = start.pop()
@@ -122,8 +123,12 @@ def code(policy: str) -> str:
     return blake2b(b"".join(file.read_bytes() for file in sorted(found)), digest_size=8).hexdigest()
 
 
+def file_of(kind: PolicyClass) -> Path:
+    return Path(inspect.getfile(kind))
+
+
 def imports(file: Path) -> set[Path]:
-    """The files of ours that one of them imports."""
+    """Find the project's files that a file imports."""
     found = set()
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -135,11 +140,11 @@ def imports(file: Path) -> set[Path]:
 
 
 def play(job: Job) -> Job:
-    """Run it and write its file."""
+    """Run a job and write its file."""
     warnings.simplefilter("ignore", RuntimeWarning)
     spec, world = PolicySpec.parse(job.policy), job.world()
-    history = job.plan.history if spec.kind == BATCH else 0
-    run = run_twin(
+    history = job.plan.history if KINDS[spec.kind].batch_trained else 0
+    run = run_in_process(
         spec.kind,
         spec.params,
         world=world,
@@ -156,7 +161,7 @@ def play(job: Job) -> Job:
         expected=run.expected,
         oracle=oracle(world, job.steps),
         alarms=np.array(run.alarms),
-        cost=np.array([run.decide_us, run.update_us, sum(a.nbytes for a in run.drift.state().values())]),
+        cost=np.array([run.decide_us, run.update_us, sum(a.nbytes for a in run.trainer.state().values())]),
     )
     part.rename(job.file)
     return job
@@ -164,7 +169,7 @@ def play(job: Job) -> Job:
 
 @dataclass(frozen=True)
 class Played:
-    """What a run came to, as numbers of the table; nan where one has no meaning, inf for steps that never came."""
+    """Figures of one run; nan where a figure has no meaning, inf for a step that never came."""
 
     share: float
     before: float  # share of the oracle before the (first) shock; of the whole run where there is none
@@ -181,7 +186,7 @@ class Played:
 
 
 def measure(job: Job) -> Played:
-    """From the run's file, and that of the batch model on the same seed."""
+    """Compute a run's figures from its file, and from that of the batch-trained policy on the same seed."""
     stored = np.load(job.file)
     expected, best = stored["expected"], stored["oracle"]
     shocks = [at for _, at in job.plan.plan().shock_steps if at > 1]  # what changes from the first step on is no shock
@@ -214,29 +219,31 @@ def measure(job: Job) -> Played:
     )
 
 
-def of(runs: Sequence[Played], field: str) -> Array:
+def values_of(runs: Sequence[Played], field: str) -> Array:
+    """Collect one figure of all runs: (runs,)."""
     return np.array([getattr(run, field) for run in runs], dtype=np.float64)
 
 
 def interval(values: Array) -> float:
-    """Half width of the 95 % interval of the mean (Student's t)."""
+    """Compute the half width of the 95 % interval of the mean (Student's t)."""
     n = len(values)
     return float(t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
 
 
 def share(runs: Sequence[Played], field: str = "share") -> str:
-    values = of(runs, field)
+    """Write the mean ± half its interval, and in brackets the worst."""
+    values = values_of(runs, field)
     return f"{values.mean():.3f}" + (f" ± {interval(values):.3f} ({values.min():.3f})" if len(values) > 1 else "")
 
 
 def mean(runs: Sequence[Played], field: str) -> str:
-    values = of(runs, field)
+    values = values_of(runs, field)
     return "" if np.isnan(values).all() else f"{np.nanmean(values):,.0f}"
 
 
 def median(runs: Sequence[Played], field: str) -> str:
-    """Median and worst."""
-    values = of(runs, field)
+    """Write the median, and in brackets the worst."""
+    values = values_of(runs, field)
     if np.isnan(values).any():
         return ""
     shown = ["never" if np.isinf(value) else f"{value:,.0f}" for value in (np.median(values), values.max())]
@@ -255,16 +262,16 @@ COLUMNS: tuple[tuple[str, Callable[[Sequence[Played]], str]], ...] = (
     ("overtakes batch", lambda runs: median(runs, "overtakes")),
     ("90 % back", lambda runs: median(runs, "recovery_90")),
     ("95 % back", lambda runs: median(runs, "recovery_95")),
-    ("locked in", lambda runs: f"{int(of(runs, 'locked').sum())}/{len(runs)}"),
-    ("false alarms", lambda runs: f"{int(of(runs, 'false_alarms').sum())}"),
+    ("locked in", lambda runs: f"{int(values_of(runs, 'locked').sum())}/{len(runs)}"),
+    ("false alarms", lambda runs: f"{int(values_of(runs, 'false_alarms').sum())}"),
     ("µs/decision", lambda runs: mean(runs, "decide_us")),
     ("µs/update", lambda runs: mean(runs, "update_us")),
-    ("state kB", lambda runs: f"{of(runs, 'bytes').mean() / 1000:,.0f}"),
+    ("state kB", lambda runs: f"{values_of(runs, 'bytes').mean() / 1000:,.0f}"),
 )
 
 
 def rows(jobs: Iterable[Job], scenario_name: str, staleness: tuple[int, int]) -> list[tuple[str, list[Played]]]:
-    """Policy → its finished runs."""
+    """Measure the finished runs of one table, by policy."""
     found: dict[str, list[Played]] = {}
     for job in jobs:
         if job.scenario == scenario_name and (job.period, job.delay) == staleness and job.file.exists():
@@ -273,7 +280,7 @@ def rows(jobs: Iterable[Job], scenario_name: str, staleness: tuple[int, int]) ->
 
 
 def markdown(jobs: Sequence[Job]) -> str:
-    """Write all tables, as docs/benchmarks/policies.md shows them."""
+    """Write all tables as docs/benchmarks/policies.md shows them."""
     text: list[str] = []
     for name in dict.fromkeys(job.scenario for job in jobs):
         about = load(name).about
@@ -293,6 +300,7 @@ def markdown(jobs: Sequence[Job]) -> str:
 
 
 def show(console: Console, jobs: Sequence[Job]) -> None:
+    """Print all tables."""
     for name in dict.fromkeys(job.scenario for job in jobs):
         for staleness in STALENESS:
             if found := rows(jobs, name, staleness):
@@ -308,15 +316,24 @@ def show(console: Console, jobs: Sequence[Job]) -> None:
 def main(
     scenarios: Annotated[list[str] | None, typer.Option("--scenario", help="only this one; may be given again")] = None,
     policies: Annotated[
-        list[str] | None, typer.Option("--policy", help="only this one, such as linucb:alpha=1")
+        list[str] | None, typer.Option("--policy", help="only this one, such as linucb:alpha=1; may be given again")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="runs of each, from seed 1 on")] = 10,
+    seeds: Annotated[int, typer.Option(min=1, help="runs of each, from seed 1 on")] = SEEDS,
     steps: Annotated[int | None, typer.Option(min=1000, help="of each run; default: as the scenario says")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="runs at a time")] = os.cpu_count() or 1,
     quick: Annotated[bool, typer.Option(help="two seeds of 10 000 steps of S0 and S1: minutes")] = False,
-    out: Annotated[Path, typer.Option(help="where the tables go, as Markdown")] = ROOT / "runs/policies/table.md",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="where the tables go, as Markdown; default: docs/benchmarks/policies.md for all of them with"
+            f" --steps {STEPS}, else runs/policies/table.md",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Play every policy through every scenario and print the tables. Finished runs are kept: call it again to go on."""
+    """Play every policy in every scenario and print the tables. Finished runs are kept: call it again to go on."""
+    whole = not (scenarios or policies or quick) and (seeds, steps) == (SEEDS, STEPS)
+    out = out or (DOCS_TABLE if whole else ROOT / "runs/policies/table.md")
     if quick:
         scenarios, seeds, steps = scenarios or ["s0-stationary", "s1-taste-swap"], 2, steps or 10_000
     planned = [
@@ -326,7 +343,7 @@ def main(
         for name in scenarios or SCENARIOS
         for staleness in STALENESS
         if (staleness != USUAL) == stale and not (stale and (quick or name not in FULL_STALENESS))
-        for policy in policies or POLICIES
+        for policy in policies or played_policies()
     ]
     console = Console(width=max(200, Console().width))
     missing = [job for job in planned if not job.file.exists()]

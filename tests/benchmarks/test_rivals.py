@@ -1,6 +1,6 @@
-"""What most people have today, beside ours: Vowpal Wabbit and MABWiser on the stationary pet shop.
+"""Compares the policies with MABWiser, and with Vowpal Wabbit as the kind `vw`, on the stationary pet shop.
 
-make bench ARGS=tests/benchmarks/test_rivals.py  # 15 minutes
+make bench ARGS=tests/benchmarks/test_rivals.py  # 30 minutes
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.decide.features import Encoder
-from service.decide.schema import FeatureSchema
+from service.admin.loops import DEFAULT_POLICY
 from service.policies import KINDS, Batch, Candidates
+from service.represent.encoder import Encoder
+from service.represent.schema import FeatureSchema
 from simulator.world.petshop import Petshop
+from tests.benchmarks.in_process import CatalogueEncoder, oracle, run_in_process
 from tests.benchmarks.mabwiser import Rival, context_columns, run_rival
-from tests.twin import Shelf, oracle, run_twin
 
-STEPS, SEEDS = 10_000, range(1, 4)
+STEPS, SEEDS = 10_000, 3
+QUICK_STEPS = 600
 ROUNDS, TAUGHT = 300, 2_000
-OURS = ("adaptive", "linucb", "vw")
+ONLINE = [name for name, kind in KINDS.items() if not kind.batch_trained]
+CHANCE = "random"
 MABWISER = "MABWiser LinUCB"
 ALPHA = 0.5  # of MABWiser's bound; its ridge is 1
 
@@ -29,25 +32,27 @@ Call = Callable[[], object]
 
 
 def shop() -> tuple[Candidates, Batch, Encoder]:
-    """One request of the pet shop, and `TAUGHT` random impressions with their clicks."""
+    """Make one request of the pet shop, `TAUGHT` random impressions with their clicks, and the encoder."""
     world, rng = Petshop(0), np.random.default_rng(0)
     encoder = Encoder(FeatureSchema.model_validate(world.schema))
-    encode = Shelf(encoder).rows
+    encode_catalogue = CatalogueEncoder(encoder)
     x, items, clicks = [], [], []
     for step in range(TAUGHT):
         moment = world.at(step)
-        item = moment.catalogue.items[rng.integers(len(moment.catalogue.items))]
-        x.append(encode(moment.visit.context, moment.catalogue)[moment.catalogue.row[item.id]])
+        row = int(rng.integers(len(moment.catalogue.items)))
+        item = moment.catalogue.items[row]
+        x.append(encoder.encode(moment.visit.context, encode_catalogue(moment.catalogue).block.take([row]))[0])
         items.append(item.id)
         clicks.append(float(moment.outcome(item.id)[1]))
     moment = world.at(TAUGHT)
-    request = Candidates(encode(moment.visit.context, moment.catalogue), list(moment.catalogue.row), "someone")
+    rows = encoder.encode(moment.visit.context, encode_catalogue(moment.catalogue).block)
+    request = Candidates(rows, list(moment.catalogue.row), "someone")
     n = len(request.item)
     return request, Batch(np.stack(x), items, [None] * TAUGHT, np.array(clicks), np.full(TAUGHT, 1 / n)), encoder
 
 
 def calls(name: str, request: Candidates, past: Batch, encoder: Encoder) -> tuple[Call, Call]:
-    """(decide, learn one event) of one contender that has learned the past."""
+    """Return two functions of a policy that has learned the past: score one request, and learn one event."""
     if name == MABWISER:
         shared = context_columns(encoder)
         x = past.x[:, shared].astype(np.float64)
@@ -64,10 +69,10 @@ def calls(name: str, request: Candidates, past: Batch, encoder: Encoder) -> tupl
     return lambda: scorer.pmf(scorer.estimate(request)), lambda: policy.update(one)
 
 
-def medians(contenders: dict[str, Call]) -> dict[str, float]:
-    """µs a call: the contenders take turns, so that what disturbs the machine disturbs all."""
+def medians(contenders: dict[str, Call], rounds: int) -> dict[str, float]:
+    """Measure the microseconds of a call. The contenders take turns, so that other load slows all of them alike."""
     taken: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, call in contenders.items():
             start = time.perf_counter()
             call()
@@ -76,35 +81,39 @@ def medians(contenders: dict[str, Call]) -> dict[str, float]:
 
 
 def share(world: Petshop, expected: NDArray[Any]) -> float:
-    """Of the oracle's clicks."""
-    return float(expected.sum() / oracle(world, STEPS).sum())
+    """Compute the share of the oracle's clicks."""
+    return float(expected.sum() / oracle(world, len(expected)).sum())
 
 
-def test_time() -> None:
+def test_time(quick: bool) -> None:
+    rounds = 5 if quick else ROUNDS
     request, past, encoder = shop()
     assert len(request.item) == 50
-    contenders = {name: calls(name, request, past, encoder) for name in (*OURS, MABWISER)}
-    decide = medians({name: call for name, (call, _) in contenders.items()})
-    learn = medians({name: call for name, (_, call) in contenders.items()})
-    print(f"\nn = {len(request.item)}, d = {encoder.d}; medians of {ROUNDS}, in turns")
-    print(f"{'':16} {'decide, µs':>12} {'× adaptive':>11} {'learn, µs':>12} {'× adaptive':>11}")
+    contenders = {name: calls(name, request, past, encoder) for name in (*ONLINE, MABWISER)}
+    decide = medians({name: call for name, (call, _) in contenders.items()}, rounds)
+    learn = medians({name: call for name, (_, call) in contenders.items()}, rounds)
+    print(f"\nn = {len(request.item)}, d = {encoder.d}; medians of {rounds}, in turns")
+    ratio = f"× {DEFAULT_POLICY}"
+    print(f"{'':16} {'decide, µs':>12} {ratio:>11} {'learn, µs':>12} {ratio:>11}")
     for name in contenders:
-        ratios = decide[name] / decide["adaptive"], learn[name] / learn["adaptive"]
+        ratios = decide[name] / decide[DEFAULT_POLICY], learn[name] / learn[DEFAULT_POLICY]
         print(f"{name:16} {decide[name]:12.0f} {ratios[0]:11.1f} {learn[name]:12.0f} {ratios[1]:11.1f}")
 
 
-def test_share_of_oracle() -> None:
-    worlds = [Petshop(seed) for seed in SEEDS]
-    runs = [("random", 100), *((name, period) for name in OURS for period in (100, 1))]
-    found = {
-        (name, period): [
-            share(world, run_twin(name, {}, world=world, steps=STEPS, snapshot_period=period, reward_delay=0).expected)
+def test_share_of_oracle(quick: bool) -> None:
+    steps = QUICK_STEPS if quick else STEPS
+    worlds = [Petshop(seed) for seed in range(1, 1 + (1 if quick else SEEDS))]
+
+    def shares(name: str, period: int) -> list[float]:
+        runs = (
+            run_in_process(name, {}, world=world, steps=steps, snapshot_period=period, reward_delay=0)
             for world in worlds
-        ]
-        for name, period in runs
-    }
-    found[MABWISER, 1] = [share(world, run_rival(world, steps=STEPS, alpha=ALPHA)) for world in worlds]
-    print(f"\nshare of oracle over the first {STEPS} steps of S0, {len(worlds)} seeds: mean (worst)")
-    for (name, period), shares in found.items():
-        print(f"{name:16} learned every {period:3} decisions: {np.mean(shares):.3f} ({min(shares):.3f})")
-        assert name == "random" or min(shares) > max(found["random", 100])
+        )
+        return [share(world, run.expected) for world, run in zip(worlds, runs, strict=True)]
+
+    found = {(name, period): shares(name, period) for name in ONLINE for period in (100, 1)}
+    found[MABWISER, 1] = [share(world, run_rival(world, steps=steps, alpha=ALPHA)) for world in worlds]
+    print(f"\nshare of oracle over the first {steps} steps of S0, {len(worlds)} seeds: mean (worst)")
+    for (name, period), its in found.items():
+        print(f"{name:16} learned every {period:3} decisions: {np.mean(its):.3f} ({min(its):.3f})")
+        assert name == CHANCE or min(its) > max(found[CHANCE, 100])
