@@ -1,152 +1,38 @@
-"""Checks what every policy promises, for every kind that is found and for the example package's.
-
-A new policy file, or an installed package with one, is tested by being there.
-"""
+"""Checks what every policy promises about serving, learning and saving."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
 from functools import cache
 from itertools import pairwise
-from typing import Any
 
-import jsonschema_rs
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from safetensors.numpy import load, save
 
-from service.policies import (
-    KINDS,
-    Arrays,
-    Batch,
-    Candidates,
-    NumericalError,
-    Policy,
-    PolicyClass,
-    Scorer,
-    describe_kinds,
-    part,
+from service.policies import KINDS, Arrays, Candidates, NumericalError, PolicyClass, Scorer, part
+from tests.builders import Array, parts_of, scorer_of
+from tests.policies.conformance import (
+    ALL,
+    GONE,
+    answers,
+    assert_same,
+    check_pmf,
+    crowd,
+    events,
+    every_feature,
+    every_kind,
+    fresh,
+    learn,
+    learns_online,
+    requests,
+    taught,
+    through_safetensors,
 )
-from service.policies.kinds import describe
-from service.policies.popularity import Popularity
-from tests.builders import batch_of, candidates_of, parts_of, scorer_of
-from tests.policies.packages import kinds_with_example
-
-Array = NDArray[Any]
-
-D = 6
-ITEMS = [f"item-{i}" for i in range(12)]
-GONE = ["item-3", "never-seen", "item-0", "item-5"]  # no other id begins with one of these
-FEATURES: dict[str, Callable[[Array], Array]] = {
-    "plain": lambda x: x,
-    "zero": lambda x: 0 * x,
-    "constant": lambda x: 0 * x + 0.3,
-    "collinear": lambda x: x[:, :1] * np.linspace(0.1, 1, D, dtype=np.float32),
-    "huge": lambda x: 1e6 * x,
-    "tiny": lambda x: 1e-6 * x,
-    "huge and tiny": lambda x: x * np.array([1e6, 1e-6] * (D // 2), dtype=np.float32),
-}
-
-ALL = kinds_with_example()
-every_kind = pytest.mark.parametrize("kind", ALL.values(), ids=ALL)
-online = {name: kind for name, kind in ALL.items() if not kind.batch_trained}
-learns_online = pytest.mark.parametrize("kind", online.values(), ids=online)
-every_feature = pytest.mark.parametrize("shape", FEATURES)
-
-
-def events(size: int, *, seed: int = 0, shape: str = "plain") -> Batch:
-    """Draw events of 12 items and 20 users (some without one), with clicks and some rewards in between."""
-    rng = np.random.default_rng(seed)
-    return batch_of(
-        x=FEATURES[shape](rng.uniform(-0.5, 0.5, (size, D)).astype(np.float32)),
-        item=[ITEMS[i] for i in rng.integers(0, len(ITEMS), size)],
-        user=[None if u == 0 else f"user-{u}" for u in rng.integers(0, 20, size)],
-        reward=rng.choice([0.0, 1.0, 0.37], size),
-        propensity=rng.uniform(0.1, 1.0, size),
-    )
-
-
-def requests(*, shape: str = "plain") -> Iterator[Candidates]:
-    """Make requests with known and unknown items and users: one candidate, a few, 300."""
-    rng = np.random.default_rng(99)
-    for items in (ITEMS, ITEMS[:1], ["never-seen"], [*ITEMS[::-1], "never-seen"], [f"item-{i}" for i in range(300)]):
-        for user in (None, "user-3", "nobody"):
-            x = FEATURES[shape](rng.uniform(-0.5, 0.5, (len(items), D)).astype(np.float32))
-            yield candidates_of(x, items, user=user)
-
-
-def crowd(*, shape: str = "plain") -> Candidates:
-    """Make a request with 10 000 candidates."""
-    x = np.random.default_rng(98).uniform(-0.5, 0.5, (10_000, D)).astype(np.float32)
-    return candidates_of(FEATURES[shape](x), user="user-3")
-
-
-def fresh(kind: PolicyClass) -> Policy[Any]:
-    return kind(D, kind.Params(), seed=7)
-
-
-def learn(policy: Policy[Any], batch: Batch) -> None:
-    """Learn in the way of the policy's kind."""
-    policy.update(batch)
-    if policy.batch_trained:
-        policy.train(parts_of(batch, 300))
-
-
-@cache
-def state_after(kind: PolicyClass, size: int, shape: str) -> Arrays:
-    policy = fresh(kind)
-    learn(policy, events(size, shape=shape))
-    return policy.state()
-
-
-def taught(kind: PolicyClass, *, shape: str = "plain") -> Policy[Any]:
-    """Make a policy that has learned 700 events, from a cached state."""
-    policy = fresh(kind)
-    policy.load({name: array.copy() for name, array in state_after(kind, 700, shape).items()})
-    return policy
-
-
-def check_pmf(scorer: Scorer, candidates: Candidates) -> None:
-    n = len(candidates.item)
-    estimates = scorer.estimate(candidates)
-    assert estimates.shape[0] == n
-    assert estimates.ndim == 2
-    assert estimates.dtype == np.float64
-    assert np.isfinite(estimates).all()
-    rows = np.arange(n)
-    for left in (rows, rows[1:], rows[n // 2 :]):  # a slate is drawn from what is left
-        if len(left):
-            pmf = scorer.pmf(estimates[left])
-            assert pmf.shape == (len(left),)
-            assert pmf.dtype == np.float64
-            assert np.isfinite(pmf).all()
-            assert (pmf >= 0).all()
-            assert abs(pmf.sum() - 1) <= 1e-12
-
-
-def answers(scorer: Scorer, *, shape: str = "plain") -> list[bytes]:
-    """Collect all that can be seen of a scorer, bit for bit."""
-    return [scorer.estimate(request).tobytes() for request in requests(shape=shape)]
-
-
-def assert_same(a: Arrays, b: Arrays) -> None:
-    assert a.keys() == b.keys()
-    for name in a:
-        assert a[name].dtype == b[name].dtype, name
-        assert a[name].shape == b[name].shape, name
-        assert a[name].tobytes() == b[name].tobytes(), name
-
-
-def through_safetensors(arrays: Arrays) -> Arrays:
-    loaded: Arrays = load(save(arrays))
-    return loaded
 
 
 def test_the_kinds_of_this_package_are_found() -> None:
@@ -290,118 +176,6 @@ def test_expected_is_what_update_returns_and_learns_nothing_if_comparable(kind: 
     np.testing.assert_allclose(together[:1], first, rtol=1e-12)
 
 
-@learns_online
-def test_a_reset_leaves_nothing_but_the_prior(kind: PolicyClass) -> None:
-    """In mean and in uncertainty alike; keeping some of the one locks a policy in."""
-    policy = taught(kind)
-    policy.snapshot()
-    policy.forget(0)
-    for request in requests():
-        reset, prior = scorer_of(policy).estimate(request), scorer_of(fresh(kind)).estimate(request)
-        np.testing.assert_allclose(reset, prior, rtol=1e-12)
-
-
-@learns_online
-def test_forgotten_evidence_counts_for_less_and_less(kind: PolicyClass) -> None:
-    policy = taught(kind)
-    request = next(requests())
-    prior = scorer_of(fresh(kind)).estimate(request)
-    for _ in range(400):
-        policy.forget(0.9)
-    np.testing.assert_allclose(scorer_of(policy).estimate(request), prior, rtol=1e-6, atol=1e-9)
-
-
-@every_kind
-def test_forgetting_goes_on_identically_after_a_load(kind: PolicyClass) -> None:
-    policy, other = taught(kind), fresh(kind)
-    policy.forget(0.7)
-    other.load(through_safetensors(policy.state()))
-    assert_same(policy.snapshot(), other.snapshot())
-    for each in (policy, other):
-        each.forget(0.5)
-        learn(each, events(50, seed=1))
-    assert_same(policy.state(), other.state())
-    assert_same(policy.snapshot(), other.snapshot())
-
-
-def alone(policy: Policy[Any], item: str) -> bytes:
-    """The estimates of one item in requests of its own, bit for bit."""
-    scorer, x = scorer_of(policy), np.random.default_rng(97).uniform(-0.5, 0.5, (3, D))
-    return b"".join(scorer.estimate(candidates_of(row[None], item)).tobytes() for row in x)
-
-
-def check_forgotten(policy: Policy[Any], gone: Collection[str]) -> None:
-    for arrays in (policy.state(), policy.snapshot()):
-        for name, array in arrays.items():
-            assert not [item for item in gone if item.encode() in array.tobytes()], name
-    assert {alone(policy, item) for item in gone} == {alone(policy, "not-seen-either")}
-
-
-@every_kind
-def test_a_forgotten_item_leaves_no_trace_and_is_as_never_seen(kind: PolicyClass) -> None:
-    policy = taught(kind)
-    policy.snapshot()
-    policy.forget_items(GONE)
-    check_forgotten(policy, GONE)
-    check_pmf(scorer_of(policy), candidates_of(np.full((12, D), 0.1), ITEMS))
-
-
-@every_kind
-@pytest.mark.parametrize("published", [True, False])
-def test_forgetting_items_leaves_the_others_where_nothing_is_shared(kind: PolicyClass, published: bool) -> None:
-    """A kind keeps items apart if an event of one item changes the estimates of no other."""
-    policy, others = taught(kind), [item for item in [*ITEMS, "not-seen-either"] if item not in GONE]
-    before = [alone(policy, item) for item in others]
-    learn(policy, batch_of(np.full((1, D), 0.4), 1.0, GONE[0]))
-    apart = [alone(policy, item) for item in others] == before
-    assert apart >= (kind in (KINDS["linucb"], KINDS["popularity"], ALL["greedy"]))
-    policy = taught(kind)
-    if published:
-        policy.snapshot()
-    policy.forget_items(GONE)
-    assert ([alone(policy, item) for item in others] == before) >= apart
-
-
-@every_kind
-@pytest.mark.parametrize("gone", [GONE, ITEMS], ids=["some", "all"])
-def test_learning_goes_on_identically_after_items_were_forgotten(kind: PolicyClass, gone: list[str]) -> None:
-    policy, other = taught(kind), fresh(kind)
-    learn(policy, events(5, seed=3))  # in the middle of a block, with items that no snapshot has had
-    policy.forget_items(gone)
-    other.load(through_safetensors(policy.state()))
-    assert_same(policy.state(), other.state())
-    assert_same(policy.snapshot(), other.snapshot())
-    for each in (policy, other):
-        learn(each, events(150, seed=1))  # in which forgotten items return
-        assert_same(each.snapshot(), each.snapshot())
-    assert_same(policy.state(), other.state())
-    assert_same(policy.snapshot(), other.snapshot())
-    check_pmf(scorer_of(policy), next(requests()))
-
-
-@every_kind
-def test_forgetting_unknown_items_changes_nothing(kind: PolicyClass) -> None:
-    policy = taught(kind)
-    state, snapshot = policy.state(), policy.snapshot()
-    for gone in ([], ["never-seen"], {"neither-this": 1}):
-        policy.forget_items(gone)
-    assert_same(policy.state(), state)
-    assert_same(policy.snapshot(), snapshot)
-    fresh(kind).forget_items(ITEMS)
-
-
-def test_the_check_of_forgotten_items_can_fail() -> None:
-    class Remembers(Popularity):
-        def forget_items(self, gone: Collection[str]) -> None:
-            pass
-
-    policy = Remembers(D, Remembers.Params())
-    policy.update(events(50))
-    policy.forget_items(GONE)
-    with pytest.raises(AssertionError):
-        check_forgotten(policy, GONE)
-
-
 @every_kind
 def test_updates_change_neither_a_scorer_nor_what_was_handed_out(kind: PolicyClass) -> None:
     policy = taught(kind)
@@ -486,26 +260,6 @@ def test_unknown_parameters_and_bad_ones_are_refused(kind: PolicyClass) -> None:
     for name in kind.Params.model_fields:
         with pytest.raises(ValueError, match=name):
             kind.Params.model_validate({name: "many"})
-
-
-@every_kind
-def test_a_kind_describes_itself_and_its_parameters(kind: PolicyClass) -> None:
-    info = describe(kind)
-    assert (info.kind, info.batch_trained, info.comparable) == (kind.kind, kind.batch_trained, kind.comparable)
-    assert info.summary.endswith(".")
-    assert 20 < len(info.summary) < 200
-    jsonschema_rs.meta.validate(info.params)
-    assert info.params["properties"].keys() == kind.Params.model_fields.keys()
-    for name, schema in info.params["properties"].items():
-        assert schema.get("description", "").endswith("."), name
-        assert "default" in schema, name
-    validator = jsonschema_rs.validator_for(info.params)
-    assert validator.is_valid(kind.Params().model_dump(mode="json"))
-    assert not validator.is_valid({"no_such_parameter": 1})
-
-
-def test_all_kinds_are_described() -> None:
-    assert [info.kind for info in describe_kinds()] == list(KINDS)
 
 
 def test_the_serving_half_works_without_torch() -> None:

@@ -1,4 +1,4 @@
-"""Checks that installed packages bring policies, and that a broken one is reported and left out."""
+"""Checks that kinds describe themselves, and that packages bring kinds or are reported and left out."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 from structlog.testing import capture_logs
 
-from service.policies import KINDS
-from service.policies.kinds import discover
+from service.policies import KINDS, PolicyClass, describe_kinds
+from service.policies.kinds import describe, discover
+from tests.policies.conformance import every_kind
 from tests.policies.packages import install_example, kinds_with_example, write_metadata
 
 WHOLE = """
@@ -104,3 +106,23 @@ def test_of_two_packages_with_one_kind_the_first_by_name_is_taken(
     [line] = logs
     assert line["package"] == "rebound-greedy"
     assert line["reason"] == "ValueError: the kind 'greedy' exists already, in rebound_greedy"
+
+
+@every_kind
+def test_a_kind_describes_itself_and_its_parameters(kind: PolicyClass) -> None:
+    info = describe(kind)
+    assert (info.kind, info.batch_trained, info.comparable) == (kind.kind, kind.batch_trained, kind.comparable)
+    assert info.summary.endswith(".")
+    assert 20 < len(info.summary) < 200
+    jsonschema_rs.meta.validate(info.params)
+    assert info.params["properties"].keys() == kind.Params.model_fields.keys()
+    for name, schema in info.params["properties"].items():
+        assert schema.get("description", "").endswith("."), name
+        assert "default" in schema, name
+    validator = jsonschema_rs.validator_for(info.params)
+    assert validator.is_valid(kind.Params().model_dump(mode="json"))
+    assert not validator.is_valid({"no_such_parameter": 1})
+
+
+def test_all_kinds_are_described() -> None:
+    assert [info.kind for info in describe_kinds()] == list(KINDS)

@@ -1,0 +1,5 @@
+"""Shows the values in the failed assertions of the conformance suite's checks."""
+
+import pytest
+
+pytest.register_assert_rewrite("tests.policies.conformance")
