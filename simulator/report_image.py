@@ -92,7 +92,7 @@ def _draw_regret(axes: Axes, report: Report, looks: dict[str, Line]) -> None:
 
 
 def _draw_curves(axes: Axes, report: Report, looks: dict[str, Line], kind: str, notes: dict[str, str]) -> None:
-    """Draw the curves of all contestants, each with its label and note at its end."""
+    """Draw the curves of all contestants, each with its name and note at its end."""
     curves, end = report["curves"][kind], report["settings"]["steps"]
     steps = report["curves"][f"{kind}_step"]
     for label, look in looks.items():
@@ -102,7 +102,7 @@ def _draw_curves(axes: Axes, report: Report, looks: dict[str, Line], kind: str, 
             band = curves[label]
             axes.fill_between(steps, band["min"], band["max"], color=look.colour, alpha=0.15, linewidth=0)
     low, high = axes.get_ylim()
-    texts = {label: _end_text(label, note) for label, note in notes.items()}
+    texts = {label: _end_text(_end_name(report, label), note) for label, note in notes.items()}
     line = (high - low) * (LINE_HEIGHT if kind == "rate" else LINE_HEIGHT * 1.5)
     heights = [line * (text.count("\n") + 1) for text in texts.values()]
     ends = [curves[label]["mean"][-1] for label in looks]
@@ -123,10 +123,16 @@ def _draw_curves(axes: Axes, report: Report, looks: dict[str, Line], kind: str, 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _end_text(label: str, note: str) -> str:
-    """Join a label and its note, in one line if both fit."""
-    text = f"{label}: {note}" if note else label
-    return text if len(text) <= LABEL_CHARACTERS else "\n".join([fill(label, LABEL_CHARACTERS), note]).rstrip()
+def _end_name(report: Report, label: str) -> str:
+    """Return the label of a contestant; for a swap, the successor."""
+    policy = report["policies"][label]
+    return label if policy["swapped_at"] is None else f"→ {policy['policies'][1]}"
+
+
+def _end_text(name: str, note: str) -> str:
+    """Join a name and its note, in one line if both fit."""
+    text = f"{name}: {note}" if note else name
+    return text if len(text) <= LABEL_CHARACTERS else "\n".join([fill(name, LABEL_CHARACTERS), note]).rstrip()
 
 
 def place_labels(centres: Sequence[float], heights: Sequence[float]) -> list[float]:

@@ -34,7 +34,7 @@ async def test_policies_meet_the_same_users_and_a_swap_happens_under_traffic(ser
     plan = plan_of(
         *("random", "embedding_mlp"),
         swap="popularity,linucb:alpha=1.5@0.25",
-        **{"steps": steps, "seeds": (5,), "shocks": (("taste-swap", 0.5),), "history": 4000, "keep": True},
+        **{"steps": steps, "seeds": (5,), "shocks": (("taste-swap", 0.5),), "history": 6000, "keep": True},
     )
     async with ServiceClient(service) as client:
         before = set(await loops_of(client, "arena-"))

@@ -36,7 +36,7 @@ def processes_of(folder: Path) -> list[int]:
 async def test_a_short_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("REBOUND_REDIS_URL", "redis://127.0.0.1:1/0")  # the caller's own, not for the demo
-    plan = load("demo", {"policies": ["random", "linucb"], "steps": 150}).plan()
+    plan = load("demo", {"policies": ["random", "linucb"], "steps": 100}).plan()
     console = Console(file=io.StringIO(), width=200)
     report = await demo.run_demo(console, plan, out=tmp_path / "runs", command="rebound-sim demo")
     said = console.file.getvalue()  # type: ignore[attr-defined]
