@@ -1,0 +1,232 @@
+"""Every script names each key that it touches in KEYS, and touches one hash tag: so the store works on a Redis Cluster.
+
+A service does all that it can on a node with cluster mode on, which refuses keys of several slots in one command, and
+MONITOR shows what the scripts touch.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import httpx
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+from service.run.embedded import find_redis_server
+from service.settings import Settings
+from service.store.connection import script
+from tests.conftest import Worker
+from tests.processes import free_port
+from tests.waiting import until
+
+SCRIPTS = {path.name.removesuffix(".lua"): path.read_text() for path in (files("service.store") / "scripts").iterdir()}
+CALL = re.compile(r"redis\.p?call\(\s*'(\w+)'\s*(?:,\s*(.+?)\s*(?=[,)]))?")
+WITHOUT_A_KEY = ("TIME", "PUBLISH")
+WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
+
+
+# ---- as they are written
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_builds_no_key(name: str) -> None:
+    calls = CALL.findall(SCRIPTS[name])
+    assert calls
+    assert len(calls) == SCRIPTS[name].count("redis.call(")
+    for command, key in calls:
+        assert command in WITHOUT_A_KEY or re.fullmatch(r"KEYS\[(\d+|at)\]", key), f"{command} {key}"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_says_which_keys_it_takes(name: str) -> None:
+    head = SCRIPTS[name].split("\nlocal ")[0].split("\nif ")[0]
+    assert all(line.startswith("-- ") for line in head.strip().splitlines())
+    said = re.search(r"-- KEYS: ((?:.|\n)+?)\n-- ARGV", head)
+    assert said
+    named = said[1].replace("\n--", "").split(",")
+    numbers = [int(number) for number in re.findall(r"KEYS\[(\d+)\]", SCRIPTS[name])]
+    assert set(numbers) <= set(range(1, len(named) + 1))
+
+
+def test_the_check_can_fail() -> None:
+    assert CALL.findall("redis.call('GET', ARGV[1] .. 'x')") == [("GET", "ARGV[1] .. 'x'")]
+    assert CALL.findall("redis.call('DEL', prefix)") == [("DEL", "prefix")]
+
+
+# ---- as they run
+
+
+class ClusterNode:
+    """A redis-server with cluster mode on that holds all slots."""
+
+    def __init__(self, data: Path) -> None:
+        self.port = next(port for port in iter(free_port, None) if _free(port + 10_000))  # the bus has that one
+        self.socket = data / "redis.sock"
+        command = [find_redis_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(data)]
+        command += ["--unixsocket", str(self.socket), "--cluster-enabled", "yes", "--save", "", "--logfile", "log"]
+        self.process = subprocess.Popen(command)
+        self.url = f"unix://{self.socket}"
+        self.redis = Redis.from_url(self.url)
+        until(self._answers, "the node answers")
+        self.redis.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+        until(lambda: b"cluster_state:ok" in self._info(), "the cluster is whole")
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.redis.ping())
+        except RedisError:
+            return False
+
+    def _info(self) -> bytes:
+        info: bytes = self.redis.execute_command("CLUSTER", "INFO", **{"NEVER_DECODE": True})
+        return info
+
+    def close(self) -> None:
+        self.redis.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def _free(port: int) -> bool:
+    if port > 65_535:
+        return False
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@dataclass
+class Run:
+    """One run of a script: the keys that it was given, and those that it touched."""
+
+    sha: str
+    given: list[bytes]
+    touched: list[tuple[bytes, bytes]]  # command, key
+
+
+class Monitor:
+    """Reads what a Redis does."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(path))
+        self._file = self._socket.makefile("rb")
+        self._socket.sendall(b"MONITOR\r\n")
+        assert self._file.readline() == b"+OK\r\n"
+
+    def runs(self, redis: Redis) -> list[Run]:
+        """Return all runs of scripts up to now."""
+        redis.echo("that is all")
+        found: list[Run] = []
+        for line in self._file:
+            words = WORD.findall(line)
+            command = words[0].upper() if words else b""
+            if command == b"ECHO" and words[1] == b"that is all":
+                return found
+            if re.match(rb"\+[\d.]+ \[\d+ lua\]", line):
+                found[-1].touched.append((command, words[1] if len(words) > 1 else b""))
+            elif command in (b"EVALSHA", b"EVAL"):
+                sha = words[1].decode() if command == b"EVALSHA" else "by its text"
+                found.append(Run(sha, words[3 : 3 + int(words[2])], []))
+        raise AssertionError("the monitor ended")
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+        self._socket.close()
+
+
+def tag(key: bytes) -> bytes:
+    found = re.search(rb"\{(.+?)\}", key)
+    return found[1] if found else key
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterNode]:
+    node = ClusterNode(tmp_path_factory.mktemp("c"))
+    yield node
+    node.close()
+
+
+def everything(url: str, node: ClusterNode) -> None:
+    """Call whatever makes the service run a script."""
+    with httpx.Client(base_url=url, timeout=30) as client:
+
+        def call(method: str, path: str, body: object = None, *, expect: int = 200) -> dict[str, object]:
+            params = None if path.startswith("/loops") else {"loop": "shop"}
+            reply = client.request(method, path, json=body, params=params)
+            assert reply.status_code == expect, f"{method} {path}: {reply.status_code} {reply.text}"
+            return reply.json() if reply.content else {}
+
+        call("PUT", "/loops/shop", {"wait_time": 0.3, "aggregation": "sum", "retention": 1000}, expect=201)
+        call("PUT", "/loops/shop", {"exploration_floor": 0.1})
+        call("POST", "/items", {"items": [{"id": f"p{i}", "features": {"kind": "ab"[i % 2]}} for i in range(4)]})
+        call("DELETE", "/items/p3", expect=204)
+        for kind in ("linucb", "popularity"):
+            call("POST", "/policies", {"name": kind, "kind": kind}, expect=201)
+        call("PUT", "/traffic", {"linucb": 0.5, "popularity": 0.5})
+        for number in range(5):
+            sent = {"loop": "shop", "decision_id": f"d{number}", "user_id": f"u{number}", "k": 2}
+            call("POST", "/recommend", sent)
+            call("POST", "/recommend", sent)
+            if number:
+                call("POST", "/feedback", {"loop": "shop", "decision_id": f"d{number}", "reward": 1}, expect=202)
+        events = [{"event_id": f"e{i}", "item_id": "p0", "reward": 1, "at": 1e9 + i} for i in range(1200)]
+        for part in (events[:600], events[600:], events[600:]):
+            call("POST", "/events", {"events": part})
+
+        def settled() -> bool:
+            told = client.get("/status").json()["loops"]["shop"]
+            policies = told["policies"].values()
+            return not told["pending"] and all(policy["events"] == told["events"] for policy in policies)
+
+        until(settled, "all decisions are settled and learned")
+        [stats] = node.redis.keys("rebound:{shop:0}:*:stats")
+        until(lambda: node.redis.hexists(stats, "trimmed"), "the log is trimmed")
+        version = call("GET", "/policies/linucb")["version"]
+        call("POST", "/policies/linucb/rollback", {"version": version})
+        call("POST", "/policies/linucb/activate")
+        call("GET", "/decisions/d1")
+        call("DELETE", "/policies/popularity", expect=204)
+        call("DELETE", "/loops/shop", expect=204)
+
+
+def test_the_whole_service_runs_on_a_node_of_a_cluster(node: ClusterNode) -> None:
+    with (
+        Monitor(node.socket) as monitor,
+        Worker(Settings(redis_url=node.url, publish_period_ms=20), learner=True) as url,
+    ):
+        everything(url, node)
+        runs = monitor.runs(node.redis)
+    names = {script(name).sha: name for name in SCRIPTS}
+    assert {names[run.sha] for run in runs if run.sha in names} == set(SCRIPTS), "a script was not run"
+    for run in runs:
+        name = names.get(run.sha, run.sha)
+        assert len({tag(key) for key in run.given}) == 1, f"{name} has keys of several tags: {run.given}"
+        for command, key in run.touched:
+            assert command.decode() in WITHOUT_A_KEY or key in run.given, (
+                f"{name} touches {key!r}, which is not in KEYS"
+            )
+    assert [key for key in node.redis.keys("*shop*") if b":fence:" not in key] == []
+
+
+def test_several_tags_would_be_refused(node: ClusterNode) -> None:
+    with pytest.raises(RedisError, match="same slot"):
+        node.redis.eval("return 1", 2, "{a}", "{b}")
+    with pytest.raises(RedisError, match="same slot"):
+        node.redis.mget("{a}", "{b}")
+
+
+def test_the_monitor_sees_a_key_that_was_not_given(node: ClusterNode) -> None:
+    with Monitor(node.socket) as monitor:
+        node.redis.eval("redis.call('TIME') return redis.call('GET', ARGV[1])", 1, "{a}:given", "{a}:other")
+        [run] = monitor.runs(node.redis)
+    assert (run.given, run.touched) == ([b"{a}:given"], [(b"TIME", b""), (b"GET", b"{a}:other")])
