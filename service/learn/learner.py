@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import structlog
@@ -31,6 +32,7 @@ class Learner:
         self._redis, self._settings = redis, settings
         self._tasks: dict[tuple[Keys, str], asyncio.Task[None]] = {}
         self._unreadable: set[str] = set()  # loops that cannot be read, each told once
+        self._identity: str | None = None  # of the data, when it was first seen
 
     async def follow(self, stop: asyncio.Event) -> None:
         """Start a task for every loop and policy that has none.
@@ -60,21 +62,33 @@ class Learner:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`; then every policy is checkpointed and every lease let go."""
-        identity = None
+        await asyncio.gather(self._repeat(self._beat, stop), self._repeat(lambda: self._look(stop), stop))
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _repeat(self, step: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
         while not stop.is_set():
-            try:
-                identity = identity or await workers.read_identity(self._redis)
-                if identity is not None and identity == await workers.read_identity(self._redis):
-                    await workers.learner_heartbeat(self._redis)
-                    await self.follow(stop)
-                    await loop_store.forget_deleted(self._redis)
-                elif identity is not None:
-                    log.error("redis lost its data; nothing is learned until a person restarts the learner")
-            except StoreUnavailable:
-                pass
+            with suppress(StoreUnavailable):
+                await step()
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), PERIOD_S)
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _beat(self) -> None:
+        """Say that this learner is at work. It does not wait for `_look`, which takes long with many loops."""
+        if await self._data_is_ours():
+            await workers.learner_heartbeat(self._redis)
+
+    async def _look(self, stop: asyncio.Event) -> None:
+        if await self._data_is_ours():
+            await self.follow(stop)
+            await loop_store.forget_deleted(self._redis)
+        elif self._identity is not None:
+            log.error("redis lost its data; nothing is learned until a person restarts the learner")
+
+    async def _data_is_ours(self) -> bool:
+        """Return whether Redis holds the data that this learner began with."""
+        found = await workers.read_identity(self._redis)
+        self._identity = self._identity or found
+        return found is not None and found == self._identity
 
 
 async def run(settings: Settings) -> None:
