@@ -270,7 +270,7 @@ def _parsed(route: str, reply: Any, parse: Callable[[Any], T]) -> T:
 
 
 def _segment(name: str) -> str:
-    """Quote an id so that it is one segment of a path, whatever characters it has."""
+    """Quote an id so that it is one segment of a path."""
     return quote(name, safe="")
 
 
