@@ -78,6 +78,8 @@ async def _changes(
     changes: dict[str, str | bytes | int] = {"settings": changed.model_dump_json()}
     if changed.reward_range != seen.settings.reward_range:
         await _check_unused(redis, seen, "reward_range")
+    if schema is not None and "item_ids" not in schema.model_fields_set:  # a loop of 0.1 keeps its rows as they are
+        schema = schema.model_copy(update={"item_ids": seen.schema.get("item_ids", True)})
     encoder = Encoder(schema) if schema is not None else None
     if encoder is not None and encoder.version != seen.encoder:
         await _check_unused(redis, seen, "schema")

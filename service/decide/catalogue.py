@@ -26,7 +26,7 @@ class Catalogue:
     ) -> Catalogue:
         """Encode items; values that the encoder cannot use are counted in `misfits`."""
         ids = tuple(features)
-        block = encoder.items(list(features.values()), misfits=misfits)
+        block = encoder.items(list(features.values()), ids, misfits=misfits)
         return cls(version, ids, {item: row for row, item in enumerate(ids)}, features, block)
 
     def eligible(
@@ -51,4 +51,5 @@ class Catalogue:
         if len(known) == len(left) and None not in known:
             return [item for item, _ in left], self.block.take([row for row in known if row is not None])
         given = [self.features.get(item, {}) if features is None else features for item, features in left]
-        return [item for item, _ in left], encoder.items(given, misfits=misfits)
+        items = [item for item, _ in left]
+        return items, encoder.items(given, items, misfits=misfits)

@@ -43,6 +43,8 @@ class Trainer:
     """
 
     def __init__(self, record: PolicyRecord, *, d: int, reward_range: tuple[float, float]) -> None:
+        if record.kind not in KINDS:
+            raise ValueError(f"there is no kind {record.kind!r} here: install the package that brought it, and restart")
         kind = KINDS[record.kind]
         self.policy: Policy[Any] = kind(d, kind.Params.model_validate(record.params), seed=record.seed)
         self.position, self.events = START, 0

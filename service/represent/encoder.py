@@ -100,7 +100,9 @@ class Encoder:
     def __init__(self, schema: FeatureSchema) -> None:
         self.schema = schema
         self.d = schema.d
-        canonical = json.dumps({"code": CODE, "schema": schema.model_dump()}, sort_keys=True)
+        # A schema without `item_ids` makes the rows, and so has the version, that it had before there were any.
+        said = schema.model_dump(exclude=None if schema.item_ids else {"item_ids"})
+        canonical = json.dumps({"code": CODE, "schema": said}, sort_keys=True)
         self.version = blake2b(canonical.encode(), digest_size=6).hexdigest()
 
         hashes = schema.hash_dims > 0
@@ -132,11 +134,14 @@ class Encoder:
             *(f"hash[{i}]" for i in range(schema.hash_dims)),
         )
 
-    def items(self, features: Sequence[Mapping[str, Any]], *, misfits: Misfits | None = None) -> ItemBlock:
-        """Encode n items' features, once for all contexts.
+    def items(
+        self, features: Sequence[Mapping[str, Any]], ids: Sequence[str] | None = None, *, misfits: Misfits | None = None
+    ) -> ItemBlock:
+        """Encode n items, once for all contexts.
 
         Args:
             features: a JSON object per item.
+            ids: (n,), for items without features, if the schema uses them; None leaves such items without columns.
             misfits: counts the values that could not be used as they are; None counts nothing.
         """
         misfits = Misfits() if misfits is None else misfits
@@ -144,8 +149,10 @@ class Encoder:
         columns = np.zeros((n, len(side.columns)), dtype=np.float32)
         hashed = np.zeros((n, self.schema.hash_dims), dtype=np.float32)
         encoded = [
-            side.encode(item, its_columns, its_hashed, misfits)
-            for item, its_columns, its_hashed in zip(features, columns, hashed, strict=True)
+            side.encode(item, its_columns, its_hashed, misfits, item_id)
+            for item, its_columns, its_hashed, item_id in zip(
+                features, columns, hashed, ids if ids is not None and self.schema.item_ids else [None] * n, strict=True
+            )
         ]
         columns *= side.share
         m = max((len(tokens) for tokens, _ in encoded), default=0)
@@ -221,14 +228,18 @@ class _Side:
         return range(where.start, where.stop)
 
     def encode(
-        self, features: Mapping[str, Any], fields: Array, hashed: Array, misfits: Misfits
+        self, features: Mapping[str, Any], fields: Array, hashed: Array, misfits: Misfits, own_id: str | None = None
     ) -> tuple[list[int], list[float]]:
         """Encode one JSON object into the zeros of `fields` (columns,), unscaled, and `hashed` (hash_dims,).
+
+        An empty object has `own_id`, if there is one, as its only token.
 
         Returns:
             The tokens' hashes and their scaled values.
         """
         found = Tokens(self._name, misfits)
+        if own_id is not None and not features and self._hash_dims:
+            found.add_id(own_id)
         for name, value in features.items():
             known = self._fields.get(name)
             if known is None:

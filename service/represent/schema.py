@@ -23,7 +23,8 @@ class FeatureSchema(BaseModel):
     """A loop's features. The empty schema hashes every field into 31 columns.
 
     `crosses` are pairs (context field, item field). All undeclared fields share `hash_dims` columns, 0 to 4096; with 0
-    they are ignored. A row has at most 4096 columns beside the bias.
+    they are ignored. With `item_ids`, an item without features has its id as its one undeclared field, so that items
+    can be told apart. A row has at most 4096 columns beside the bias.
     """
 
     model_config = CLOSED
@@ -32,6 +33,7 @@ class FeatureSchema(BaseModel):
     item: dict[Name, AnyField] = {}
     crosses: list[tuple[str, str]] = []
     hash_dims: int = Field(default=31, ge=0, le=MAX_COLUMNS)
+    item_ids: bool = True
 
     @model_validator(mode="after")
     def _consistent(self) -> FeatureSchema:

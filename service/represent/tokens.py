@@ -57,6 +57,11 @@ class Tokens:
         except _TooManyValues:
             self._misfits.add(self._side, name, "too_many_values")
 
+    def add_id(self, item: str) -> None:
+        """Add an item's id as a token; no field has this name, for a field's begins with a dot."""
+        self.names.append(f"={item}")
+        self.weights.append(1.0)
+
     def _add_member(self, parent: str, name: str, value: Any, depth: int) -> None:
         """`parent` is empty or begins with a dot; `depth` counts the objects and lists around the value."""
         if len(name) > MAX_STRING:

@@ -35,6 +35,8 @@ def active_of(
     traffic: Mapping[str, float] | None = None,
     served: Mapping[str, ServedPolicy] | None = None,
     name: str = "shop",
+    catalogue: Catalogue | None = None,
+    encoder: Encoder = ENCODER,
     **settings: Any,
 ) -> ActiveLoop:
     """Build an active loop; policies with traffic serve uniformly unless they are given."""
@@ -43,8 +45,8 @@ def active_of(
         name=name,
         id="1",
         settings=LoopSettings(**settings),
-        encoder=ENCODER,
-        catalogue=catalogue_of(items),
+        encoder=encoder,
+        catalogue=catalogue or catalogue_of(items, encoder=encoder),
         traffic=traffic,
         served=served or {policy: served_of(policy) for policy in traffic},
         epoch=1,

@@ -45,14 +45,14 @@ def test_a_candidates_own_features_go_first(
 ) -> None:
     _, block = catalogue_of(ITEMS).eligible([candidate, ("b", None)], (), ENCODER)
     rows = ENCODER.encode({"seg": 1}, block)
-    expected = ENCODER.encode({"seg": 1}, ENCODER.items([features, ITEMS["b"]]))
+    expected = ENCODER.encode({"seg": 1}, ENCODER.items([features, ITEMS["b"]], [candidate[0], "b"]))
     assert np.array_equal(rows, expected)
 
 
 def test_candidates_keep_their_order() -> None:
     ids, block = catalogue_of(ITEMS).eligible([("c", None), ("a", None)], (), ENCODER)
     assert list(ids) == ["c", "a"]
-    assert np.array_equal(ENCODER.encode({}, block), ENCODER.encode({}, ENCODER.items([{}, ITEMS["a"]])))
+    assert np.array_equal(ENCODER.encode({}, block), ENCODER.encode({}, ENCODER.items([{}, ITEMS["a"]], ["c", "a"])))
 
 
 def test_what_the_encoder_cannot_use_is_counted() -> None:
