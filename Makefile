@@ -1,6 +1,6 @@
 # Every target does its own set-up. Python 3.11+ with venv, make and pip is all that must be there.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check fix hooks docs bench bench-policies bench-search
+.PHONY: help setup browser demo serve test check fix hooks docs bench bench-policies bench-search
 PYTHON ?= python3
 BIN = .venv/bin
 RUN = PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -25,12 +25,19 @@ demo: setup  ## the whole story in a few minutes; QUICK=1 for the short one
 serve: setup  ## the service on http://127.0.0.1:8000, state in .rebound/
 	@$(RUN) $(BIN)/rebound serve
 
-test: setup  ## all tests, with coverage; ARGS=tests/policies some; ARGS='-m "not slow"' the quick ones
+# Pages are tested in a real browser. Only Debian's package manager is known here; elsewhere install one by hand.
+browser:
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || { \
+	  echo "installing chromium, in which the tests open our pages"; \
+	  apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } || \
+	  { echo "install chromium (Debian: sudo apt-get install chromium), then call make test again"; exit 1; }
+
+test: setup browser  ## all tests, with coverage; ARGS=tests/policies some; ARGS='-m "not slow"' the quick ones
 ifeq ($(ARGS),)
-	@$(RUN) $(BIN)/python -m slipcover -m pytest || { code=$$?; \
+	@$(ONE_THREAD) $(RUN) $(BIN)/python -m slipcover -m pytest || { code=$$?; \
 	  test $$code -ne 2 || echo "stopped, or coverage is under the floor (fail-under in pyproject.toml)"; exit $$code; }
 else
-	@$(RUN) $(BIN)/python -m pytest $(ARGS)
+	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest $(ARGS)
 endif
 
 check: setup  ## format, lint, types; changes nothing

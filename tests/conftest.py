@@ -28,7 +28,7 @@ from tests.waiting import until
 
 # The same examples in every run: a red one is the fault of what changed. `make test ARGS=--hypothesis-profile=search`
 # looks for new ones.
-hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("search", max_examples=2000, deadline=None)
 hypothesis.settings.load_profile("same")
 

@@ -44,7 +44,7 @@ class Served:
             status = httpx.get(f"{self.url}/status", timeout=2).json()
         except (httpx.HTTPError, ValueError):
             return False
-        return status["rung"] == "ok"
+        return bool(status["rung"] == "ok")
 
     def children(self, word: str = "") -> list[int]:
         """Process ids of the supervisor's children whose command line holds `word`."""

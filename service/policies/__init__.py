@@ -14,7 +14,7 @@ from service.policies.base import (
     Scorer,
     expect,
     finite_batch,
-    greedy,
+    greedy_pmf,
     part,
 )
 from service.policies.item_index import ItemIndex
@@ -36,6 +36,6 @@ __all__ = [
     "describe_kinds",
     "expect",
     "finite_batch",
-    "greedy",
+    "greedy_pmf",
     "part",
 ]

@@ -217,7 +217,7 @@ def expect(snapshot: Mapping[str, Array], name: str, shape: tuple[int | None, ..
     return array
 
 
-def greedy(score: Array) -> Array:
+def greedy_pmf(score: Array) -> Array:
     """Compute the pmf (n,) that shares all mass among the highest scores (n,)."""
     best = score == score.max()
     pmf: Array = best / best.sum()

@@ -26,7 +26,7 @@ from service.policies.base import (
     Scorer,
     expect,
     finite_batch,
-    greedy,
+    greedy_pmf,
     part,
     sigmoid,
 )
@@ -173,7 +173,7 @@ class EmbeddingMLPScorer(Scorer):
         return score
 
     def pmf(self, estimates: Array) -> Array:
-        return greedy(estimates[:, 0])
+        return greedy_pmf(estimates[:, 0])
 
     def summary(self) -> dict[str, Any]:
         """Count what the weights were trained on, and show the mean loss over the last epoch (nats per event)."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from service.policies.base import Array, Arrays, Batch, Candidates, Params, Policy, Scorer, expect, greedy
+from service.policies.base import Array, Arrays, Batch, Candidates, Params, Policy, Scorer, expect, greedy_pmf
 from service.policies.item_index import ItemIndex
 from service.policies.item_ridge import ItemRidge
 from service.policies.linalg import matvec, unpack
@@ -87,7 +87,7 @@ class LinUCBScorer(Scorer):
         return score[:, None]
 
     def pmf(self, estimates: Array) -> Array:
-        return greedy(estimates[:, 0])
+        return greedy_pmf(estimates[:, 0])
 
     def summary(self) -> dict[str, Any]:
         """Count the items seen and their events, and list the 20 items seen most."""

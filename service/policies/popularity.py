@@ -22,7 +22,7 @@ from service.policies.base import (
     expect,
     fade,
     finite_batch,
-    greedy,
+    greedy_pmf,
 )
 from service.policies.item_index import ItemIndex
 
@@ -149,7 +149,7 @@ class PopularityScorer(Scorer):
         return rates
 
     def pmf(self, estimates: Array) -> Array:
-        pmf: Array = (1.0 - self._epsilon) * greedy(estimates[:, 0]) + self._epsilon / len(estimates)
+        pmf: Array = (1.0 - self._epsilon) * greedy_pmf(estimates[:, 0]) + self._epsilon / len(estimates)
         return pmf
 
     def summary(self) -> dict[str, Any]:

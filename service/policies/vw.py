@@ -26,7 +26,7 @@ from service.policies.base import (
     Scorer,
     expect,
     finite_batch,
-    greedy,
+    greedy_pmf,
 )
 
 SLOTS = (0, 1)  # of VW's arrays: w, and its sums of squared gradients
@@ -150,7 +150,7 @@ class VWScorer(Scorer):
 
     def pmf(self, estimates: Array) -> Array:
         mass = estimates[:, 1].sum()
-        pmf: Array = estimates[:, 1] / mass if mass > 0 else greedy(estimates[:, 0])
+        pmf: Array = estimates[:, 1] / mass if mass > 0 else greedy_pmf(estimates[:, 0])
         return pmf
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from service.policies import Arrays, NumericalError, expect, finite_batch, greedy, part
+from service.policies import Arrays, NumericalError, expect, finite_batch, greedy_pmf, part
 from service.policies.base import fade, sigmoid
 from tests.builders import batch_of
 
@@ -43,7 +43,7 @@ def test_an_array_of_a_snapshot_is_returned_only_if_it_is_right() -> None:
 
 
 def test_greedy_shares_ties() -> None:
-    assert greedy(np.array([0.1, 0.5, 0.5, 0.2])).tolist() == [0, 0.5, 0.5, 0]
+    assert greedy_pmf(np.array([0.1, 0.5, 0.5, 0.2])).tolist() == [0, 0.5, 0.5, 0]
 
 
 def test_sigmoid_of_a_number_and_of_an_array() -> None:

@@ -29,13 +29,16 @@ def test_an_installed_package_brings_its_kind_to_a_new_process(tmp_path: Path) -
     code = """
 import sys
 from service.policies import KINDS, describe_kinds
-print(KINDS["greedy"].__module__, describe_kinds()[-1].kind, "torch" in sys.modules, "vowpalwabbit" in sys.modules)
+described = {info.kind for info in describe_kinds()}
+print(KINDS["mine"].__module__, "mine" in described, "torch" in sys.modules, "vowpalwabbit" in sys.modules)
 """
-    path = os.pathsep.join([*install_example(tmp_path), os.environ.get("PYTHONPATH", "")])
+    write_metadata(tmp_path, "rebound-mine", {"mine": "rebound_mine:Mine"})
+    (tmp_path / "rebound_mine.py").write_text(WHOLE)
+    path = os.pathsep.join([str(tmp_path), str(EXAMPLE), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path}
     )
-    assert done.stdout == "rebound_greedy greedy False False\n"
+    assert done.stdout == "rebound_mine True False False\n"
 
 
 def discovered(monkeypatch: pytest.MonkeyPatch, folder: Path, module: str, value: str) -> tuple[set[str], list[str]]:
@@ -98,14 +101,10 @@ def test_a_broken_package_is_logged_and_left_out(
 def test_of_two_packages_with_one_kind_the_first_by_name_is_taken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    write_metadata(tmp_path, "a-greedy", {"greedy": "rebound_greedy:Greedy"})
-    for folder in install_example(tmp_path):
-        monkeypatch.syspath_prepend(folder)
-    with capture_logs() as logs:
-        assert discover().keys() - KINDS.keys() == {"greedy"}
-    [line] = logs
-    assert line["package"] == "rebound-greedy"
-    assert line["reason"] == "ValueError: the kind 'greedy' exists already, in rebound_greedy"
+    write_metadata(tmp_path, "a-mine", {"mine": "rebound_mine:Mine"})
+    new_kinds, reasons = discovered(monkeypatch, tmp_path, WHOLE, "rebound_mine:Mine")
+    assert new_kinds == {"mine"}
+    assert reasons == ["ValueError: the kind 'mine' exists already, in rebound_mine"]
 
 
 @every_kind

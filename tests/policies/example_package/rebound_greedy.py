@@ -17,7 +17,7 @@ from service.policies import (
     Scorer,
     expect,
     finite_batch,
-    greedy,
+    greedy_pmf,
 )
 
 
@@ -71,4 +71,4 @@ class GreedyScorer(Scorer):
         return means
 
     def pmf(self, estimates: Array) -> Array:
-        return greedy(estimates[:, 0])
+        return greedy_pmf(estimates[:, 0])
