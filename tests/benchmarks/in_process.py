@@ -177,9 +177,9 @@ def past_entries(
     world: worlds.World[Any], size: int, record: PolicyRecord, catalogue: Catalogue, encoder: Encoder
 ) -> Iterator[Entry]:
     """Generate the log of an import of `size` random impressions, and a request to train if the policy needs one."""
+    block_of = {item: catalogue.block.take([row]) for item, row in catalogue.index.items()}
     for number, impression in enumerate(world.history(size), start=1):
-        _, block = catalogue.eligible([(impression["item_id"], None)], (), encoder)
-        [row] = encoder.encode(impression["context"], block)
+        [row] = encoder.encode(impression["context"], block_of[impression["item_id"]])
         yield Event(
             position=f"0-{number}",
             decision_id=impression["event_id"],
