@@ -9,15 +9,19 @@ run side by side.
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Mapping
 from contextlib import suppress
 from uuid import uuid4
 
+import orjson
 import structlog
 from redis.asyncio import Redis
 
 from service.errors import StoreUnavailable
+from service.loop import LOOP_NAME
 from service.store.codec import FORMAT, NewerFormat
-from service.store.connection import answering, now
+from service.store.connection import answering, now, script
 from service.store.keys import FORMAT as FORMAT_KEY
 from service.store.keys import LOOPS, STORE, Keys, loop_record
 
@@ -26,8 +30,13 @@ LOCK_MS = 10_000
 OLD_CLIENTS = ("rebound-api", "rebound-learner")
 PAUSE_S = 0.5
 BATCH = 1000
-HOME = frozenset({"items", "item-log", "policies", "adopted"})  # keys of 0.1 that a loop has once ...
-HOME_OF_POLICY = ("policy:", "state:", "versions:", "history:", "lease:", "fence:")  # ... and those of its policies
+# The keys that version 0.1 had under the tag of a loop: those that a loop has once, those of each of its policies, and
+# those that grow with its traffic. Three were kept in another form: `loop`, `imported` and `snapshot:...`.
+HOME = frozenset({"items", "item-log", "policies", "adopted"})
+HOME_OF_POLICY = frozenset({"policy", "state", "versions", "history", "lease", "fence"})
+TRAFFIC = frozenset({"pending", "events", "dead", "stats"})
+TRAFFIC_OF_DECISION = "decision"
+OLD_KEY = re.compile(rf"rebound:\{{(?P<loop>{LOOP_NAME.pattern}):0\}}:(?P<rest>.+)", re.DOTALL)
 
 log = structlog.get_logger()
 
@@ -71,79 +80,111 @@ async def _try(redis: Redis) -> str | None:
         token = uuid4().hex
         if not await redis.set(LOCK, token, nx=True, px=LOCK_MS):
             return "another process upgrades the data"
-        holder = asyncio.create_task(_hold(redis))
+        holder = asyncio.create_task(_hold(redis, token))
         try:
             await _move_all(redis)
             await redis.set(FORMAT_KEY, FORMAT)
         finally:
             holder.cancel()
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError, StoreUnavailable):
                 await holder
-            await redis.delete(LOCK)
+            await script("renew_lease")(redis, (LOCK,), (token, 1))
     log.info("the data was upgraded", format=FORMAT)
     return None
 
 
-async def _hold(redis: Redis) -> None:
+async def _hold(redis: Redis, token: str) -> None:
+    """Keep the lock. Should it be lost all the same, two processes move the same keys, which does no harm."""
     while True:
         await asyncio.sleep(LOCK_MS / 3000)
-        await redis.pexpire(LOCK, LOCK_MS)
+        await script("renew_lease")(redis, (LOCK,), (token, LOCK_MS))
 
 
 async def _move_all(redis: Redis) -> None:
+    """Move every loop. Its record goes last: as long as it stands at its old place, the loop is not done."""
     started = await now(redis)
-    for name in [member.decode() for member in await redis.smembers(LOOPS)]:
-        await _move_loop(redis, name)
-    log.info("keys moved", seconds=round(await now(redis) - started, 1))
+    loops: dict[str, Keys] = {}
+    for name in sorted(member.decode() for member in await redis.smembers(LOOPS)):
+        if await redis.exists(_old(name, "loop")):
+            loops[name] = Keys(name, await _once(redis, _old(name, "loop")))
+            await _prepare_policies(redis, loops[name])
+    await _move_keys(redis, loops)
+    for name in loops:
+        await _keep_rows(redis, _old(name, "loop"))
+        await redis.hset(_old(name, "loop"), "v", FORMAT)
+    await _rename(redis, {_old(name, "loop"): loop_record(name) for name in loops})
+    log.info("keys moved", loops=len(loops), seconds=round(await now(redis) - started, 1))
 
 
-async def _move_loop(redis: Redis, name: str) -> None:
-    """Move one loop. Its record goes last: as long as it stands at its old place, the loop is not done."""
-    old = f"rebound:{{{name}:0}}:"
-    if not await redis.exists(old + "loop"):
-        return
-    loop_id = await _once(redis, old + "loop", "id")
-    keys = Keys(name, loop_id)
-    for policy in [member.decode() for member in await redis.smembers(old + "policies")]:
-        if await redis.hexists(old + f"policy:{policy}", "alarms"):
-            await _once(redis, f"{old}policy:{policy}", "id")
-            await redis.hset(f"{old}policy:{policy}", "v", FORMAT)
-        elif not await redis.exists(keys.policy(policy)):  # a start of 0.1 was cut off between two writes
-            await redis.srem(old + "policies", policy)
-            await redis.unlink(f"{old}policy:{policy}")
+def _old(loop: str, rest: str) -> str:
+    return f"rebound:{{{loop}:0}}:{rest}"
+
+
+async def _once(redis: Redis, key: str) -> str:
+    """Return the id of a record that is there, given a new one if it has none."""
+    await redis.hsetnx(key, "id", uuid4().hex[:12])
+    found: bytes = await redis.hget(key, "id")
+    return found.decode()
+
+
+async def _keep_rows(redis: Redis, loop: str) -> None:
+    """Say in a loop's schema that its rows hold no ids, as they did not in 0.1: the logged ones must stay right."""
+    schema = await redis.hget(loop, "schema")
+    if schema is not None:
+        await redis.hset(loop, "schema", orjson.dumps({"item_ids": False, **orjson.loads(schema)}))
+
+
+async def _prepare_policies(redis: Redis, keys: Keys) -> None:
+    """Give the policies of a loop their ids and formats; a name without a whole record is no policy."""
+    names = _old(keys.loop, "policies")
+    for policy in [member.decode() for member in await redis.smembers(names)]:
+        record = _old(keys.loop, f"policy:{policy}")
+        if await _whole(redis, record):
+            await _once(redis, record)
+            await redis.hset(record, "v", FORMAT)
+        elif not await redis.exists(keys.policy(policy)):  # else an upgrade that was cut off has moved it
+            await redis.srem(names, policy)
+
+
+async def _whole(redis: Redis, policy: str) -> bool:
+    """Return whether a policy's record is whole: 0.1 wrote it in two steps, and a crash could come in between."""
+    return bool(await redis.hexists(policy, "alarms"))
+
+
+async def _move_keys(redis: Redis, loops: Mapping[str, Keys]) -> None:
+    """Move all keys of these loops but their records, in one pass over the data."""
     renames: dict[str, str] = {}
-    async for key in redis.scan_iter(match=old + "*", count=1000):
-        rest = key.decode().removeprefix(old)
-        if rest == "loop" or key.decode().startswith(keys.partition().prefix):
+    async for key in redis.scan_iter(match="rebound:{*:0}:*", count=1000):
+        found = OLD_KEY.fullmatch(key.decode())
+        keys = loops.get(found["loop"]) if found else None
+        if found is None or keys is None:
             continue
-        if rest.startswith("snapshot:"):
-            await _move_snapshot(redis, keys, key.decode(), rest)
-        elif rest == "imported":
-            await _move_imported(redis, keys, key.decode())
-        else:
-            renames[key.decode()] = _new_name(keys, rest)
-        if len(renames) == BATCH:
+        kind, _, rest = found["rest"].partition(":")
+        if kind == "snapshot":
+            await _move_snapshot(redis, keys, found[0], rest)
+        elif found["rest"] == "imported":
+            await _move_imported(redis, keys, found[0])
+        elif kind == "policy" and not await _whole(redis, found[0]):
+            await redis.unlink(found[0])
+        elif kind in HOME_OF_POLICY or found["rest"] in HOME:
+            renames[found[0]] = keys.home + found["rest"]
+        elif kind == TRAFFIC_OF_DECISION or found["rest"] in TRAFFIC:
+            renames[found[0]] = keys.partition().prefix + found["rest"]
+        if len(renames) >= BATCH:
             await _rename(redis, renames)
     await _rename(redis, renames)
-    await redis.hset(old + "loop", "v", FORMAT)
-    await redis.rename(old + "loop", loop_record(name))
-
-
-async def _once(redis: Redis, key: str, field: str) -> str:
-    """Return a field of a hash, given a new id if it has none; of a hash that is there."""
-    if await redis.exists(key):
-        await redis.hsetnx(key, field, uuid4().hex[:12])
-    value = await redis.hget(key, field)
-    return value.decode() if value else ""
 
 
 async def _move_snapshot(redis: Redis, keys: Keys, key: str, rest: str) -> None:
-    policy, version = rest.removeprefix("snapshot:").rsplit(":", 1)
-    await redis.hset(keys.snapshots(policy), version, await redis.get(key) or b"")
-    await redis.unlink(key)
+    policy, version = rest.rsplit(":", 1)
+    snapshot = await redis.get(key)
+    if snapshot is not None:  # a scan may show a key twice
+        await redis.hset(keys.snapshots(policy), version, snapshot)
+        await redis.unlink(key)
 
 
 async def _move_imported(redis: Redis, keys: Keys, key: str) -> None:
+    """Turn the set of event ids into one with numbers. They came before all that are imported from now on."""
     members = [member async for member in redis.sscan_iter(key, count=1000)]
     for at in range(0, len(members), BATCH):
         numbered = {member: at + i for i, member in enumerate(members[at : at + BATCH])}
@@ -151,16 +192,14 @@ async def _move_imported(redis: Redis, keys: Keys, key: str) -> None:
     await redis.unlink(key)
 
 
-def _new_name(keys: Keys, rest: str) -> str:
-    at_home = rest in HOME or rest.startswith(HOME_OF_POLICY)
-    return (keys.home if at_home else keys.partition().prefix) + rest
-
-
 async def _rename(redis: Redis, renames: dict[str, str]) -> None:
-    """Rename keys and empty the dict. A key that a scan showed twice is gone the second time, which is no error."""
+    """Rename keys, and empty the dict.
+
+    A key that a scan showed twice is gone the second time, which is no error. What stands at the new place stays.
+    """
     async with redis.pipeline(transaction=False) as pipe:
         for old, new in renames.items():
-            pipe.rename(old, new)
+            pipe.renamenx(old, new)
         for result in await pipe.execute(raise_on_error=False):
             if isinstance(result, Exception) and "no such key" not in str(result):
                 raise result
