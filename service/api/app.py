@@ -201,7 +201,9 @@ async def _defect(request: Request, error: Any) -> Response:
 
 async def _http_error(request: Request, error: Any) -> Response:
     found = for_status(error.status_code, str(error.detail))
-    if error.status_code == 405:
+    if error.status_code == 404:
+        found.detail = f"there is no path {request.url.path!r}; GET /docs lists all"
+    elif error.status_code == 405:
         found.extra["allow"] = _methods(request)
         found.detail = f"this path takes {', '.join(found.extra['allow'])}"
     return _problem(request, found)

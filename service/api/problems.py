@@ -73,8 +73,11 @@ def invalid(errors: Sequence[Mapping[str, Any]], *, skip: Sequence[str] = ("body
     found = []
     for error in errors:
         path = [str(part) for part in error["loc"] if part not in NO_PART]
-        field = ".".join(path[1:] if path and path[0] in skip else path) or "body"
-        found.append({"field": field, "message": str(error["msg"]).removeprefix("Value error, ")})
+        if path and path[0] in skip:
+            del path[0]
+        if path[:1] == ["schema"] and path[1:2] in (["context"], ["item"]):
+            del path[3:4]  # the type that the field is declared to have
+        found.append({"field": ".".join(path) or "body", "message": str(error["msg"]).removeprefix("Value error, ")})
     problem = InvalidRequest(found[0]["field"], found[0]["message"])
     problem.extra["errors"] = found[:20]
     return problem

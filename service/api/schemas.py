@@ -57,6 +57,10 @@ Features = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value i
 BATCH = 1000
 
 
+def _without_nulls(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
 class Body(BaseModel):
     """A request body; unknown fields are refused, so that a typing error does not pass for a default."""
 
@@ -363,13 +367,13 @@ class LoopBody(LoopChanges):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, body: Any) -> Any:
+    def _given(cls, body: Any) -> Any:
         """Leave out what is null, among the settings and among the parts of the schema: it is not given."""
         if not isinstance(body, dict):
             return body
-        given = {name: value for name, value in body.items() if value is not None}
+        given = _without_nulls(body)
         if isinstance(given.get("schema"), dict):
-            given["schema"] = {name: value for name, value in given["schema"].items() if value is not None}
+            given["schema"] = _without_nulls(given["schema"])
         return given
 
 
