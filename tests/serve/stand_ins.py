@@ -1,0 +1,41 @@
+"""Stands in for the parts that the use cases are given."""
+
+from __future__ import annotations
+
+from service.decide.active import ActiveLoop
+from service.errors import NotFound, StoreUnavailable
+from service.records import Decision
+from service.serve.follower import Follower
+from service.store.decisions import DecisionWriter, PendingDecision
+
+
+class Follows(Follower):
+    """Knows the loops that it is given, and no Redis."""
+
+    def __init__(self, *loops: ActiveLoop) -> None:
+        self._loops = {loop.name: loop for loop in loops}
+        self.store_lost = False
+
+    def loop(self, name: str) -> ActiveLoop:
+        if name not in self._loops:
+            raise NotFound(name, code="unknown_loop")
+        return self._loops[name]
+
+
+class Writes(DecisionWriter):
+    """Keeps decisions in memory, by id."""
+
+    def __init__(self, *, degraded: bool = False) -> None:
+        self.pending: dict[str, PendingDecision] = {}
+        self._degraded = degraded
+
+    async def append(self, pending: PendingDecision) -> tuple[Decision, bool]:
+        stood = self.pending.setdefault(pending.decision.decision_id, pending)
+        return stood.decision, self._degraded
+
+
+class NoRedis:
+    """Raises what a Redis that does not answer leads to."""
+
+    async def run(self, *_: object) -> bytes:
+        raise StoreUnavailable("gone")

@@ -1,0 +1,86 @@
+"""The use case of `/recommend`, without HTTP and without Redis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from service.errors import InvalidRequest, NoCandidates, NotFound
+from service.records import Decision
+from service.serve.misfit_counter import MisfitCounter
+from service.serve.recommend import Recommender
+from service.settings import Settings
+from service.store.keys import Keys
+from tests.decide.builders import active_of
+from tests.serve.stand_ins import Follows, Writes
+
+pytestmark = pytest.mark.anyio
+SMALL = Settings(max_candidates=3, max_k=2)
+
+
+def recommender(redis: Redis, writes: Writes, **settings: Any) -> Recommender:
+    return Recommender(Follows(active_of(5, name="shop", **settings)), writes, MisfitCounter(redis), SMALL)
+
+
+async def test_a_decision_is_stored_before_it_is_answered(redis: Redis) -> None:
+    writes = Writes()
+    decision, degraded = await recommender(redis, writes, wait_time=7).recommend(
+        "shop", user_id="u", context={"a": 1}, exclude=["p0"], k=2
+    )
+    [pending] = writes.pending.values()
+    assert pending.decision is decision
+    assert (pending.keys.loop, pending.keys.id, pending.wait_ms) == ("shop", "1", 7000)
+    assert pending.rows.shape[0] == len(decision.items) == 2
+    assert (decision.user_id, decision.context, decision.exclude, degraded) == ("u", {"a": 1}, ["p0"], False)
+    assert decision.decision_id.endswith(".0.shop")
+
+
+async def test_a_repeated_id_gets_the_stored_decision_back(redis: Redis) -> None:
+    writes = Writes()
+    asks = recommender(redis, writes)
+    first, _ = await asks.recommend("shop", decision_id="mine", context={"a": 1})
+    again, _ = await asks.recommend("shop", decision_id="mine", context={"b": 2}, k=2)
+    assert again is first
+    assert len(writes.pending) == 1
+
+
+async def test_it_says_when_the_store_does_not_answer(redis: Redis) -> None:
+    decision, degraded = await recommender(redis, Writes(degraded=True)).recommend("shop")
+    assert isinstance(decision, Decision)
+    assert degraded
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"candidates": [("a", None)] * 2}, "candidates"),
+        ({"candidates": [("a", None), ("a", {"x": 1})]}, "candidates"),
+        ({"candidates": [(f"c{i}", None) for i in range(4)]}, "candidates"),
+        ({"candidates": []}, "candidates"),
+        ({"exclude": [f"p{i}" for i in range(5)]}, "candidates"),
+        ({"k": 3}, "k"),
+        ({"decision_id": "01JBX8E9Z3T4V5W6X7Y8Z9A0B1.0.home"}, "decision_id"),
+    ],
+)
+async def test_what_is_refused_is_not_stored(redis: Redis, asked: dict[str, Any], field: str) -> None:
+    writes = Writes()
+    with pytest.raises(InvalidRequest) as refused:
+        await recommender(redis, writes).recommend("shop", **asked)
+    assert refused.value.extra["errors"][0]["field"] == field
+    assert isinstance(refused.value, NoCandidates) == (asked.get("candidates") == [] or "exclude" in asked)
+    assert writes.pending == {}
+
+
+async def test_an_unknown_loop_is_not_found(redis: Redis) -> None:
+    with pytest.raises(NotFound):
+        await recommender(redis, Writes()).recommend("home")
+
+
+async def test_misfits_are_counted_in_the_loop(redis: Redis) -> None:
+    counter = MisfitCounter(redis)
+    asks = Recommender(Follows(active_of(5, name="shop")), Writes(), counter, SMALL)
+    for _ in range(2):
+        await asks.recommend("shop", context={"a": "x" * 300})
+    assert dict(counter.of(Keys("shop", "1")).counts) == {("context", "a", "overlong"): 2}
