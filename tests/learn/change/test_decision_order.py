@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.learn.change.decision_order import FAR, GROUP, MOST_HELD, RECENT, DecisionOrder
+from service.learn.change import decision_order
+from service.learn.change.decision_order import FAR, GROUP, RECENT, DecisionOrder
 
 
 def judged(order: DecisionOrder, places: list[int], says: list[float] | None = None) -> list[float]:
@@ -59,14 +60,15 @@ def test_neighbours_that_change_places_are_in_order() -> None:
     assert sum(found) + waiting(order) == len(places)
 
 
-def test_decisions_that_were_lost_do_not_hold_up_the_others_for_ever() -> None:
+def test_decisions_that_were_lost_do_not_hold_up_the_others_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision_order, "MOST_HELD", most_held := 256)
     order = DecisionOrder(1)
     judged(order, list(range(GROUP)))
-    after = range(3 * GROUP, (2 + MOST_HELD) * GROUP)
+    after = range(3 * GROUP, (2 + most_held) * GROUP)
     assert judged(order, list(after)) == []
     assert not order.orderly
     found = judged(order, list(range(after.stop, after.stop + 10 * GROUP)))
-    assert len(found) > MOST_HELD
+    assert len(found) > most_held
     assert sum(found) + waiting(order) == len(after) + 11 * GROUP
     assert order.orderly
 
