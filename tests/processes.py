@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import httpx
+from redis import Redis
 
+from service.store.keys import Keys, loop_record
 from tests.waiting import until
 
 
@@ -45,6 +47,17 @@ class Served:
         except (httpx.HTTPError, ValueError):
             return False
         return bool(status["rung"] == "ok")
+
+    @property
+    def redis_url(self) -> str:
+        """Address of its Redis."""
+        return f"unix://{self.data}/redis.sock"
+
+    def keys(self, loop: str) -> Keys:
+        """The keys of one of its loops, in Redis."""
+        with Redis.from_url(self.redis_url) as redis:
+            loop_id: bytes = redis.hget(loop_record(loop), "id")
+            return Keys(loop, loop_id.decode())
 
     def children(self, word: str = "") -> list[int]:
         """Process ids of the supervisor's children whose command line holds `word`."""

@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,18 +151,22 @@ def prepare(url: str) -> None:
             until(learned, "all policies learned the import", within_s=60)
 
 
-
 def test_no_change_is_lost(served: Served) -> None:
     prepare(served.url)
     clients = [Client(number, served.url) for number in range(CLIENTS)]
     threads = [threading.Thread(target=client.run) for client in clients]
     for thread in threads:
         thread.start()
-    made = lambda: sum(len(client.answers) for client in clients)  # noqa: E731
-    running = lambda: any(thread.is_alive() for thread in threads)  # noqa: E731
+
+    def made(mark: int) -> bool:
+        return sum(len(client.answers) for client in clients) >= mark or not running()
+
+    def running() -> bool:
+        return any(thread.is_alive() for thread in threads)
+
     for kill, victim in enumerate(("-m service api", "-m service learn", "everything", "-m service api")):
         mark = (kill + 1) * CLIENTS * CHANGES // 8
-        until(lambda mark=mark: made() >= mark or not running(), "changes are being made", within_s=120)
+        until(partial(made, mark), "changes are being made", within_s=120)
         assert [client.error for client in clients] == [None] * CLIENTS
         assert running(), "the changes ended before the kills did"
         if victim == "everything":

@@ -88,7 +88,7 @@ def test_unknown_query_parameters_are_refused_with_every_method(client: httpx.Cl
         assert (reply.status_code, reply.json()["errors"][0]["field"]) == (422, "dry_run"), path
         twice = client.request(method, path, params=[("loop", loop), ("loop", loop)], json=body)
         assert (twice.status_code, twice.json()["errors"][0]["field"]) == (422, "loop"), path
-    assert client.request("DELETE", f"/loops/{loop}?loop={loop}").status_code == 422
+    assert client.request("DELETE", f"/loops/{loop}?loop={loop}-other").status_code == 422
     assert client.get("/items", params={"loop": loop}).json()["items"][0]["id"] == "p000"
     assert len(client.get("/items", params={"loop": loop}).json()["items"]) == 10
 
@@ -205,8 +205,8 @@ def test_pages_of_items_are_cut_after_any_id(client: httpx.Client, make_loop: Ma
     ("given", "expected"), [("abc", "abc"), ("x" * 200, "x" * 128), ("a b;c", "a b;c"), ("é", "é"), ("", None)]
 )
 def test_the_request_id_is_echoed_or_made(client: httpx.Client, given: str, expected: str | None) -> None:
-    reply = client.get("/items/none", headers={"X-Request-ID": given.encode("latin-1")})  # type: ignore[dict-item]
-    echoed = reply.headers.raw[[name for name, _ in reply.headers.raw].index(b"x-request-id")][1].decode("latin-1")
+    reply = client.get("/items/none", headers={b"X-Request-ID": given.encode("latin-1")})
+    echoed = dict(reply.headers.raw)[b"x-request-id"].decode("latin-1")
     assert reply.json()["request_id"] == echoed
     assert echoed == expected if expected else len(echoed) == 32
 
@@ -254,3 +254,10 @@ def test_unknown_paths_are_problems(client: httpx.Client) -> None:
         reply = client.get(path)
         assert reply.headers["content-type"] == "application/problem+json"
         assert reply.status_code == (422 if path == "/items/" else 404)
+
+
+def test_a_path_that_names_a_loop_takes_the_same_loop_in_the_query(client: httpx.Client) -> None:
+    """Every route takes `?loop=`, so that a client may send it with every call."""
+    assert client.get("/loops/default", params={"loop": "default"}).status_code == 200
+    other = client.get("/loops/default", params={"loop": "shop"})
+    assert (other.status_code, other.json()["errors"][0]["field"]) == (422, "loop")

@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 from redis import Redis
 
-from service.store.keys import Keys
 from tests.processes import Served, alive
 from tests.waiting import until
 
@@ -58,10 +57,10 @@ def test_a_corrupt_snapshot_is_refused_and_the_old_one_stays(data: Path) -> None
         sent = {"decision_id": recommend(served.url)["decision_id"], "reward": 1}
         assert httpx.post(f"{served.url}/feedback", json=sent).status_code == 202
         until(lambda: recommend(served.url)["version"] == 1, "version 1 serves")
-        keys = Keys("default")
-        with Redis.from_url(f"unix://{data}/redis.sock") as redis:
+        keys = served.keys("default")
+        with Redis.from_url(served.redis_url) as redis:
             served.kill("service learn")  # or it would publish a good one next
-            redis.set(keys.snapshots("adaptive") + "2", b"garbled")
+            redis.hset(keys.snapshots("adaptive"), "2", b"garbled")
             redis.hset(keys.policy("adaptive"), "version", 2)
             redis.publish("rebound:changes", "default")
 
@@ -76,10 +75,10 @@ def test_a_corrupt_snapshot_is_refused_and_the_old_one_stays(data: Path) -> None
 
 def test_a_poison_event_stops_nothing(data: Path) -> None:
     with Served(data) as served:
-        keys = Keys("default")
-        with Redis.from_url(f"unix://{data}/redis.sock") as redis:
-            redis.xadd(keys.events, {"e": b"no json", "x": b"abc", "r": "1", "s": "feedback"})
-            redis.hincrby(keys.stats, "events", 1)
+        part = served.keys("default").partition()
+        with Redis.from_url(served.redis_url) as redis:
+            redis.xadd(part.events, {"e": b"no json", "x": b"abc", "r": "1", "s": "feedback"})
+            redis.hincrby(part.stats, "events", 1)
         sent = {"decision_id": recommend(served.url)["decision_id"], "reward": 1}
         assert httpx.post(f"{served.url}/feedback", json=sent).status_code == 202
 
@@ -97,11 +96,16 @@ def test_lost_data_is_not_papered_over(data: Path) -> None:
         sent = {"decision_id": recommend(served.url)["decision_id"], "reward": 1}
         httpx.post(f"{served.url}/feedback", json=sent).raise_for_status()
         until(lambda: recommend(served.url)["version"] == 1, "version 1 serves")
-        with Redis.from_url(f"unix://{data}/redis.sock") as redis:
+        keys = served.keys("default")
+        with Redis.from_url(served.redis_url) as redis:
             redis.flushall()
             until(lambda: httpx.get(f"{served.url}/status").json()["rung"] == "store_lost", "the loss is noticed")
-            assert recommend(served.url)["version"] == 1
-            assert not redis.exists(Keys("default").policy("adaptive"), Keys("default").state("adaptive"))
+            lost = recommend(served.url)
+            assert (lost["version"], lost["degraded"]) == (1, True)
+            assert httpx.get(f"{served.url}/readyz").status_code == 503
+            refused = httpx.post(f"{served.url}/feedback", json={"decision_id": lost["decision_id"], "reward": 1})
+            assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+            assert not redis.exists(keys.policy("adaptive"), keys.state("adaptive"), keys.partition().pending)
 
 
 def test_no_orphans_after_kill_9_of_the_supervisor(data: Path) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
-import orjson
 import pytest
 
-from service.audit import audit_learning
-from service.store import log
+from service.admin.audit import audit_learning
+from service.records import Event
+from service.store import event_log
 from service.store.connection import connect
 from tests.failures.traffic import Account, Traffic
 from tests.processes import Served, alive
@@ -54,23 +55,22 @@ async def settled(url: str, n: int) -> None:
     await asyncio.to_thread(until, there, "all events are in the log and learned", within_s=120)
 
 
-async def check(url: str, data: Path, account: Account) -> None:
+async def check(served: Served, account: Account) -> None:
     """The account of the client against the log, the counters and the learned states."""
+    url = served.url
     await settled(url, len(account.decided))
-    redis = connect(f"unix://{data}/redis.sock", name="test", timeout_s=10)
+    redis = connect(served.redis_url, name="test", timeout_s=10)
     events: Counter[str] = Counter()
     rewards: dict[str, float] = {}
-    places: list[int] = []
+    slate_positions: list[int | None] = []
     defaults = 0
-    async for entries in log.scan(redis, LOOP):
-        for _, fields in entries:
-            if b"e" not in fields:  # an alarm, which `adaptive` may raise in a long run
-                continue
-            decision = orjson.loads(fields[b"e"])["decision_id"]
-            events[decision] += 1
-            rewards[decision] = float(fields[b"r"])
-            defaults += fields[b"s"] == b"default"
-            places.append(int(fields[b"o"]))
+    async for entries in event_log.scan(redis, served.keys(LOOP)):
+        for event in entries:
+            assert isinstance(event, Event)
+            events[event.decision_id] += 1
+            rewards[event.decision_id] = event.reward
+            defaults += event.source == "default"
+            slate_positions.append(event.slate_position)
     now = status(url)
     print(
         f"decisions {len(account.decided)}, answers {dict(account.answers)}, retries {account.retries}; log: "
@@ -79,7 +79,7 @@ async def check(url: str, data: Path, account: Account) -> None:
     )
     assert set(events) == account.decided
     assert set(events.values()) == {1}
-    assert sorted(places) == list(range(len(places)))
+    assert sorted(slate_positions, key=lambda at: -1 if at is None else at) == list(range(len(slate_positions)))
     assert sum(events.values()) == len(account.rewards) + defaults == now["events"] == now["joined"] + now["defaulted"]
     assert {decision: rewards[decision] for decision in account.rewards} == account.rewards
     assert {now["policies"][name]["events"] for name in POLICIES} == {sum(events.values())}
@@ -94,7 +94,15 @@ async def test_mixed_feedback(data: Path, size: float) -> None:
         assert account.answers["duplicate"] > 0.1 * len(account.decided)
         assert account.answers["404"]
         assert account.answers["422"]
-        await check(served.url, data, account)
+        await check(served, account)
+
+
+def _flows(traffic: Traffic, running: asyncio.Task[Account], mark: int) -> bool:
+    return traffic.done >= mark or running.done()
+
+
+def _dead(pid: int) -> bool:
+    return not alive(pid)
 
 
 @pytest.mark.parametrize("victim", ["learn", "api", "everything"])
@@ -109,18 +117,17 @@ async def test_kill_9(data: Path, size: float, victim: str) -> None:
         running = asyncio.create_task(traffic.run())
         for kill in range(kills):
             mark = traffic.n * (kill + 1) // (kills + 1)
-            await asyncio.to_thread(
-                until, lambda m=mark: traffic.done >= m or running.done(), "traffic flows", within_s=120
-            )
+            flows = partial(_flows, traffic, running, mark)
+            await asyncio.to_thread(until, flows, "traffic flows", within_s=120)
             assert not running.done(), "the traffic ended before the kills did"
             if victim == "everything":
                 await asyncio.to_thread(served.kill_everything)
                 await asyncio.to_thread(served.start)
             else:
                 pid = served.kill(f"-m service {victim}")
-                await asyncio.to_thread(until, lambda p=pid: not alive(p), "it is dead")
+                await asyncio.to_thread(until, partial(_dead, pid), "it is dead")
                 await asyncio.to_thread(until, served.ready, "the service is ready again", within_s=60)
-        await check(served.url, data, await running)
+        await check(served, await running)
         assert served.stop() == 0
     finally:
         if served.process.poll() is None:

@@ -11,8 +11,7 @@ import httpx
 import pytest
 
 from service.store.connection import connect
-from service.store.keys import Keys
-from service.store.policies import version_position
+from service.store.policy_store import version_position
 from tests.processes import Served
 from tests.waiting import until
 
@@ -63,7 +62,7 @@ def prepare(url: str) -> None:
         for kind in KINDS:
             client.post("/policies", json={"name": kind, "kind": kind}).raise_for_status()
         for kind in KINDS:
-            until(lambda k=kind: client.get(f"/policies/{k}").json()["version"] >= 1, f"{kind} is warm", within_s=90)
+            until(lambda: client.get(f"/policies/{kind}").json()["version"] >= 1, f"{kind} is warm", within_s=90)  # noqa: B023
         client.post(f"/policies/{KINDS[0]}/activate").raise_for_status()
 
 
@@ -71,7 +70,8 @@ async def test_swaps_under_load(data: Path, size: float) -> None:
     swaps = max(9, round(100 * size))
     with Served(data, workers=2) as served:
         await asyncio.to_thread(prepare, served.url)
-        stop, replies = asyncio.Event(), []
+        stop = asyncio.Event()
+        replies: list[Reply] = []
         clients = [asyncio.create_task(hammer(served.url, stop, replies)) for _ in range(CLIENTS)]
         began: list[tuple[float, str]] = [(time.monotonic(), KINDS[0])]
         ended: list[float] = [began[0][0]]
@@ -89,13 +89,15 @@ async def test_swaps_under_load(data: Path, size: float) -> None:
                     await asyncio.sleep(0.005)
             stop.set()
             await asyncio.gather(*clients)
-            await check_replies(data, replies, began, ended)
-            await check_rollback(admin, data, replies)
+            await check_replies(served, replies, began, ended)
+            await check_rollback(admin, served, replies)
         took = sorted(end - start for (start, _), end in zip(began[1:], ended[1:], strict=True))
         print(f"{len(replies)} replies, {swaps} swaps of {1000 * took[len(took) // 2]:.0f} ms (median), none failed")
 
 
-async def check_replies(data: Path, replies: list[Reply], began: list[tuple[float, str]], ended: list[float]) -> None:
+async def check_replies(
+    served: Served, replies: list[Reply], began: list[tuple[float, str]], ended: list[float]
+) -> None:
     """A policy may answer from the moment its activation is asked for until the next one's has returned."""
     windows: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
     for number, (start, name) in enumerate(began):
@@ -104,15 +106,15 @@ async def check_replies(data: Path, replies: list[Reply], began: list[tuple[floa
     for reply in replies:
         active = any(start <= reply.received and reply.sent <= end for start, end in windows[reply.policy])
         assert active, f"{reply} was not active then"
-    redis = connect(f"unix://{data}/redis.sock", name="test", timeout_s=10)
+    redis, keys = connect(served.redis_url, name="test", timeout_s=10), served.keys(LOOP)
     for policy, version in {(reply.policy, reply.version) for reply in replies}:
-        assert await version_position(redis, LOOP, policy, version), f"{policy} {version} never existed"
+        assert await version_position(redis, keys, policy, version), f"{policy} {version} never existed"
     await redis.aclose()
 
 
-async def check_rollback(admin: httpx.AsyncClient, data: Path, replies: list[Reply]) -> None:
+async def check_rollback(admin: httpx.AsyncClient, served: Served, replies: list[Reply]) -> None:
     """Back to a version of then: the same requests get the same replies, bit for bit."""
-    redis = connect(f"unix://{data}/redis.sock", name="test", timeout_s=10)
+    redis, keys = connect(served.redis_url, name="test", timeout_s=10), served.keys(LOOP)
     kept = set((await admin.get("/policies/linucb")).json()["kept_versions"])
     then = [reply for reply in replies if reply.policy == "linucb" and reply.version in kept]
     version = then[0].version
@@ -123,7 +125,7 @@ async def check_rollback(admin: httpx.AsyncClient, data: Path, replies: list[Rep
     assert answer.json()["adopted"], answer.text
     for reply in chosen:
         stored = (await admin.get(f"/decisions/{reply.decision_id}")).json()["decision"]
-        await redis.delete(Keys(LOOP).decision(reply.decision_id))  # so that it is decided anew, not looked up
+        await redis.delete(keys.partition().decision(reply.decision_id))  # so that it is decided anew, not looked up
         body = {"loop": LOOP, "user_id": stored["user_id"], "context": stored["context"]}
         again = (await admin.post("/recommend", json={**body, "decision_id": reply.decision_id})).json()
         assert (again["policy"], again["version"], again["items"]) == ("linucb", version, stored["items"])

@@ -56,9 +56,13 @@ class StrictRoute(APIRoute):
         """Wrap FastAPI's handler."""
         handler = super().get_route_handler()
         known = [parameter.alias for parameter in self.dependant.query_params]
+        in_path = any(parameter.alias == "loop" for parameter in self.dependant.path_params)
 
         async def strict(request: Request) -> Response:
-            check_parameters([name for name, _ in request.query_params.multi_items()], known)
+            given = [name for name, _ in request.query_params.multi_items()]
+            check_parameters(given, [*known, "loop"] if in_path else known)
+            if in_path and "loop" in given and request.query_params["loop"] != request.path_params["loop"]:
+                raise InvalidRequest("loop", "the path names another loop than the query")
             request = StrictRequest(request.scope, request.receive)
             if self.body_field is not None:
                 self.check_media_type(request)

@@ -6,26 +6,23 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import orjson
 import pytest
 
-from service.audit import audit_decisions, audit_propensities
+from service.admin.audit import audit_decisions, audit_learning, audit_propensities
 from service.policies import KINDS
 from service.store.connection import connect
-from service.store.keys import Keys
 from tests.processes import Served
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Path]]:
-    data = tmp_path_factory.mktemp("audit") / "data"
-    with Served(data) as served:
-        yield served, data
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with Served(tmp_path_factory.mktemp("audit") / "data") as served:
+        yield served
 
 
 async def traffic(url: str, kind: str, n: int) -> None:
@@ -35,7 +32,7 @@ async def traffic(url: str, kind: str, n: int) -> None:
         items = [{"id": f"p{i}", "features": {"category": "abc"[i % 3]}} for i in range(12)]
         (await client.post("/items", json={"items": items})).raise_for_status()
         history = [
-            {"event_id": f"e{i}", "user_id": f"u{i % 10}", "item_id": f"p{i % 12}", "reward": i % 3 == 0}
+            {"event_id": f"e{i}", "user_id": f"u{i % 10}", "item_id": f"p{i % 12}", "reward": int(i % 3 == 0)}
             for i in range(600)
         ]
         (await client.post("/events", json={"events": history})).raise_for_status()
@@ -69,35 +66,57 @@ async def traffic(url: str, kind: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_audit_passes_on_real_traffic(served: tuple[Served, Path], kind: str, size: float) -> None:
-    running, data = served
-    await asyncio.wait_for(traffic(running.url, kind, 20_000 if size >= 1 else 300), 1200)
-    command = [sys.executable, "-m", "service", "audit", "--loop", kind, "--data", str(data)]
-    command += ["--confidence", "0.99999"]  # a dozen policies, each run: a test may not fail one time in 10
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
-    print(done.stdout)
+async def test_the_audit_passes_on_real_traffic(served: Served, kind: str, size: float) -> None:
+    await asyncio.wait_for(traffic(served.url, kind, 20_000 if size >= 1 else 200), 1200)
+    redis = connect(served.redis_url, name="test", timeout_s=30)
+    try:
+        # A dozen policies, each run: a test may not fail one time in 10.
+        checks = await audit_propensities(redis, kind, confidence=0.99999)
+        again = await audit_decisions(redis, kind)
+        learned = await audit_learning(redis, kind)
+    finally:
+        await redis.aclose()
+    print(f"{kind}: {checks}, {again.same} decisions the same, {learned}")
+    assert checks.keys() >= {kind}
+    assert all(check.passed for check in checks.values())
+    assert (again.different, again.gone) == ([], 0)
+    assert again.same >= 200
+    assert learned == {kind: True}
+
+
+async def test_the_command_says_what_it_found_and_where(served: Served) -> None:
+    await traffic(served.url, "popularity", 50)
+    command = [sys.executable, "-m", "service", "audit", "--loop", "popularity", "--data", str(served.data)]
+    done = await asyncio.to_thread(
+        subprocess.run, [*command, "--confidence", "0.99999"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert f"auditing loop popularity in {served.redis_url}" in done.stdout.replace("\n", "")
     assert "0 different" in done.stdout
     assert "after a replay of the log" in done.stdout
+    missing = await asyncio.to_thread(
+        subprocess.run, [*command[:-3], "nowhere", *command[-2:]], capture_output=True, text=True
+    )
+    assert missing.returncode == 1
+    assert "there is no loop 'nowhere'" in missing.stderr
 
 
-async def test_the_audit_fails_on_a_false_log(served: tuple[Served, Path]) -> None:
+async def test_the_audit_fails_on_a_false_log(served: Served) -> None:
     """Log 1/n for every draw of a greedy policy, as some do, and claim another score: both are found out."""
-    running, data = served
-    await traffic(running.url, "linucb", 500)
-    redis = connect(f"unix://{data}/redis.sock", name="test", timeout_s=10)
-    keys = Keys("linucb")
-    entries = await redis.xrange(keys.events)
-    await redis.delete(keys.events)
+    await traffic(served.url, "linucb", 500)
+    redis = connect(served.redis_url, name="test", timeout_s=10)
+    part = served.keys("linucb").partition()
+    entries = await redis.xrange(part.events)
+    await redis.delete(part.events)
     for _, fields in entries:
         e = orjson.loads(fields[b"e"])
         if e["n"]:
             e["propensity"] = min(1.0, 2 * e["propensity"])
-        await redis.xadd(keys.events, {**fields, b"e": orjson.dumps(e)})
+        await redis.xadd(part.events, {**fields, b"e": orjson.dumps(e)})
     assert not (await audit_propensities(redis, "linucb"))["linucb"].passed
     decision = next(orjson.loads(f[b"e"])["decision_id"] for _, f in reversed(entries))
-    record = orjson.loads(await redis.hget(keys.decision(decision), "record"))
+    record = orjson.loads(await redis.hget(part.decision(decision), "record"))
     record["items"][0]["score"] += 1e-12
-    await redis.hset(keys.decision(decision), "record", orjson.dumps(record))
+    await redis.hset(part.decision(decision), "record", orjson.dumps(record))
     assert (await audit_decisions(redis, "linucb", most=50)).different == [decision]
     await redis.aclose()
