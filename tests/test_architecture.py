@@ -70,7 +70,8 @@ PURE = (
     "service/loop.py",
     "service/records.py",
 )
-IMPURE = {"redis", "asyncio", "time", "datetime", "httpx", "fastapi", "starlette", "uvicorn", "random", "secrets", "uuid"}
+WEB = {"httpx", "fastapi", "starlette", "uvicorn"}
+IMPURE = WEB | {"redis", "asyncio", "time", "datetime", "random", "secrets", "uuid"}
 FILES = sorted(
     file.relative_to(ROOT).as_posix() for room in ("service", "simulator") for file in (ROOT / room).rglob("*.py")
 )

@@ -1,5 +1,7 @@
 """Settings: typed, ranged, closed."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -21,7 +23,7 @@ def test_unknown_variables_are_named_with_the_nearest_known() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"port": 70000}, {"workers": 0}, {"log_format": "xml"}, {"colour": 1}])
-def test_values_are_checked(wrong: dict) -> None:
+def test_values_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Settings(**wrong)
 

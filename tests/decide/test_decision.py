@@ -29,7 +29,8 @@ class Fixed(Scorer):
         return np.array([[1.0 + int(item[1:])] for item in candidates.item])
 
     def pmf(self, estimates: Array) -> Array:
-        return estimates[:, 0] / estimates[:, 0].sum()
+        pmf: Array = estimates[:, 0] / estimates[:, 0].sum()
+        return pmf
 
 
 def shop(**settings: Any) -> ActiveLoop:

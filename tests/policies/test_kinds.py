@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from service.policies import KINDS, PolicyClass, describe_kinds
 from service.policies.kinds import describe, discover
 from tests.policies.conformance import every_kind
-from tests.policies.packages import install_example, kinds_with_example, write_metadata
+from tests.policies.packages import EXAMPLE, kinds_with_example, write_metadata
 
 WHOLE = """
 from rebound_greedy import Greedy

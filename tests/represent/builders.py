@@ -25,7 +25,7 @@ def encoder(schema: dict[str, Any] | None = None, **more: Any) -> Encoder:
     return Encoder(FeatureSchema.model_validate({**(schema or {}), **more}))
 
 
-def row(encoder: Encoder, context: dict[str, Any], item: dict[str, Any]) -> dict[str, float]:
+def row(encoder: Encoder, context: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:
     """The non-zero columns of one candidate, by name."""
     (x,) = encoder.encode(context, encoder.items([item]))
     return {name: pytest.approx(value) for name, value in zip(encoder.columns, x.tolist(), strict=True) if value != 0}
