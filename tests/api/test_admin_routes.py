@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -45,7 +46,7 @@ def test_a_loops_life(client: httpx.Client) -> None:
         ({"schema": {"context": {"x": {"type": "numeric", "min": 1, "max": 0}}}}, "schema.context.x"),
     ],
 )
-def test_wrong_settings_name_the_field(client: httpx.Client, body: dict, field: str) -> None:
+def test_wrong_settings_name_the_field(client: httpx.Client, body: dict[str, Any], field: str) -> None:
     reply = client.put("/loops/wrong", json=body)
     assert reply.status_code == 422, reply.text
     assert reply.json()["errors"][0]["field"].startswith(field)
@@ -122,7 +123,7 @@ def test_a_shadow_learns_before_it_serves(client: httpx.Client, make_loop: Make)
     client.post("/policies", params={"loop": loop}, json={"name": "pop", "kind": "popularity"}).raise_for_status()
 
     def warm() -> bool:
-        return client.get("/policies/pop", params={"loop": loop}).json()["events"] == 20
+        return bool(client.get("/policies/pop", params={"loop": loop}).json()["events"] == 20)
 
     until(warm, "the new policy has learned the log")
     assert client.get("/policies/pop", params={"loop": loop}).json()["share"] == 0.0
@@ -176,7 +177,7 @@ def test_keys_and_roles(settings: Settings) -> None:
         assert httpx.get(f"{url}/healthz").status_code == 200
 
 
-def keys(client: str, admin: str) -> dict:
+def keys(client: str, admin: str) -> dict[str, Any]:
     made = Settings(client_keys=client, admin_keys=admin)
     assert "secret" not in repr(made)
     return {"client_keys": made.client_keys, "admin_keys": made.admin_keys}

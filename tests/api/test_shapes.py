@@ -190,14 +190,14 @@ def test_a_schema_in_use_is_kept(client: httpx.Client, make_loop: Make) -> None:
 def test_null_is_not_given_in_administration(client: httpx.Client, make_loop: Make) -> None:
     loop = make_loop(policy=None, items=0, wait_time=5, exploration_floor=0.2, schema={"hash_dims": 7})
     before = client.get(f"/loops/{loop}").json()
-    nothing = dict.fromkeys([*before["settings"], "schema"])
+    nothing: Reply = dict.fromkeys([*before["settings"], "schema"])
     changed = client.put(f"/loops/{loop}", json=nothing).json()
     assert changed["settings"] == before["settings"]
     assert changed["schema"] == before["schema"]
-    parts = dict.fromkeys(["context", "item", "crosses"])
+    parts: Reply = dict.fromkeys(["context", "item", "crosses"])
     assert client.put(f"/loops/{loop}", json={"schema": {**parts, "hash_dims": 5}}).json()["features"] == 6
     params = {"loop": loop}
-    policy = {"name": None, "kind": "linucb", "params": None}
+    policy: Reply = {"name": None, "kind": "linucb", "params": None}
     made = client.post("/policies", params=params, json=policy).json()
     assert (made["name"], made["params"]["alpha"] is None) == ("linucb", False)
     policy = {"name": "pop", "kind": "popularity", "params": {"half_life": None}}

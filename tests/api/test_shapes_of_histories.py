@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from random import Random
 from typing import Any
 
 import httpx
@@ -127,6 +129,36 @@ def test_times_for_all_or_for_none(client: httpx.Client, make_loop: Make) -> Non
     rows = history(10)
     reply = send(client, loop, [*rows[:5], {**rows[5], "at": None}, *rows[6:]])
     assert (reply.status_code, reply.json()["errors"][0]["field"]) == (422, "events.5.at")
+
+
+def test_a_log_sent_twice_is_learned_once(client: httpx.Client, make_loop: Make) -> None:
+    """3 000 rows with contexts and propensities: the rates of the items are the log's."""
+    loop = make_loop(items=0, policy="popularity")
+    draw = Random(1)
+    rows = [
+        {
+            "event_id": f"{number}",
+            "user_id": number % 97,
+            "context": {"position": draw.choice("123"), "segment": draw.randrange(5)},
+            "item_id": draw.randrange(30),
+            "reward": float(draw.random() < 0.1),
+            "propensity": 1 / 30,
+            "at": (START + timedelta(seconds=number // 3)).isoformat(),
+        }
+        for number in range(3000)
+    ]
+    for first in range(0, 3000, 1000):
+        part = rows[first : first + 1000]
+        assert send(client, loop, part).json() == {"imported": 1000, "duplicates": 0}
+        assert send(client, loop, part).json() == {"imported": 0, "duplicates": 1000}
+    rates(client, loop, 3000)
+    shown = Counter(str(row["item_id"]) for row in rows)
+    clicks = Counter(str(row["item_id"]) for row in rows if row["reward"])
+    summary = client.get("/policies/popularity", params={"loop": loop}).json()["summary"]["items"]
+    assert {item: found["rate"] for item, found in summary.items()} == {
+        item: clicks[item] / shown[item] for item in shown
+    }
+    assert sum(clicks.values()) > 100
 
 
 # ---- what is bounded by retention

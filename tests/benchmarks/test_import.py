@@ -1,25 +1,27 @@
-"""Real logged traffic through POST /events (Open Bandit Dataset, the small sample; skipped where it is not at hand)."""
+"""A real log through `POST /events`, sent twice, and learned: the Open Bandit Dataset, its file of random choices.
+
+OPEN_BANDIT=women.csv.gz make bench ARGS=tests/benchmarks/test_import.py
+"""
+
+from __future__ import annotations
 
 import csv
 import gzip
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.waiting import until
 
-OBD = Path(__file__).parents[2].parent / "shared" / "data" / "obd" / "women"
 
-
-@pytest.mark.skipif(not OBD.exists(), reason=f"the Open Bandit Dataset sample is not at {OBD}")
 def test_a_real_log(client: httpx.Client, make_loop: Callable[..., str]) -> None:
-    loop = make_loop(items=0, policy="popularity")
-    with gzip.open(OBD / "random.csv.gz", "rt") as file:
-        rows = list(csv.DictReader(file))
+    file = Path(os.environ["OPEN_BANDIT"])  # a CSV file of the data set, compressed or not
+    with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as lines:
+        rows = list(csv.DictReader(lines))
     events = [
         {
             "event_id": row[""],
@@ -31,17 +33,18 @@ def test_a_real_log(client: httpx.Client, make_loop: Callable[..., str]) -> None
         }
         for row in rows
     ]
+    loop = make_loop(items=0, policy="popularity")
     started = time.monotonic()
     for first in range(0, len(events), 1000):
-        sent = {"events": events[first : first + 1000]}
-        reply = client.post("/events", params={"loop": loop}, json=sent)
-        assert reply.json() == {"imported": 1000, "duplicates": 0}
-        assert client.post("/events", params={"loop": loop}, json=sent).json() == {"imported": 0, "duplicates": 1000}
+        part = {"events": events[first : first + 1000]}
+        size = len(part["events"])
+        assert client.post("/events", params={"loop": loop}, json=part).json() == {"imported": size, "duplicates": 0}
+        assert client.post("/events", params={"loop": loop}, json=part).json() == {"imported": 0, "duplicates": size}
 
     def learned() -> bool:
-        return client.get("/policies/popularity", params={"loop": loop}).json()["events"] == len(rows)
+        return bool(client.get("/policies/popularity", params={"loop": loop}).json()["events"] == len(rows))
 
-    until(learned, "the log is learned", within_s=60)
+    until(learned, "the log is learned", within_s=600)
     print(f"{len(rows)} rows imported (twice) and learned in {time.monotonic() - started:.1f} s")
     shown = Counter(row["item_id"] for row in rows)
     clicks = Counter(row["item_id"] for row in rows if row["click"] == "1")
