@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from redis import Redis
 
 from tests.processes import Served, alive
@@ -21,73 +23,90 @@ def recommend(url: str, **body: Any) -> dict[str, Any]:
     return found
 
 
-def test_redis_gone_and_back(data: Path) -> None:
-    """Decisions go on from memory, feedback says try again; when Redis is back, what waited is written."""
-    with Served(data, REBOUND_FSYNC="always") as served:
-        first = recommend(served.url, decision_id="before")
-        (redis,) = served.children("redis-server")
-        os.kill(redis, signal.SIGSTOP)  # it hangs: the worst way to be gone
-        during = recommend(served.url, decision_id="during")
-        assert (first["degraded"], during["degraded"]) == (False, True)
-        refused = httpx.post(f"{served.url}/feedback", json={"decision_id": "before", "reward": 1}, timeout=20)
-        assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
-        assert refused.headers["retry-after"]
-        until(lambda: httpx.get(f"{served.url}/readyz", timeout=20).status_code == 503, "it says that it is not ready")
-        os.kill(redis, signal.SIGCONT)
-        path = f"{served.url}/decisions/during"
-        until(lambda: httpx.get(path, timeout=10).status_code == 200, "the buffered decision is written")
-        assert httpx.get(path).json()["decision"]["items"] == during["items"]
-        for decision in ("before", "during"):
-            sent = {"decision_id": decision, "reward": 1, "feedback_id": "again"}
-            assert httpx.post(f"{served.url}/feedback", json=sent).status_code in (200, 202)
-        until(lambda: not recommend(served.url)["degraded"], "it is back to normal")
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One service for the faults that it recovers from."""
+    data = tmp_path_factory.mktemp("degraded") / "data"
+    with Served(data, REBOUND_FSYNC="always", REBOUND_STORE_TIMEOUT_S="0.5") as served:
+        yield served
 
 
-def test_redis_dies_and_is_started_again(data: Path) -> None:
-    with Served(data, REBOUND_FSYNC="always") as served:
-        recommend(served.url, decision_id="kept")
-        pid = served.kill("redis-server")
-        until(lambda: not alive(pid), "redis is dead")
-        until(served.ready, "the supervisor has started it again", within_s=30)
-        assert httpx.get(f"{served.url}/decisions/kept").status_code == 200
+def make_loop(url: str, name: str) -> str:
+    """Make a loop that `adaptive` serves."""
+    httpx.put(f"{url}/loops/{name}", json={}, timeout=30).raise_for_status()
+    for path, body in (("/policies", {"name": "adaptive", "kind": "adaptive"}), ("/policies/adaptive/activate", None)):
+        httpx.post(f"{url}{path}", params={"loop": name}, json=body, timeout=30).raise_for_status()
+    return name
 
 
-def test_a_corrupt_snapshot_is_refused_and_the_old_one_stays(data: Path) -> None:
-    with Served(data) as served:
-        sent = {"decision_id": recommend(served.url)["decision_id"], "reward": 1}
-        assert httpx.post(f"{served.url}/feedback", json=sent).status_code == 202
-        until(lambda: recommend(served.url)["version"] == 1, "version 1 serves")
-        keys = served.keys("default")
-        with Redis.from_url(served.redis_url) as redis:
-            served.kill("service learn")  # or it would publish a good one next
-            redis.hset(keys.snapshots("adaptive"), "2", b"garbled")
-            redis.hset(keys.policy("adaptive"), "version", 2)
-            redis.publish("rebound:changes", "default")
+def test_redis_gone_and_back(served: Served) -> None:
+    """Decisions go on from memory, feedback says try again; when Redis is back, the buffer is written."""
+    first = recommend(served.url, decision_id="before")
+    (redis,) = served.children("redis-server")
+    os.kill(redis, signal.SIGSTOP)  # it hangs: the worst way to be gone
+    during = recommend(served.url, decision_id="during")
+    assert (first["degraded"], during["degraded"]) == (False, True)
+    refused = httpx.post(f"{served.url}/feedback", json={"decision_id": "before", "reward": 1}, timeout=20)
+    assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+    assert refused.headers["retry-after"]
+    until(lambda: httpx.get(f"{served.url}/readyz", timeout=20).status_code == 503, "it says that it is not ready")
+    os.kill(redis, signal.SIGCONT)
+    path = f"{served.url}/decisions/during"
+    until(lambda: httpx.get(path, timeout=10).status_code == 200, "the buffered decision is written")
+    assert httpx.get(path).json()["decision"]["items"] == during["items"]
+    for decision in ("before", "during"):
+        sent = {"decision_id": decision, "reward": 1, "feedback_id": "again"}
+        assert httpx.post(f"{served.url}/feedback", json=sent).status_code in (200, 202)
+    until(lambda: not recommend(served.url)["degraded"], "it is back to normal")
+    until(served.ready, "it says so")
 
-        def refused() -> int:
-            count: int = httpx.get(f"{served.url}/status").json()["this_worker"]["refused_snapshots"]
-            return count
 
-        until(refused, "the snapshot is refused and counted")
-        assert recommend(served.url)["version"] == 1
-        assert refused() == 1, "it is not tried again and again"
+def test_redis_dies_and_is_started_again(served: Served) -> None:
+    recommend(served.url, decision_id="kept")
+    pid = served.kill("redis-server")
+    until(lambda: not alive(pid), "redis is dead")
+    until(served.ready, "the supervisor has started it again", within_s=30)
+    assert httpx.get(f"{served.url}/decisions/kept", timeout=10).status_code == 200
+    until(lambda: not recommend(served.url)["degraded"], "it is back to normal")
 
 
-def test_a_poison_event_stops_nothing(data: Path) -> None:
-    with Served(data) as served:
-        part = served.keys("default").partition()
-        with Redis.from_url(served.redis_url) as redis:
-            redis.xadd(part.events, {"e": b"no json", "x": b"abc", "r": "1", "s": "feedback"})
-            redis.hincrby(part.stats, "events", 1)
-        sent = {"decision_id": recommend(served.url)["decision_id"], "reward": 1}
-        assert httpx.post(f"{served.url}/feedback", json=sent).status_code == 202
+def test_a_corrupt_snapshot_is_refused_and_the_old_one_stays(served: Served) -> None:
+    loop = make_loop(served.url, "corrupt")
+    sent = {"loop": loop, "decision_id": recommend(served.url, loop=loop)["decision_id"], "reward": 1}
+    assert httpx.post(f"{served.url}/feedback", json=sent).status_code == 202
+    until(lambda: recommend(served.url, loop=loop)["version"] == 1, "version 1 serves")
+    keys = served.keys(loop)
+    with Redis.from_url(served.redis_url) as redis:
+        served.kill("service learn")  # or it would publish a good one next
+        redis.hset(keys.snapshots("adaptive"), "2", b"garbled")
+        redis.hset(keys.policy("adaptive"), "version", 2)
+        redis.publish("rebound:changes", loop)
 
-        def status() -> dict[str, Any]:
-            found: dict[str, Any] = httpx.get(f"{served.url}/status").json()["loops"]["default"]
-            return found
+    def refused() -> int:
+        count: int = httpx.get(f"{served.url}/status").json()["this_worker"]["refused_snapshots"]
+        return count
 
-        until(lambda: status()["policies"]["adaptive"]["events"] == 2, "learning went on past it")
-        assert status()["dead_letters"] == 1
+    until(refused, "the snapshot is refused and counted")
+    assert recommend(served.url, loop=loop)["version"] == 1
+    assert refused() == 1, "it is not tried again and again"
+    until(served.ready, "the learner runs again")
+
+
+def test_a_poison_event_stops_nothing(served: Served) -> None:
+    loop = make_loop(served.url, "poisoned")
+    part = served.keys(loop).partition()
+    with Redis.from_url(served.redis_url) as redis:
+        redis.xadd(part.events, {"e": b"no json", "x": b"abc", "r": "1", "s": "feedback"})
+        redis.hincrby(part.stats, "events", 1)
+    sent = {"loop": loop, "decision_id": recommend(served.url, loop=loop)["decision_id"], "reward": 1}
+    assert httpx.post(f"{served.url}/feedback", json=sent).status_code == 202
+
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{served.url}/status").json()["loops"][loop]
+        return found
+
+    until(lambda: status()["policies"]["adaptive"]["events"] == 2, "learning went on past it")
+    assert status()["dead_letters"] == 1
 
 
 def test_lost_data_is_not_papered_over(data: Path) -> None:
