@@ -10,10 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on PATH")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 FLAGS = [
     "--headless",
@@ -26,6 +23,18 @@ FLAGS = [
     "--enable-logging=stderr",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",  # the browser's own calls home fail, too
 ]
+
+
+def executable() -> str:
+    """Return the path of Chromium.
+
+    Raises:
+        FileNotFoundError: says what to install.
+    """
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is None:
+        raise FileNotFoundError("these tests need a browser: apt-get update && apt-get install -y chromium")
+    return found
 
 
 class Visit(NamedTuple):
@@ -46,7 +55,7 @@ def visit(url: str, *, within_ms: int = 8000, screenshot: Path | None = None, si
     with tempfile.TemporaryDirectory() as profile:
         net_log = Path(profile) / "net.json"
         output = "--dump-dom" if screenshot is None else f"--screenshot={screenshot}"
-        command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", f"--log-net-log={net_log}"]
+        command = [executable(), *FLAGS, f"--user-data-dir={profile}", f"--log-net-log={net_log}"]
         command += [f"--virtual-time-budget={within_ms}", f"--window-size={size}", output, url]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr[-2000:]

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from service.settings import Settings
-from tests.browser import needs_browser, visit
+from tests.browser import visit
 from tests.conftest import Worker
 
 Spec = dict[str, Any]
@@ -167,7 +167,6 @@ def test_assets_are_checked_for_changes_and_nothing_else_is_served(guarded: str)
     assert httpx.get(f"{guarded}/assets/docs.js?v=1").status_code == 422
 
 
-@needs_browser
 def test_a_browser_shows_the_operations_and_loads_nothing_from_elsewhere(guarded: str, spec: Spec) -> None:
     seen = visit(f"{guarded}/docs")
     for path in spec["paths"]:
@@ -184,7 +183,6 @@ def test_a_browser_shows_the_operations_and_loads_nothing_from_elsewhere(guarded
     assert seen.console == []
 
 
-@needs_browser
 def test_the_browser_would_tell_of_a_page_that_loads_from_elsewhere(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text(

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+from tests.browser import executable
+
 OPTIONS = (
     "--headless",
     "--no-sandbox",  # containers run the tests as root
@@ -28,18 +29,6 @@ OPTIONS = (
 )
 TIMEOUT_S = 120.0  # for one answer of the browser, on a machine with much else to do
 READ, WRITE = 3, 4  # the file descriptors that --remote-debugging-pipe uses
-
-
-def executable() -> str:
-    """The path of Chromium.
-
-    Raises:
-        FileNotFoundError: says what to install.
-    """
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if found is None:
-        raise FileNotFoundError("these tests need a browser: apt-get update && apt-get install -y chromium")
-    return found
 
 
 class Chromium:
