@@ -46,7 +46,7 @@ async def audit_propensities(redis: Redis, loop: str, *, confidence: float = 0.9
         NotFound: there is no such loop.
     """
     record = await loop_store.read_loop(redis, loop)
-    checker = PropensityChecker()
+    checker = PropensityChecker(record.settings.exploration_floor)
     async for entries in event_log.scan(redis, Keys(loop, record.id)):
         checker.add(entries)
     return checker.result(confidence=confidence)
