@@ -9,8 +9,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -21,6 +23,7 @@ from service.errors import Conflict, NotFound
 from service.evaluate.propensities import PropensityCheck, PropensityChecker
 from service.evaluate.replay import same_arrays, same_decision
 from service.learn.trainer import Trainer
+from service.policies import NumericalError
 from service.records import Decision, Entry, LoopRecord, order
 from service.represent.encoder import Encoder
 from service.represent.schema import FeatureSchema
@@ -84,8 +87,10 @@ async def advance(redis: Redis, keys: Keys, trainer: Trainer, *, until: str) -> 
         while entries:
             done = trainer.apply(entries)
             if done.training_due:
-                history = [part async for part in event_log.scan(redis, keys, until=trainer.position)]
-                trainer.train(history)
+                loop = asyncio.get_running_loop()
+                history = event_log.scan_in_thread(redis, keys, until=trainer.position, loop=loop)
+                with suppress(NumericalError):  # the learner went on with the weights of before, too
+                    await asyncio.to_thread(trainer.train, history)
             entries = entries[done.read :]
 
 

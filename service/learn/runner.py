@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -64,8 +64,7 @@ class PolicyRunner:
         state = await policy_store.read_state(self._redis, self._keys, self._name)
         if state is not None:
             if not self._trainer.resume(record, unpack(state)):
-                log_so_far = [part async for part in event_log.scan(self._redis, self._keys, until=record.position)]
-                await asyncio.to_thread(self._trainer.note_items, log_so_far)
+                await asyncio.to_thread(self._trainer.note_items, self._log_until(record.position))
         elif record.position == START:
             stats = await event_log.read_stats(self._redis, self._keys)
             record = replace(record, skipped=stats.get("trimmed", 0))
@@ -130,8 +129,7 @@ class PolicyRunner:
 
     async def _train(self) -> None:
         """Train on all that the log holds up to the trainer's position."""
-        until = self._trainer.position
-        history = [entries async for entries in event_log.scan(self._redis, self._keys, until=until)]
+        history = self._log_until(self._trainer.position)
         started = time.monotonic()
         try:
             rows = await asyncio.to_thread(self._trainer.train, history)
@@ -140,6 +138,11 @@ class PolicyRunner:
             return
         seconds = round(time.monotonic() - started, 1)
         log.info("trained", loop=self._keys.loop, policy=self._name, rows=rows, seconds=seconds)
+
+    def _log_until(self, position: str) -> Iterator[Sequence[Entry]]:
+        """Return the log up to a position, for a thread to read."""
+        loop = asyncio.get_running_loop()
+        return event_log.scan_in_thread(self._redis, self._keys, until=position, loop=loop)
 
     async def _publish(self) -> None:
         if not await self._publisher.publish(self._trainer):

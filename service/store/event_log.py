@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 
 import orjson
@@ -72,6 +73,21 @@ async def scan(redis: Redis, keys: Keys, *, until: str = "+", batch: int = 1000)
     while entries := await read(redis, keys, after, most=batch, until=until):
         yield entries
         after = entries[-1].position
+
+
+def scan_in_thread(redis: Redis, keys: Keys, *, until: str, loop: asyncio.AbstractEventLoop) -> Iterator[list[Entry]]:
+    """Read like `scan`, from another thread than that of the event loop; entries are held a batch at a time.
+
+    Args:
+        loop: runs meanwhile, and belongs to `redis`.
+    """
+    batches = scan(redis, keys, until=until)
+
+    async def following() -> list[Entry] | None:
+        return await anext(batches, None)
+
+    while (entries := asyncio.run_coroutine_threadsafe(following(), loop).result()) is not None:
+        yield entries
 
 
 async def newest_decisions(redis: Redis, keys: Keys) -> AsyncIterator[str]:

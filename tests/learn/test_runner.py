@@ -14,12 +14,14 @@ from service.admin.audit import audit_learning
 from service.errors import NotFound, StoreUnavailable
 from service.learn import runner
 from service.learn.runner import LeaseLost, PolicyRunner
+from service.policies import KINDS
 from service.records import LoopRecord, PolicyRecord
 from service.settings import Settings
 from service.store import codec, event_log, loop_store, policy_store
 from service.store.codec import NewerFormat, pack, unpack
 from service.store.keys import Keys
 from tests.builders import event_of, fields_of, import_of, policy_of
+from tests.learn.recorder import Recorder
 from tests.waiting import until_async
 
 pytestmark = pytest.mark.anyio
@@ -389,3 +391,23 @@ async def test_a_policy_that_retrains_does_so_at_the_same_events_in_any_batches(
     assert state is not None
     assert unpack(state)["rows"].tolist() == [300]
     assert await audit_learning(redis, keys.loop) == {"embedding_mlp": True}
+
+
+async def test_a_training_that_fails_is_told_and_the_policy_goes_on_with_what_it_knew(
+    redis: Redis, keys: Keys, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(KINDS, "recorder", Recorder)
+    record = await make(redis, keys, policy_of("recorder"))
+    await append(redis, keys, 2500)
+    await event_log.append_training(redis, keys, "recorder", record.id)
+    bad = import_of([event_of(9999, item="impossible")])
+    await event_log.append_imported(redis, keys, bad, remember=10**5)
+    await event_log.append_training(redis, keys, "recorder", record.id)
+    await append(redis, keys, 1, first=3000)
+    running = await opened(redis, keys, settings, "recorder")
+    assert await running.drain() == 2504
+    said = unpack(await policy_store.read_state(redis, keys, "recorder") or b"")["said"].tobytes().decode().split("\n")
+    assert [line for line in said if line.startswith("train")] == ["train on 2500"]
+    assert len(said) == 2503
+    assert capsys.readouterr().out.count("training failed") == 1
+    assert await audit_learning(redis, keys.loop) == {"recorder": True}
