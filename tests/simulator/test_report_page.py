@@ -13,7 +13,7 @@ import pytest
 
 from simulator.report_page import page
 from simulator.summary import COLUMNS, full_name, rows
-from tests.simulator import browser
+from tests.browser import executable
 from tests.simulator.browser import Chromium, Page
 from tests.simulator.builders import wide_report
 
@@ -161,4 +161,4 @@ def test_the_checks_can_fail(chromium: Chromium, tmp_path: Path) -> None:
 def test_a_missing_browser_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(FileNotFoundError, match="apt-get install -y chromium"):
-        browser.executable()
+        executable()
