@@ -105,8 +105,8 @@ async def _move_all(redis: Redis) -> None:
     started = await now(redis)
     loops: dict[str, Keys] = {}
     for name in sorted(member.decode() for member in await redis.smembers(LOOPS)):
-        if await redis.exists(_old(name, "loop")):
-            loops[name] = Keys(name, await _once(redis, _old(name, "loop")))
+        if await redis.exists(_old(name, "loop")) and (loop_id := await _once(redis, _old(name, "loop"))):
+            loops[name] = Keys(name, loop_id)
             await _prepare_policies(redis, loops[name])
     await _move_keys(redis, loops)
     for name in loops:
@@ -120,11 +120,11 @@ def _old(loop: str, rest: str) -> str:
     return f"rebound:{{{loop}:0}}:{rest}"
 
 
-async def _once(redis: Redis, key: str) -> str:
-    """Return the id of a record that is there, given a new one if it has none."""
+async def _once(redis: Redis, key: str) -> str | None:
+    """Return the id of a record, given a new one if it has none; None where another process moved it meanwhile."""
     await redis.hsetnx(key, "id", uuid4().hex[:12])
-    found: bytes = await redis.hget(key, "id")
-    return found.decode()
+    found: bytes | None = await redis.hget(key, "id")
+    return None if found is None else found.decode()
 
 
 async def _keep_rows(redis: Redis, loop: str) -> None:
