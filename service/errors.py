@@ -10,7 +10,9 @@ ReboundError
 ├── NotFound              404  loop, item, policy, version or decision
 ├── UnsupportedEncoding   415  a compressed body
 ├── Conflict              409  it exists, differs, or is in use
-│   └── StaleEpoch        409  somebody else changed it at the same moment
+│   ├── StaleEpoch        409  somebody else changed it at the same moment
+│   ├── UnreadableRecord  409  what is stored under this name cannot be read
+│   └── NewerFormat       409  a newer version wrote it (`store/codec.py`)
 └── StoreUnavailable      503  Redis does not answer; try again
 
 Each carries its status and a stable `code`; `api/problems.py` renders them as RFC 9457 problem details.
@@ -75,6 +77,12 @@ class Conflict(ReboundError):
 
 class StaleEpoch(Conflict):
     code, title = "changed_meanwhile", "Somebody else changed this at the same moment"
+
+
+class UnreadableRecord(Conflict, ValueError):
+    """409: `detail` says how to remove it."""
+
+    code, title = "unreadable", "The record cannot be read"
 
 
 class UnsupportedEncoding(ReboundError):

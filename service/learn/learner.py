@@ -10,7 +10,7 @@ from contextlib import suppress
 import structlog
 from redis.asyncio import Redis
 
-from service.errors import NotFound, StoreUnavailable
+from service.errors import NotFound, StoreUnavailable, UnreadableRecord
 from service.learn.runner import PolicyRunner
 from service.learn.sweeper import Sweeper
 from service.settings import Settings
@@ -47,9 +47,9 @@ class Learner:
                 self._unreadable.discard(name)
             except NotFound:  # deleted this very moment
                 continue
-            except (KeyError, ValueError, NewerFormat) as error:
+            except (UnreadableRecord, NewerFormat) as error:
                 if name not in self._unreadable:
-                    log.error("loop cannot be read; DELETE /loops/{loop} removes it", loop=name, why=str(error))
+                    log.error("loop cannot be read", loop=name, why=str(error))
                 self._unreadable.add(name)
                 continue
             keys = Keys(name, record.id)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from service.errors import Conflict
 from service.loop import LoopSettings
 from service.records import (
     Decision,
@@ -40,8 +41,10 @@ from service.records import (
 FORMAT = 2
 
 
-class NewerFormat(RuntimeError):
+class NewerFormat(Conflict, RuntimeError):
     """A newer version of Rebound wrote this; the message says what to do."""
+
+    code, title = "newer_format", "A newer version wrote this"
 
     def __init__(self, what: str, found: int) -> None:
         super().__init__(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from redis.asyncio import Redis
 
-from service.errors import NotFound, StaleEpoch
+from service.errors import NotFound, StaleEpoch, UnreadableRecord
 from service.records import LoopRecord
 from service.store.codec import loop_fields, read_loop_fields
 from service.store.connection import answering, now, script
@@ -52,13 +52,19 @@ async def read_loop(redis: Redis, name: str) -> LoopRecord:
     Raises:
         NotFound: there is no such loop.
         NewerFormat: a newer version wrote it.
-        ValueError, KeyError: it is garbled.
+        UnreadableRecord: it is garbled.
     """
     async with answering():
         stored = await redis.hgetall(loop_record(name))
     if not stored:
         raise NotFound(f"there is no loop {name!r}; PUT /loops/{name} makes it", code="unknown_loop")
-    return read_loop_fields(name, stored)
+    try:
+        return read_loop_fields(name, stored)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnreadableRecord(
+            f"the record of loop {name!r} cannot be read ({type(error).__name__}: {error}); DELETE /loops/{name} "
+            "removes the loop"
+        ) from error
 
 
 async def change_loop(redis: Redis, seen: LoopRecord, changes: Mapping[str, Value]) -> int:

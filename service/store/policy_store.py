@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from redis.asyncio import Redis
 
-from service.errors import Conflict, NotFound
+from service.errors import Conflict, NotFound, UnreadableRecord
 from service.records import LoopRecord, PolicyRecord
 from service.store.codec import policy_fields, read_policy_fields
 from service.store.connection import answering, script
@@ -49,12 +49,19 @@ async def read_policy(redis: Redis, keys: Keys, name: str) -> PolicyRecord:
     Raises:
         NotFound: there is no such policy.
         NewerFormat: a newer version wrote it.
+        UnreadableRecord: it is garbled.
     """
     async with answering():
         stored = await redis.hgetall(keys.policy(name))
     if not stored:
         raise NotFound(f"there is no policy {name!r} in loop {keys.loop!r}", code="unknown_policy")
-    return read_policy_fields(name, stored)
+    try:
+        return read_policy_fields(name, stored)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnreadableRecord(
+            f"the record of policy {name!r} in loop {keys.loop!r} cannot be read ({type(error).__name__}: {error}); "
+            f"DELETE /policies/{name} removes the policy"
+        ) from error
 
 
 async def delete_policy(redis: Redis, seen: LoopRecord, name: str) -> int:

@@ -127,8 +127,9 @@ async def test_a_loop_that_cannot_be_read_is_told_once_and_stops_no_other(
         await learned(redis, good, "linucb", 3)
         await found.follow(asyncio.Event())
         said = capsys.readouterr().out
-        assert said.count("loop cannot be read; DELETE /loops/{loop} removes it") == 1
+        assert said.count("loop cannot be read") == 1
         assert loop.name in said
+        assert f"DELETE /loops/{loop.name}" in said or "start the newer version again" in said
         assert not any(keys.loop == loop.name for keys, _ in found._tasks)
         assert await loop_store.delete_loop(redis, loop.name), "it cannot be deleted"
 

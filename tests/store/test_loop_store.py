@@ -10,7 +10,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from service.errors import NotFound, StaleEpoch
+from service.errors import NotFound, StaleEpoch, UnreadableRecord
 from service.records import LoopRecord
 from service.store import loop_store
 from service.store.codec import FORMAT, NewerFormat
@@ -182,8 +182,9 @@ async def test_a_deleted_loop_is_gone_and_its_keys_can_be_removed(redis: Redis, 
 async def test_what_cannot_be_read_can_be_deleted(redis: Redis, loop: LoopRecord, record: dict[str, Any]) -> None:
     name = f"broken-{loop.id}"
     await redis.hset(loop_record(name), mapping=record)
-    with pytest.raises((KeyError, ValueError, NewerFormat)):
+    with pytest.raises((UnreadableRecord, NewerFormat)) as raised:
         await read_loop(redis, name)
+    assert isinstance(raised.value, NewerFormat) or f"DELETE /loops/{name}" in raised.value.detail
     assert await delete_loop(redis, name)
     with pytest.raises(NotFound):
         await read_loop(redis, name)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from service.errors import Conflict, NotFound, StaleEpoch
+from service.errors import Conflict, NotFound, StaleEpoch, UnreadableRecord
 from service.records import LoopRecord, PolicyRecord
 from service.store import loop_store, policy_store
 from service.store.codec import FORMAT, NewerFormat
@@ -123,6 +123,19 @@ async def test_a_policy_of_a_newer_version_is_not_read(redis: Redis, keys: Keys)
     await redis.hset(keys.policy("linucb"), "v", FORMAT + 1)
     with pytest.raises(NewerFormat, match="policy 'linucb' has format 3"):
         await read_policy(redis, keys, "linucb")
+
+
+@pytest.mark.parametrize("change", [{"version": "many"}, {"params": "{"}, {"position": ""}, {"alarms": "?"}])
+async def test_a_policy_that_cannot_be_read_can_be_deleted(redis: Redis, keys: Keys, change: dict[str, str]) -> None:
+    await create_policy(redis, keys, policy_of())
+    await redis.hset(keys.policy("linucb"), mapping=change)
+    if change == {"position": ""}:
+        await redis.hdel(keys.policy("linucb"), "position")
+    with pytest.raises(UnreadableRecord, match="DELETE /policies/linucb removes the policy"):
+        await read_policy(redis, keys, "linucb")
+    await delete_policy(redis, await seen(redis, keys), "linucb")
+    await create_policy(redis, keys, policy_of())
+    assert (await read_policy(redis, keys, "linucb")).version == 0
 
 
 # ---- versions
