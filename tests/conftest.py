@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 from redis.asyncio import Redis
 
+from service.admin.loops import bootstrap
 from service.api.app import create_app
 from service.learn.learner import Learner
 from service.records import LoopRecord
@@ -40,9 +41,20 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One redis-server for the session; tests keep apart by the names of their loops."""
+    """One redis-server for the session; tests keep apart by the names of their loops.
+
+    The loop `default` is there from the start. A service makes it on empty data only, and the data of this server is
+    not empty any more where a test of single parts came first.
+    """
     with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as redis:
+        asyncio.run(_first_start(redis.url))
         yield redis.url
+
+
+async def _first_start(url: str) -> None:
+    redis = connect(url, name="test", timeout_s=5)
+    await bootstrap(redis)
+    await redis.aclose()
 
 
 @pytest.fixture(scope="session")
