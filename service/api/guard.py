@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hmac
+import os
 from typing import Any
 from urllib.parse import unquote_to_bytes
-from uuid import uuid4
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -48,7 +48,7 @@ class Guard:
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        id_header = headers.get(b"x-request-id", b"")[:128] or uuid4().hex.encode()
+        id_header = headers.get(b"x-request-id", b"")[:128] or os.urandom(16).hex().encode()
         request_id = id_header.decode("latin-1")
         scope.setdefault("state", {})["request_id"] = request_id
         started = finished = False

@@ -4,8 +4,8 @@
     COMPARE_WITH=../rebound-0.1 make bench ARGS=tests/benchmarks/test_cpu_per_request.py
 
 The other checkout needs its own `.venv`. CPU time, user and system, is what Linux says of the worker's threads; so
-other work on the machine disturbs it less than a latency. The learner is stopped while the requests are counted, or
-the swaps of its new versions would count, too.
+other work on the machine disturbs it less than a latency. The learners are stopped before the requests are counted, or
+the swaps of their new versions would count, too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.waiting import until
 
 HERE = Path(__file__).parents[2]
 CONNECTIONS = 8  # kept, each with one request in flight
-ROUNDS, REQUESTS = 5, 2000
+ROUNDS, REQUESTS = 40, 200  # short rounds: what disturbs one of a pair disturbs the other, too
 ITEMS = [
     {"id": f"sku-{i}", "features": {"category": f"c{i % 5}", "price": i / 2, "brand": f"b{i % 7}"}} for i in range(50)
 ]
@@ -57,8 +57,8 @@ def started(checkout: Path, folder: Path) -> Iterator[Service]:
         processes = []
         for name, command in (("api", ["api", "--port", str(port)]), ("learn", ["learn"])):
             log = stack.enter_context((folder / f"{name}.log").open("wb"))
-            rebound = str(checkout / ".venv" / "bin" / "rebound")
-            processes.append(subprocess.Popen([rebound, *command], env=env, cwd=checkout, stdout=log, stderr=log))
+            start = [str(checkout / ".venv" / "bin" / "python"), "-m", "service", *command]
+            processes.append(subprocess.Popen(start, env=env, cwd=checkout, stdout=log, stderr=log))
             stack.callback(processes[-1].wait, 30)
             stack.callback(processes[-1].terminate)
             stack.callback(processes[-1].send_signal, signal.SIGCONT)
@@ -144,7 +144,6 @@ ASKED: dict[str, Callable[[int], list[tuple[str, Any]]]] = {
 
 def measure(service: Service, n: int) -> dict[str, float]:
     """Return the microseconds of CPU per request of the worker, by what was asked."""
-    os.kill(service.learner, signal.SIGSTOP)
     found = {}
     reports = []
     for name, make in ASKED.items():
@@ -156,7 +155,6 @@ def measure(service: Service, n: int) -> dict[str, float]:
     before = cpu_seconds(service.worker)
     send_all(service.url, reports)
     found["/feedback"] = 1e6 * (cpu_seconds(service.worker) - before) / n
-    os.kill(service.learner, signal.SIGCONT)
     return found
 
 
@@ -170,10 +168,12 @@ def test_cpu_per_request(tmp_path: Path, quick: bool) -> None:
         for name, checkout in checkouts.items():
             (tmp_path / name).mkdir()
             services[name] = stack.enter_context(started(checkout, tmp_path / name))
-            measure(services[name], 100)
-        for _ in range(1 if quick else ROUNDS):
-            for name, service in services.items():
-                found[name].append(measure(service, 50 if quick else REQUESTS))
+        for service in services.values():
+            os.kill(service.learner, signal.SIGSTOP)
+            measure(service, 100)
+        for number in range(1 if quick else ROUNDS):
+            for name in sorted(services, reverse=number % 2 == 1):
+                found[name].append(measure(services[name], 50 if quick else REQUESTS))
     print(f"\nmicroseconds of CPU per request, median of {len(found['this'])} rounds in turns")
     for asked in found["this"][0]:
         medians = {name: statistics.median(one[asked] for one in rounds) for name, rounds in found.items()}
