@@ -155,8 +155,8 @@ def test_batches_do_not_matter_where_the_world_changes(kind: str, params: dict[s
     record = policy_of(kind, retention=RETENTION, **params)
     rng = np.random.default_rng(0)
     log: list[Entry] = []
-    for number in range(3600):
-        rate = (0.6, 0.1, 0.7)[number // 1200]
+    for number in range(2400):
+        rate = (0.6, 0.1, 0.7)[number // 800]
         item = f"p{number % 3}" if number % 100 else f"rare{number}"
         reward = float(rng.random() < rate)
         log.append(
@@ -166,7 +166,7 @@ def test_batches_do_not_matter_where_the_world_changes(kind: str, params: dict[s
             log.append(Unreadable(f"{1000 + number}-1", "garbled"))
     whole = learn(log, record, [10_000])
     assert len(whole.alarms) >= alarms
-    assert len(whole.refused) == len(log) - 3600
+    assert len(whole.refused) == len(log) - 2400
     for sizes, restart in (([1], False), ([7, 64, 3], True)):
         same(whole, learn(log, record, sizes, restart=restart))
 
