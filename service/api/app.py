@@ -1,6 +1,6 @@
-"""The API worker, put together.
+"""Builds the API worker as an ASGI application.
 
-Guard (key, body limit, request id) → HotPath (/recommend, /feedback) → FastAPI (all else)
+Guard (key, body limit, request id) → HotPath (/recommend, /feedback) → FastAPI (all other routes)
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ BEARER = HTTPBearer(auto_error=False, description="the same key as a bearer toke
 
 
 class State(TypedDict):
-    """What a worker holds open, as handlers see it in `request.state`."""
+    """The long-lived objects of a worker, which handlers find in `request.state`."""
 
     redis: Redis
     follower: Follower
@@ -149,7 +149,7 @@ def _end_worker(task: asyncio.Task[None]) -> None:
 
 
 async def _end(*tasks: asyncio.Task[None]) -> None:
-    """Cancel until it is done: a cancellation that meets a time-out inside the Redis client can get lost."""
+    """Cancel tasks until all are done: a cancellation that meets a time-out inside the Redis client can get lost."""
     while waiting := [task for task in tasks if not task.done()]:
         for task in waiting:
             task.cancel()
@@ -157,7 +157,7 @@ async def _end(*tasks: asyncio.Task[None]) -> None:
 
 
 async def _when_there(redis: Redis, follower: Follower) -> None:
-    """Wait for Redis (compose starts everything at once), upgrade its data, then load what is to be served."""
+    """Wait for Redis (compose starts everything at once), upgrade its data, then load the loops."""
     pause = 0.1
     await upgrade(redis)
     while True:

@@ -1,7 +1,7 @@
 """The hot path: answers `/recommend` and `/feedback` in front of FastAPI's router.
 
-The ordinary routes (`routes/decisions.py`) do the same with the same models; what is skipped here is the router, the
-dependency solver and a second validation of our own reply (docs/decisions says what that saves).
+The ordinary routes (`routes/decisions.py`) give the same answers with the same models. The hot path skips the router,
+the dependency solver and a second validation of the reply (docs/decisions/0006 says how much time that saves).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FEEDBACK: TypeAdapter[Any] = TypeAdapter(FeedbackBody)
 
 
 class HotPath:
-    """Answers the hot routes itself and hands everything else on."""
+    """Answers the hot routes, and passes every other request on to the app."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics

@@ -1,7 +1,8 @@
-"""Prometheus metrics, right under several workers: prometheus-client's multi-process mode sums what each one counts.
+"""Prometheus metrics.
 
-What lives in Redis (joined, defaulted, lag, ...) is read from there when it is asked for, and so is right whichever
-worker answers. Names and units follow Prometheus' conventions: what only rises is a counter and ends in `_total`.
+Each worker counts its own requests and decisions; the multi-process mode of prometheus-client sums the workers. Counts
+that lie in Redis (joined, defaulted, lag, ...) are read from there at each scrape, so every worker gives the same.
+Names and units follow Prometheus' conventions: a value that only rises is a counter, and its name ends in `_total`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ POLICY_GAUGES = {  # field of PolicyStatus -> (name, help)
 
 
 class Metrics:
-    """One worker's counts."""
+    """Counts the requests and decisions of one worker."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -80,14 +81,14 @@ class Metrics:
             self._degraded.labels(loop).inc()
 
     def worker(self, *, buffered: int, **totals: int) -> None:
-        """Take over what this worker counts elsewhere: `buffered` now; the totals since it started."""
+        """Copy counts that this worker keeps elsewhere: `buffered` as of now, `totals` since it started."""
         self._buffered.set(buffered)
         for name, total in totals.items():
             self._totals[name].inc(total - self._counted[name])
             self._counted[name] = total
 
     def render(self, status: Status) -> bytes:
-        """Return the exposition text: all workers' counts, and `status` as read from Redis."""
+        """Return the exposition text of all workers' counts and of `status`, which was read from Redis."""
         registry = self._registry
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             registry = CollectorRegistry()
@@ -98,7 +99,7 @@ class Metrics:
 
 
 class _Stored(Collector):
-    """What /status knows, as metrics."""
+    """Collects the values of `/status` as metrics."""
 
     def __init__(self, status: Status) -> None:
         self._status = status

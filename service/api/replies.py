@@ -1,4 +1,4 @@
-"""Requests and replies of the hot routes: from JSON to the use cases and back, the same on every path."""
+"""Turns JSON of the hot routes into calls of the use cases, and their results into replies, the same on every path."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _pair(candidate: str | Candidate) -> tuple[str, dict[str, Any] | None]:
 
 
 def parse(body: bytes) -> Any:
-    """Read JSON by the letter: no NaN, no infinities, no lone surrogates.
+    """Read JSON strictly: NaN, infinities and lone surrogates are refused.
 
     Raises:
         MalformedJson: says where.

@@ -1,4 +1,4 @@
-"""What goes over the wire. Bodies are parsed by orjson, once, and validated by these models on every path.
+"""The models of requests and replies. Bodies are parsed by orjson, once, and validated by these models on every path.
 
 `null` means "not given" wherever a field is optional. Ids may be sent as integers; they come back as text.
 """
@@ -227,7 +227,7 @@ class ItemPage(BaseModel):
 
 
 class Changed(BaseModel):
-    """A change, and which workers serve it already: all live ones, unless `missing` names some."""
+    """A change that was made. All live workers serve it, unless `missing` names some."""
 
     epoch: int
     adopted: bool
@@ -244,7 +244,7 @@ class LedgerItem(BaseModel):
 
 
 class DecisionRecord(BaseModel):
-    """A decision as it was stored: all that it takes to make it again."""
+    """A decision as it was stored, with everything that a replay of it needs."""
 
     v: int = Field(1, description="format of the record")
     decision_id: str
@@ -268,7 +268,7 @@ class DecisionRecord(BaseModel):
 
 
 class LedgerFeedback(BaseModel):
-    """A report that came for a decision."""
+    """One report on a decision."""
 
     item_id: str
     reward: float
@@ -278,7 +278,7 @@ class LedgerFeedback(BaseModel):
 
 
 class DecisionLedger(BaseModel):
-    """What was decided, what became of it, and every feedback seen."""
+    """A decision, its status, and every report on it."""
 
     decision: DecisionRecord
     status: Literal["pending", "rewarded", "defaulted", "late"]

@@ -26,7 +26,7 @@ class Served(NamedTuple):
     settings: Settings
 
 
-@pytest.fixture(params=[True, False], ids=["hot path", "ordinary routes"])
+@pytest.fixture
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
     with EmbeddedRedis(tmp_path / "redis") as embedded:
         settings = Settings(redis_url=embedded.url)
@@ -56,7 +56,12 @@ def replace_by_other_data(served: Served) -> None:
         assert httpx.post(f"{url}/recommend", json={"candidates": ["a"]}).json()["degraded"] is False
 
 
-@pytest.mark.parametrize("lose", [flush, lose_the_identity, replace_by_other_data])
+@pytest.mark.parametrize(
+    ("served", "lose"),
+    [(True, flush), (False, flush), (True, lose_the_identity), (True, replace_by_other_data)],
+    indirect=["served"],
+    ids=["flushed", "flushed, ordinary routes", "without its identity", "replaced"],
+)
 def test_a_store_that_lost_its_data_is_told_and_takes_nothing(served: Served, lose: Callable[[Served], None]) -> None:
     client, decision = served.client, served.decision
     lose(served)

@@ -32,7 +32,7 @@ async def list_items(
     limit: Annotated[int, Query(ge=1, le=BATCH)] = 100,
     after: Annotated[str, Query(description="`next` of the page before")] = "",
 ) -> ItemPage:
-    """The catalogue, by id."""
+    """List the catalogue, in the order of the ids."""
     catalogue = follower.loop(loop).catalogue
     ids = [item for item in catalogue.ids if item.encode() > after.encode("utf-8", "replace")][: limit + 1]
     items = [Item(id=item, features=dict(catalogue.features[item])) for item in ids[:limit]]
@@ -50,7 +50,7 @@ async def put_items(
 
 @router.get("/items/{item_id:any}", responses=documented(NotFound))
 async def get_item(item_id: IdInPath, follower: FollowerDep, loop: LoopParam = "default") -> Item:
-    """One item."""
+    """Return one item."""
     catalogue = follower.loop(loop).catalogue
     if item_id not in catalogue.index:
         raise NotFound(f"there is no item {item_id!r} in loop {loop!r}", code="unknown_item")
@@ -72,7 +72,7 @@ async def put_item(
 
 @router.delete("/items/{item_id:any}", status_code=204, responses=documented(NotFound, StoreUnavailable))
 async def delete_item(item_id: IdInPath, redis: RedisDep, follower: FollowerDep, loop: LoopParam = "default") -> None:
-    """It is no longer recommended; what was learned about it stays."""
+    """Delete one item. It is no longer recommended; the policies keep what they have learned about it."""
     await remove_item(redis, follower, loop, item_id)
 
 

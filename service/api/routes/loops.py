@@ -14,7 +14,7 @@ router = APIRouter(tags=["loops"], route_class=StrictRoute)
 
 @router.get("/loops", responses=documented(StoreUnavailable))
 async def list_loops(redis: RedisDep) -> LoopList:
-    """The names of all loops."""
+    """List the names of all loops."""
     return LoopList(loops=await loop_names(redis))
 
 
@@ -32,7 +32,7 @@ async def put_loop(loop: str, body: LoopBody, redis: RedisDep, follower: Followe
 
 @router.get("/loops/{loop}", responses=documented(NotFound, StoreUnavailable))
 async def get_loop(loop: str, redis: RedisDep) -> LoopReply:
-    """A loop's settings, schema and traffic."""
+    """Return a loop's settings, schema and traffic."""
     record = await read_loop(redis, loop)
     return LoopReply(
         loop=loop,
@@ -48,5 +48,5 @@ async def get_loop(loop: str, redis: RedisDep) -> LoopReply:
 
 @router.delete("/loops/{loop}", status_code=204, responses=documented(NotFound, StoreUnavailable))
 async def delete_loop(loop: str, redis: RedisDep, follower: FollowerDep) -> None:
-    """The loop and all that belongs to it: catalogue, policies, decisions, log."""
+    """Delete a loop with its catalogue, policies, decisions and log."""
     await administration.delete_loop(redis, follower, loop)

@@ -47,13 +47,13 @@ def _reply(found: PolicyDescription) -> PolicyReply:
 
 @router.get("/kinds")
 async def list_kinds() -> KindList:
-    """The kinds of policy that this service knows, each with its parameters as JSON Schema."""
+    """List the kinds of policy that this service knows, each with its parameters as JSON Schema."""
     return KindList(kinds=describe_kinds())
 
 
 @router.get("/policies", responses=READS)
 async def list_policies(redis: RedisDep, loop: LoopParam = "default") -> PolicyList:
-    """The policies of a loop."""
+    """List the policies of a loop."""
     found = await administration.describe_all(redis, loop)
     return PolicyList(policies=[_reply(policy) for policy in found], kinds=sorted(KINDS))
 
@@ -68,19 +68,19 @@ async def create_policy(body: PolicyBody, redis: RedisDep, loop: LoopParam = "de
 
 @router.get("/policies/{name}", responses=READS)
 async def get_policy(name: str, redis: RedisDep, loop: LoopParam = "default") -> PolicyReply:
-    """One policy, with a summary of what it has learned."""
+    """Return one policy, with a summary of what it has learned."""
     return _reply(await administration.describe(redis, loop, name, summary=True))
 
 
 @router.delete("/policies/{name}", status_code=204, responses=WRITES)
 async def delete_policy(name: str, redis: RedisDep, loop: LoopParam = "default") -> None:
-    """Only a policy without traffic."""
+    """Delete a policy. It must have no share of the traffic."""
     await administration.delete_policy(redis, loop, name)
 
 
 @router.post("/policies/{name}/activate", responses=WRITES)
 async def activate(name: str, redis: RedisDep, follower: FollowerDep, loop: LoopParam = "default") -> Changed:
-    """Give it all the traffic, at its newest version. Returns when every live worker serves it."""
+    """Give a policy all the traffic, at its newest version. The reply comes when every live worker serves it."""
     return changed(await shares.activate(redis, follower, loop, name))
 
 
@@ -100,11 +100,11 @@ async def train(name: str, redis: RedisDep, loop: LoopParam = "default") -> Trai
 
 @router.get("/traffic", responses=READS)
 async def get_traffic(redis: RedisDep, loop: LoopParam = "default") -> dict[str, float]:
-    """Policy -> share of the users. Empty: uniform choice."""
+    """Return policy → share of the users. Without any, items are chosen uniformly."""
     return dict((await read_loop(redis, loop)).traffic)
 
 
 @router.put("/traffic", responses=WRITES)
 async def put_traffic(body: Traffic, redis: RedisDep, follower: FollowerDep, loop: LoopParam = "default") -> Changed:
-    """Split the users between policies; a user stays with his policy as long as the split stays."""
+    """Split the users between policies. A user stays with one policy for as long as the split stays."""
     return changed(await shares.set_traffic(redis, follower, loop, body))

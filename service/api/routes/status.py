@@ -15,13 +15,13 @@ router = APIRouter(tags=["status"], route_class=StrictRoute)
 
 @router.get("/healthz")
 async def healthz() -> Alive:
-    """The process is alive."""
+    """Say that the process is alive."""
     return Alive(status="ok")
 
 
 @router.get("/readyz", responses=documented(StoreUnavailable))
 async def readyz(redis: RedisDep, follower: FollowerDep) -> Ready:
-    """It can serve: the store answers and holds our data, and every loop is loaded."""
+    """Say that the worker can serve: Redis answers and holds our data, and every loop is loaded."""
     try:
         await redis.ping()
     except Exception as error:
@@ -33,12 +33,12 @@ async def readyz(redis: RedisDep, follower: FollowerDep) -> Ready:
 
 @router.get("/status")
 async def status(redis: RedisDep, follower: FollowerDep, decisions: DecisionsDep) -> Status:
-    """Is it learning? Counters, lag, age of what is served, and what is broken."""
+    """Say whether each loop learns: counters, lag, age of the served versions, and what is broken."""
     return await read_status(redis, follower, decisions)
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(redis: RedisDep, follower: FollowerDep, decisions: DecisionsDep, metrics: MetricsDep) -> Response:
-    """For Prometheus."""
+    """Return the metrics in Prometheus' text format."""
     found = await read_status(redis, follower, decisions)
     return Response(metrics.render(found), media_type=CONTENT_TYPE_LATEST)
