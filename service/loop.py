@@ -10,6 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
+LARGEST = 1e100  # of a reward: scores, which may lie outside the range, are finite, too
+
 # Strict: `true` and "1" are no numbers.
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
@@ -18,8 +20,8 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
     low, high = value
     if low >= high:
         raise ValueError("the lower end must be below the upper end")
-    if not math.isfinite(high - low) or not math.isfinite(1.0 / (high - low)):
-        raise ValueError("the width of the range must be a number that floats can hold, and so must its inverse")
+    if max(-low, high) > LARGEST or not math.isfinite(1.0 / (high - low)):
+        raise ValueError(f"the ends must lie within ±{LARGEST:g}, and the inverse of the width must be a finite number")
     return value
 
 
@@ -33,7 +35,7 @@ class LoopChanges(BaseModel):
 
     reward_range: RewardRange = Field((0.0, 1.0), description="rewards outside are refused")
     wait_time: Finite = Field(
-        600.0, gt=0, le=7 * 86_400, description="seconds until a decision gets its default reward"
+        600.0, ge=0.001, le=7 * 86_400, description="seconds until a decision gets its default reward"
     )
     default_reward: Finite = Field(0.0, description="the reward of a decision that nobody reported on")
     aggregation: Literal["first", "sum", "max", "last"] = Field(
@@ -44,7 +46,10 @@ class LoopChanges(BaseModel):
     )
     retention: int = Field(1_000_000, strict=True, ge=1000, le=10**9, description="events kept in the log")
     ledger_time: Finite = Field(
-        600.0, gt=0, le=30 * 86_400, description="seconds that a settled decision stays readable, after its wait time"
+        600.0,
+        ge=0.001,
+        le=30 * 86_400,
+        description="seconds that a settled decision stays readable, after its wait time",
     )
 
 
@@ -55,9 +60,7 @@ class LoopSettings(LoopChanges):
     def _default_in_range(self) -> LoopSettings:
         low, high = self.reward_range
         if not low <= self.default_reward <= high:
-            raise ValueError(
-                f"default_reward: {self.default_reward:g} lies outside reward_range [{low:g}, {high:g}]; give both"
-            )
+            raise ValueError(f"{self.default_reward:g} lies outside reward_range [{low:g}, {high:g}]; give both")
         return self
 
     @property

@@ -48,7 +48,9 @@ async def import_events(
     for number, event in enumerate(events):
         check_reward(active.settings, event.reward, f"events.{number}.reward")
     keys = Keys(loop, active.id)
-    rows = await asyncio.to_thread(_encode, active, _in_order(events), misfits.of(keys))
+    found = Misfits()  # of this thread's own: the loop's are written down by another thread meanwhile
+    rows = await asyncio.to_thread(_encode, active, _in_order(events), found)
+    misfits.of(keys).merge(found)
     imported = await event_log.append_imported(redis, keys, rows, remember=active.settings.retention)
     if imported is None:
         raise Conflict(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,8 +28,7 @@ class Request:
     k: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pick:
+class Pick(NamedTuple):
     """One place of the slate."""
 
     row: int  # of the n candidates
@@ -54,14 +54,15 @@ def draw_slate(scorer: Scorer, estimates: Array, *, k: int, floor: float, seed: 
     propensity is what the draw was made from, not an estimate of it.
     """
     left = np.arange(len(estimates))
-    slate = []
+    slate: list[Pick] = []
     for place in range(min(k, len(estimates))):
-        p = (1.0 - floor) * scorer.pmf(estimates[left]) + floor / len(left)
-        cdf = np.cumsum(p)
-        at = int(np.searchsorted(cdf, uniform(seed, place) * cdf[-1], side="right"))
+        if place > 0:
+            left = left[left != slate[-1].row]
+        p = (1.0 - floor) * scorer.pmf(estimates[left] if place > 0 else estimates) + floor / len(left)
+        cdf = p.cumsum()
+        at = int(cdf.searchsorted(uniform(seed, place) * cdf[-1], side="right"))
         row = int(left[at])
         slate.append(Pick(row, float(estimates[row, 0]), float(p[at])))
-        left = np.delete(left, at)
     return slate
 
 

@@ -189,6 +189,8 @@ class PolicyRunner:
         keeper = asyncio.create_task(self._keep_lease())
         try:
             while not stop.is_set():
+                if keeper.done():  # an idle policy writes nothing, and would not learn that its lease, or it, is gone
+                    raise LeaseLost(self._name)
                 if 0 < await self.step() < 1000:
                     await asyncio.sleep(GATHER_S)
             await self._publish()

@@ -42,9 +42,9 @@ class AdaptiveParams(Params):
     alpha: float = Field(
         default=0.8, ge=0, le=100, description="Mean width of a confidence bound, in standard deviations of the logit."
     )
-    ridge: float = Field(default=0.1, gt=0, le=1e9, description="Prior precision of the weight of every column.")
+    ridge: float = Field(default=0.1, ge=1e-9, le=1e9, description="Prior precision of the weight of every column.")
     item_ridge: float = Field(
-        default=200.0, gt=0, le=1e9, description="Prior precision of the intercept of every item."
+        default=200.0, ge=1e-9, le=1e9, description="Prior precision of the intercept of every item."
     )
     detect_change: bool = Field(default=True, description=DETECT_CHANGE)
 

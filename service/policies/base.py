@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, overload
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticUseDefault
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -63,6 +64,21 @@ class Params(BaseModel):
         default=None, gt=0, description="Number of seconds after which the weight of an event has halved; null: never."
     )
     detect_change: bool = Field(default=False, description=DETECT_CHANGE)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _strict(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take the default for a null where the parameter has none of its own; booleans and texts are no numbers."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        kinds = {annotation, *get_args(annotation)}
+        if value is None and type(None) not in kinds:
+            raise PydanticUseDefault
+        for part in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(part, bool) and bool not in kinds:
+                raise ValueError("a boolean is no number")
+            if isinstance(part, str) and kinds & {int, float, bool}:
+                raise ValueError("a text is neither a number nor a boolean")
+        return value
 
 
 P = TypeVar("P", bound=Params)

@@ -33,7 +33,7 @@ class LinTSParams(Params):
     v: float = Field(
         default=0.14, ge=0, le=100, description="Width of the posterior, as a factor of its standard deviations."
     )
-    ridge: float = Field(default=0.13, gt=0, le=1e9, description="Prior precision of every coefficient.")
+    ridge: float = Field(default=0.13, ge=1e-9, le=1e9, description="Prior precision of every coefficient.")
     detect_change: bool = Field(default=True, description=DETECT_CHANGE)
 
 

@@ -21,7 +21,7 @@ class LinUCBParams(Params):
     alpha: float = Field(
         default=0.99, ge=0, le=100, description="Width of the confidence bound, in standard deviations."
     )
-    ridge: float = Field(default=8.3, gt=0, le=1e9, description="Prior precision of every coefficient of an item.")
+    ridge: float = Field(default=8.3, ge=1e-9, le=1e9, description="Prior precision of every coefficient of an item.")
 
 
 class LinUCB(Policy[LinUCBParams]):

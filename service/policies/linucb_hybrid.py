@@ -22,10 +22,13 @@ class LinUCBHybridParams(LinUCBParams):
         default=1.8, ge=0, le=100, description="Width of the confidence bound, in standard deviations."
     )
     ridge: float = Field(
-        default=21.0, gt=0, le=1e9, description="Prior precision of an item's departure from the shared coefficients."
+        default=21.0,
+        ge=1e-9,
+        le=1e9,
+        description="Prior precision of an item's departure from the shared coefficients.",
     )
     shared_ridge: float = Field(
-        default=8.8, gt=0, le=1e9, description="Prior precision of the coefficients that all items share."
+        default=8.8, ge=1e-9, le=1e9, description="Prior precision of the coefficients that all items share."
     )
 
 

@@ -44,7 +44,7 @@ class NetworkParams(Params):
         default=0.01, gt=0, le=1, description="Initial step size of Adam, relative to the scale of each weight."
     )
     prior: float = Field(
-        default=1.0, gt=0, le=1e9, description="Prior precision of each weight, relative to 1 / scale²."
+        default=1.0, ge=1e-9, le=1e9, description="Prior precision of each weight, relative to 1 / scale²."
     )
     buffer: int = Field(
         default=4096, ge=MINIBATCH, le=1_000_000, description="Number of events that are kept to learn from again."

@@ -48,10 +48,10 @@ class NeuralLinearParams(NetworkParams):
         default=1.0, ge=0, le=100, description="Mean width of a confidence bound, in standard deviations of the logit."
     )
     ridge: float = Field(
-        default=0.25, gt=0, le=1e9, description="Prior precision of the weight of every feature and column."
+        default=0.25, ge=1e-9, le=1e9, description="Prior precision of the weight of every feature and column."
     )
     item_ridge: float = Field(
-        default=100.0, gt=0, le=1e9, description="Prior precision of the intercept of every item."
+        default=100.0, ge=1e-9, le=1e9, description="Prior precision of the intercept of every item."
     )
 
 

@@ -34,9 +34,11 @@ class PopularityParams(Params):
         default=0.1, ge=0, le=1, description="Probability mass that is spread evenly over the candidates."
     )
     half_life: float | None = Field(default=10_000, gt=0, description=HALF_LIFE)
-    prior_clicks: float = Field(default=1, ge=0, description="Clicks that every item starts with, as a pseudo-count.")
+    prior_clicks: float = Field(
+        default=1, ge=0, le=1e9, description="Clicks that every item starts with, as a pseudo-count."
+    )
     prior_impressions: float = Field(
-        default=10, gt=0, description="Impressions that every item starts with, as a pseudo-count."
+        default=10, ge=1e-9, le=1e9, description="Impressions that every item starts with, as a pseudo-count."
     )
 
 

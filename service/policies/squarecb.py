@@ -31,7 +31,7 @@ class SquareCBParams(Params):
     rho: float = Field(
         default=0.5, ge=0, le=1, description="Exponent with which γ grows with the number of learned events."
     )
-    ridge: float = Field(default=1.0, gt=0, le=1e9, description="Prior precision of every coefficient.")
+    ridge: float = Field(default=1.0, ge=1e-9, le=1e9, description="Prior precision of every coefficient.")
     detect_change: bool = Field(default=True, description=DETECT_CHANGE)
 
 

@@ -99,8 +99,8 @@ class Numeric(Declared):
     """
 
     type: Literal["numeric"]
-    min: float
-    max: float
+    min: Annotated[float, Field(strict=True)]  # neither a boolean nor a text is a number
+    max: Annotated[float, Field(strict=True)]
 
     @model_validator(mode="after")
     def _ordered(self) -> Numeric:
@@ -127,7 +127,7 @@ class Vector(Declared):
     """`size` numbers as they are given, shortened to length 1 where they are longer."""
 
     type: Literal["vector"]
-    size: int = Field(ge=1, le=MAX_SIZE)
+    size: int = Field(strict=True, ge=1, le=MAX_SIZE)
 
     @cached_property
     def columns(self) -> list[str]:

@@ -32,7 +32,7 @@ class FeatureSchema(BaseModel):
     context: dict[Name, AnyField] = {}
     item: dict[Name, AnyField] = {}
     crosses: list[tuple[str, str]] = []
-    hash_dims: int = Field(default=31, ge=0, le=MAX_COLUMNS)
+    hash_dims: int = Field(default=31, strict=True, ge=0, le=MAX_COLUMNS)
     item_ids: bool = True
 
     @model_validator(mode="after")

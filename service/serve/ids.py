@@ -8,28 +8,20 @@ only in the loop that it names, so that a report finds its decision.
 
 from __future__ import annotations
 
-import os
 import re
-import time
+
+from ulid import ULID
 
 from service.errors import InvalidRequest
 from service.loop import LOOP_NAME
 
 DEFAULT_LOOP = "default"
-DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32
-PAIRS = [high + low for high in DIGITS for low in DIGITS]  # 10 bits each
 MADE_HERE = re.compile(rf"[0-9A-HJKMNP-TV-Z]{{26}}\.(?P<partition>0|[1-9][0-9]*)\.(?P<loop>{LOOP_NAME.pattern})")
 
 
 def new_decision_id(loop: str, *, partition: int = 0) -> str:
     """Make an id; ids sort by the time at which they were made."""
-    return f"{ulid()}.{partition}.{loop}"
-
-
-def ulid() -> str:
-    """Make a ULID: 48 bits of unix time in milliseconds and 80 random bits, as 26 digits in base 32."""
-    bits = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10), "big")
-    return "".join([PAIRS[bits >> shift & 1023] for shift in range(120, -1, -10)])
+    return f"{ULID()}.{partition}.{loop}"
 
 
 def check_own_id(decision_id: str, loop: str) -> None:

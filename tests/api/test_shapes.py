@@ -52,6 +52,9 @@ def misfits(client: httpx.Client, loop: str) -> dict[str, int]:
         ({"reward_range": [-1e308, 1e308]}, "reward_range"),  # of infinite width
         ({"reward_range": [0, 5e-324]}, "reward_range"),  # the inverse of its width is infinite
         ({"reward_range": [0, 1e-310]}, "reward_range"),
+        ({"reward_range": [0, 1e308]}, "reward_range"),  # its width is finite, and a score above it is not
+        ({"reward_range": [1e307, 1e308], "default_reward": 1e307}, "reward_range"),
+        ({"wait_time": 1e-300}, "wait_time"),  # no feedback would ever be in time
         ({"reward_range": [5, 1]}, "reward_range"),
         ({"reward_range": [1, 1]}, "reward_range"),
         ({"reward_range": [1, 2, 3]}, "reward_range"),
@@ -106,6 +109,43 @@ def test_a_range_that_is_taken_is_learned(
     assert scores["p001"] > scores["p000"]
     status = client.get("/status").json()["loops"][loop]
     assert (status["dead_letters"], status["problem"]) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "field"),
+    [
+        ("linucb", {"alpha": True}, "params.alpha"),
+        ("linucb", {"alpha": "1"}, "params.alpha"),
+        ("linucb", {"detect_change": "yes"}, "params.detect_change"),
+        ("embedding_mlp", {"hidden": [True, 16]}, "params.hidden"),
+        ("linucb", {"ridge": 5e-324}, "params.ridge"),  # 1 / ridge is infinite: the policy would never learn
+        ("linucb_hybrid", {"shared_ridge": 1e-308}, "params.shared_ridge"),
+        ("adaptive", {"item_ridge": 5e-324}, "params.item_ridge"),
+        ("neural_linear", {"prior": 1e-308}, "params.prior"),
+        ("popularity", {"prior_clicks": 1e308, "prior_impressions": 1}, "params.prior_clicks"),
+        ("popularity", {"prior_impressions": 5e-324}, "params.prior_impressions"),
+    ],
+)
+def test_priors_whose_ratio_is_not_finite_are_refused(
+    client: httpx.Client, make_loop: Make, kind: str, params: Reply, field: str
+) -> None:
+    loop = make_loop(policy=None, items=0)
+    assert refused(client.post("/policies", params={"loop": loop}, json={"kind": kind, "params": params}), field)
+    assert client.get("/policies", params={"loop": loop}).json()["policies"] == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "field"),
+    [
+        ({"hash_dims": True}, "schema.hash_dims"),
+        ({"hash_dims": "5"}, "schema.hash_dims"),
+        ({"context": {"a": {"type": "numeric", "min": False, "max": 1}}}, "schema.context.a.min"),
+        ({"context": {"a": {"type": "numeric", "min": 0, "max": "1"}}}, "schema.context.a.max"),
+        ({"item": {"a": {"type": "vector", "size": True}}}, "schema.item.a.size"),
+    ],
+)
+def test_a_schema_takes_numbers_only(client: httpx.Client, schema: Reply, field: str) -> None:
+    assert refused(client.put("/loops/numbers", json={"schema": schema}), field)
 
 
 # ---- a schema that changes before its loop is used, or with its loop
@@ -197,7 +237,7 @@ def test_null_is_not_given_in_administration(client: httpx.Client, make_loop: Ma
     parts: Reply = dict.fromkeys(["context", "item", "crosses"])
     assert client.put(f"/loops/{loop}", json={"schema": {**parts, "hash_dims": 5}}).json()["features"] == 6
     params = {"loop": loop}
-    policy: Reply = {"name": None, "kind": "linucb", "params": None}
+    policy: Reply = {"name": None, "kind": "linucb", "params": {"alpha": None}}
     made = client.post("/policies", params=params, json=policy).json()
     assert (made["name"], made["params"]["alpha"] is None) == ("linucb", False)
     policy = {"name": "pop", "kind": "popularity", "params": {"half_life": None}}

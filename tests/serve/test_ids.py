@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidRequest
 from service.loop import LOOP_NAME
-from service.serve.ids import check_own_id, loop_of, new_decision_id, ulid
+from service.serve.ids import check_own_id, loop_of, new_decision_id
 
 NAMES = st.from_regex(LOOP_NAME, fullmatch=True)
 MADE = "01JBX8E9Z3T4V5W6X7Y8Z9A0B1.0.shop"
@@ -64,26 +62,6 @@ def test_an_own_id_that_names_another_loop_is_refused() -> None:
     with pytest.raises(InvalidRequest) as refused:
         check_own_id(MADE, "home")
     assert refused.value.extra["errors"][0]["field"] == "decision_id"
-
-
-def number_of(digits: str) -> int:
-    """Read Crockford's base 32."""
-    number = 0
-    for digit in digits:
-        number = 32 * number + "0123456789ABCDEFGHJKMNPQRSTVWXYZ".index(digit)
-    return number
-
-
-def test_a_ulid_holds_its_time_and_80_random_bits() -> None:
-    before = time.time_ns() // 1_000_000
-    made = [ulid() for _ in range(1000)]
-    after = time.time_ns() // 1_000_000
-    assert {len(one) for one in made} == {26}
-    assert all(before <= number_of(one[:10]) <= after for one in made)
-    random = [number_of(one[10:]) for one in made]
-    assert len(set(random)) == 1000
-    for bit in range(80):  # 500 ± 5.7 standard deviations of 15.8
-        assert 410 < sum(number >> bit & 1 for number in random) < 590
 
 
 def test_ids_sort_by_the_time_at_which_they_were_made() -> None:
