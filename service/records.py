@@ -122,6 +122,8 @@ class Event:
     reward: float
     source: str  # feedback | default | import
     slate_position: int | None = None  # among all items shown in the loop, from 0 on; None for imported events
+    features: Features | None = None  # of the item, as it was shown; {}: it has none; None: they are not written here
+    encoder: str | None = None  # version of the encoder that wrote `x`; None: the one that the loop was made with
     at: float | None = None  # unix seconds: when an imported event happened; None: when it entered the log
 
     @property

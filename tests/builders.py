@@ -135,6 +135,9 @@ def event_of(
     user: str | None = None,
     slate_position: int | None = None,
     at: float | None = None,
+    features: Mapping[str, Any] | None = None,
+    context: Mapping[str, Any] | None = None,
+    encoder: str | None = None,
 ) -> Event:
     """Build the event of this number: of one of three items, with a random row, every second one rewarded."""
     row = np.random.default_rng(number).normal(size=D) if x is None else x
@@ -143,7 +146,7 @@ def event_of(
         decision_id=f"d{number}",
         item=item or f"p{number % 3}",
         user=user,
-        context={},
+        context={} if context is None else context,
         x=np.asarray(row, dtype="<f4"),
         n=3,
         propensity=0.5,
@@ -153,6 +156,8 @@ def event_of(
         source="import",
         slate_position=slate_position,
         at=at,
+        features=features,
+        encoder=encoder,
     )
 
 
@@ -167,6 +172,8 @@ def body_of(event: Event) -> bytes:
         propensity=event.propensity,
         policy=event.policy,
         version=event.version,
+        features=event.features,
+        encoder=event.encoder,
     )
 
 
@@ -221,6 +228,9 @@ async def store_decisions(redis: Redis, keys: Keys, *decisions: Decision, wait_m
     """Store decisions whose items have rows of zeros."""
     writer = DecisionWriter(GroupCommit(redis), buffer=0)
     rows = np.zeros((1, d), np.float32)
-    pending = [PendingDecision(keys, one, np.repeat(rows, len(one.items), axis=0), wait_ms) for one in decisions]
+    pending = [
+        PendingDecision(keys, one, np.repeat(rows, len(one.items), axis=0), [{}] * len(one.items), wait_ms)
+        for one in decisions
+    ]
     answers = await asyncio.gather(*map(writer.append, pending))
     assert not any(degraded for _, degraded in answers)

@@ -74,6 +74,7 @@ def _encode(
 ) -> list[tuple[str, bytes, bytes, float, int | None]]:
     found = []
     for event in events:
+        [features] = active.catalogue.shown([(event.item_id, event.features)], [event.item_id])
         _, block = active.catalogue.eligible([(event.item_id, event.features)], (), active.encoder, misfits)
         [row] = active.encoder.encode(event.context, block, misfits=misfits)
         body = event_body(
@@ -85,6 +86,8 @@ def _encode(
             propensity=event.propensity,
             policy=None,
             version=0,
+            features=features,
+            encoder=active.encoder.version,
         )
         at = None if event.at is None else round(1000 * event.at)
         found.append((event.event_id, body, row_bytes(row), event.reward, at))

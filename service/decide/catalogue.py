@@ -29,6 +29,11 @@ class Catalogue:
         block = encoder.items(list(features.values()), ids, misfits=misfits)
         return cls(version, ids, {item: row for row, item in enumerate(ids)}, features, block)
 
+    def shown(self, candidates: Sequence[tuple[str, Features | None]] | None, items: Sequence[str]) -> list[Features]:
+        """Return the features with which `items` take part in a request: the candidate's own, else the catalogue's."""
+        own = {item: features for item, features in candidates or () if features is not None and item in items}
+        return [own[item] if item in own else self.features.get(item, {}) for item in items]
+
     def eligible(
         self,
         candidates: Sequence[tuple[str, Features | None]] | None,

@@ -57,7 +57,8 @@ class Recommender:
         request = Request(decision_id, user_id, context or {}, candidates, exclude, k)
         keys = Keys(active.name, active.id)
         decision, rows = decide(request, active, at=time.time(), misfits=self._misfits.of(keys))
-        return await self._decisions.append(PendingDecision(keys, decision, rows, active.settings.wait_ms))
+        shown = active.catalogue.shown(candidates, [item.id for item in decision.items])
+        return await self._decisions.append(PendingDecision(keys, decision, rows, shown, active.settings.wait_ms))
 
     def _check(self, candidates: Sequence[tuple[str, Features | None]] | None, k: int) -> None:
         if k > self._most_k:

@@ -5,10 +5,10 @@ raises `NewerFormat`: what is written there may mean something that this code wo
 
 Format 1 is what version 0.1 wrote, which named no format. Format 2 names it (`v`); loops and policies have an id.
 
-An event's entry in the log has these fields: `e` (JSON: who, what, under which policy), `x` (the item's row as it was
-served, float32 little-endian), `o` (the slate position), `r` (the reward in decimal), `s` (where the reward came from)
-and `t` (when an imported event happened, in ms). `e` and `x` are made when the decision is, and lie beside it until
-its feedback comes. A control entry has one field, `c`.
+An event's entry in the log has these fields: `e` (JSON: the raw record, and under which policy and encoder it was
+shown), `x` (the item's row as it was served, float32 little-endian), `o` (the slate position), `r` (the reward in
+decimal), `s` (where the reward came from) and `t` (when an imported event happened, in ms). `e` and `x` are made when
+the decision is, and lie beside it until its feedback comes. A control entry has one field, `c`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from service.records import (
 )
 
 FORMAT = 2
+MOST_FEATURES = 16 * 1024  # bytes of an item's features in an event; larger ones are left to the catalogue
 
 
 class NewerFormat(Conflict, RuntimeError):
@@ -249,8 +250,16 @@ def event_body(
     propensity: float | None,
     policy: str | None,
     version: int,
+    features: Mapping[str, Any] | None,
+    encoder: str | None,
 ) -> bytes:
-    """Write field `e` of an event."""
+    """Write field `e` of an event.
+
+    Args:
+        features: of the item, as it was shown. Those that take more than MOST_FEATURES bytes are not written.
+        encoder: version of the encoder that wrote the row.
+    """
+    raw = b"null" if features is None else orjson.dumps(features)
     return orjson.dumps(
         {
             "v": FORMAT,
@@ -262,12 +271,14 @@ def event_body(
             "propensity": propensity,
             "policy": policy,
             "version": version,
+            "features": orjson.Fragment(raw) if len(raw) <= MOST_FEATURES else None,
+            "encoder": encoder,
         }
     )
 
 
-def slate_bodies(decision: Decision) -> list[bytes]:
-    """Write field `e` of the event of each item of a decision."""
+def slate_bodies(decision: Decision, features: Sequence[Mapping[str, Any] | None]) -> list[bytes]:
+    """Write field `e` of the event of each item of a decision, which were shown with these features."""
     return [
         event_body(
             decision_id=decision.decision_id,
@@ -278,8 +289,10 @@ def slate_bodies(decision: Decision) -> list[bytes]:
             propensity=item.propensity,
             policy=decision.policy,
             version=decision.version,
+            features=shown,
+            encoder=decision.encoder,
         )
-        for place, item in enumerate(decision.items)
+        for place, (item, shown) in enumerate(zip(decision.items, features, strict=True))
     ]
 
 
@@ -314,6 +327,8 @@ def read_entry(position: str, fields: Mapping[bytes, bytes]) -> Entry:
             source=fields[b"s"].decode(),
             slate_position=int(fields[b"o"]) if fields.get(b"o") else None,
             at=int(fields[b"t"]) / 1000 if fields.get(b"t") else None,
+            features=_a((dict, type(None)), e.get("features")),
+            encoder=_a((str, type(None)), e.get("encoder")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return Unreadable(position, f"{type(error).__name__}: {error}")

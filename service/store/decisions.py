@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable
 from service.loop import LoopSettings
-from service.records import Decision
+from service.records import Decision, Features
 from service.store.codec import decision_bytes, read_decision, row_bytes, slate_bodies
 from service.store.connection import answering, now, script
 from service.store.group_commit import GroupCommit
@@ -33,6 +33,7 @@ class PendingDecision:
     keys: Keys
     decision: Decision
     rows: NDArray[np.float32]  # (k, d): of each item of the slate
+    features: Sequence[Features]  # of each item of the slate, as it was shown
     wait_ms: int
 
 
@@ -77,7 +78,8 @@ class DecisionWriter:
         """Store one; the record that stood under this id before, None where there was none."""
         decision, part = pending.decision, pending.keys.partition()
         args: list[str | bytes | int] = [decision.decision_id, decision_bytes(decision), pending.wait_ms]
-        for item, body, row in zip(decision.items, slate_bodies(decision), pending.rows, strict=True):
+        bodies = slate_bodies(decision, pending.features)
+        for item, body, row in zip(decision.items, bodies, pending.rows, strict=True):
             args += (item.id, body, row_bytes(row))
         stored: bytes | None = await self._commit.run(
             script("store_decision"), (part.decision(decision.decision_id), part.pending, part.stats), args

@@ -13,6 +13,10 @@ import pytest
 
 from service.admin.audit import audit_decisions, audit_learning, audit_propensities
 from service.policies import KINDS
+from service.records import START, Event
+from service.represent.encoder import Encoder
+from service.represent.schema import FeatureSchema
+from service.store import event_log, loop_store
 from service.store.connection import connect
 from tests.processes import Served
 
@@ -82,6 +86,23 @@ async def test_the_audit_passes_on_real_traffic(served: Served, kind: str, size:
     assert (again.different, again.gone) == ([], 0)
     assert again.same >= 200
     assert learned == {kind: True}
+
+
+async def test_an_event_holds_its_raw_record(served: Served) -> None:
+    """What the log says of an event, encoded anew, is the row that was served, bit for bit."""
+    await traffic(served.url, "random", 60)
+    redis = connect(served.redis_url, name="test", timeout_s=10)
+    record = await loop_store.read_loop(redis, "random")
+    encoder = Encoder(FeatureSchema.model_validate(record.schema))
+    entries = await event_log.read(redis, served.keys("random"), START)
+    await redis.aclose()
+    events = [entry for entry in entries if isinstance(entry, Event)]
+    assert {event.source for event in events} == {"import", "feedback"}
+    for event in events:
+        assert event.features
+        assert event.encoder == encoder.version
+        [row] = encoder.encode(event.context, encoder.items([event.features], [event.item]))
+        assert row.tobytes() == event.x.tobytes()
 
 
 async def test_the_command_says_what_it_found_and_where(served: Served) -> None:

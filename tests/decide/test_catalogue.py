@@ -59,3 +59,10 @@ def test_what_the_encoder_cannot_use_is_counted() -> None:
     misfits = Misfits()
     catalogue_of(ITEMS).eligible([("new", {"text": "x" * 300})], (), ENCODER, misfits)
     assert list(misfits.counts.values()) == [1]
+
+
+def test_items_are_shown_with_the_features_that_they_take_part_with() -> None:
+    catalogue = catalogue_of(ITEMS)
+    assert catalogue.shown(None, ["b", "c"]) == [{"kind": "y"}, {}]
+    candidates = [("a", None), ("b", {}), ("new", {"kind": "z"}), ("bare", None)]
+    assert catalogue.shown(candidates, ["new", "bare", "b", "a"]) == [{"kind": "z"}, {}, {}, {"kind": "x"}]

@@ -60,7 +60,16 @@ async def learn(redis: Redis, keys: Keys, policy: str, settings: Settings, *, n:
     for _ in range(n):
         event = uuid4().hex
         body = event_body(
-            decision_id=event, item="a", user=None, context={}, n=None, propensity=None, policy=None, version=0
+            decision_id=event,
+            item="a",
+            user=None,
+            context={},
+            n=None,
+            propensity=None,
+            policy=None,
+            version=0,
+            features=None,
+            encoder=None,
         )
         rows.append((event, body, row_bytes(row), 1.0, None))
     await event_log.append_imported(redis, keys, rows, remember=1000)

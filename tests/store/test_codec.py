@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from service.records import START, Decision, Event, Note, SlateItem, Training, Unreadable
 from service.store import codec
-from service.store.codec import FORMAT, NewerFormat
+from service.store.codec import FORMAT, MOST_FEATURES, NewerFormat
 from tests.builders import decision_of, event_of, fields_of, loop_of, policy_of
 
 NEWER = FORMAT + 1
@@ -30,6 +30,9 @@ DECISION = decision_of(
     candidates=[("a", None), ("b", {"price": 1.5})],
     exclude=["c"],
 )
+
+
+RAW = event_of(3, context={"hour": 3}, features={"price": 1.5, "tags": ["a", {"b": None}]}, encoder="0123456789ab")
 
 
 def stored(fields: Mapping[str, Any]) -> dict[bytes, bytes]:
@@ -80,12 +83,37 @@ def test_the_numbers_of_a_decision_come_back_bit_for_bit(at: float, score: float
     assert codec.read_decision(codec.decision_bytes(decision)) == decision
 
 
-@pytest.mark.parametrize("event", [event_of(1), event_of(2, user="u", slate_position=0, at=1.25)])
+@pytest.mark.parametrize("event", [event_of(1), event_of(2, user="u", slate_position=0, at=1.25), RAW])
 def test_an_event_comes_back(event: Event) -> None:
     found = codec.read_entry(event.position, fields_of(event))
     assert isinstance(found, Event)
     assert (found.x == event.x).all()
     assert replace(found, x=event.x) == event
+
+
+def test_an_event_of_the_version_before_has_no_raw_record() -> None:
+    fields = fields_of(RAW)
+    fields[b"e"] = orjson.dumps(
+        {k: v for k, v in orjson.loads(fields[b"e"]).items() if k not in ("features", "encoder")}
+    )
+    found = codec.read_entry(RAW.position, fields)
+    assert isinstance(found, Event)
+    assert (found.features, found.encoder) == (None, None)
+
+
+@pytest.mark.parametrize(("size", "kept"), [(MOST_FEATURES - 8, True), (MOST_FEATURES - 7, False)])
+def test_features_that_are_too_large_are_left_to_the_catalogue(size: int, kept: bool) -> None:
+    event = event_of(features={"a": "x" * size})  # 8 bytes around it
+    found = codec.read_entry(event.position, fields_of(event))
+    assert isinstance(found, Event)
+    assert found.features == (event.features if kept else None)
+
+
+@pytest.mark.parametrize("wrong", [{"features": []}, {"features": "x"}, {"encoder": 1}])
+def test_a_raw_record_that_is_garbled_is_unreadable(wrong: dict[str, Any]) -> None:
+    fields = fields_of(RAW)
+    fields[b"e"] = member(fields[b"e"], **wrong)
+    assert isinstance(codec.read_entry(RAW.position, fields), Unreadable)
 
 
 def test_the_time_of_an_event_is_that_of_its_entry_unless_it_says_so() -> None:

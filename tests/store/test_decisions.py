@@ -35,7 +35,9 @@ FIRST = LoopSettings()
 
 
 def pending(keys: Keys, decision: Decision, wait_ms: int = 60_000) -> PendingDecision:
-    return PendingDecision(keys, decision, np.zeros((len(decision.items), D), np.float32), wait_ms)
+    return PendingDecision(
+        keys, decision, np.zeros((len(decision.items), D), np.float32), [{}] * len(decision.items), wait_ms
+    )
 
 
 async def logged(redis: Redis, keys: Keys) -> list[Event]:
@@ -96,13 +98,16 @@ async def test_events_know_the_order_in_which_items_were_shown(redis: Redis, key
 async def test_an_event_carries_all_that_learning_needs(redis: Redis, keys: Keys) -> None:
     decision = decision_of("d", "ab", user_id="u", context={"hour": 3}, policy="linucb", version=7)
     rows = np.arange(2 * D, dtype=np.float32).reshape(2, D)
-    await DecisionWriter(GroupCommit(redis), buffer=0).append(PendingDecision(keys, decision, rows, 60_000))
+    await DecisionWriter(GroupCommit(redis), buffer=0).append(
+        PendingDecision(keys, decision, rows, [{}, {"price": 0.1 + 0.2}], 60_000)
+    )
     assert await join(redis, keys, "d", 0.1 + 0.2, item="b") == "accepted"
     [event] = await logged(redis, keys)
     assert (event.item, event.user, event.context, event.policy, event.version) == ("b", "u", {"hour": 3}, "linucb", 7)
     assert event.n == 8, "of the nine candidates one was gone when the second place was drawn"
     assert event.reward == 0.1 + 0.2
     assert event.x.tolist() == rows[1].tolist()
+    assert (event.features, event.encoder) == ({"price": 0.1 + 0.2}, decision.encoder)
 
 
 async def test_decisions_from_before_there_were_slate_positions_are_joined_and_settled(
