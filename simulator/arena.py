@@ -23,7 +23,7 @@ from simulator.errors import InvalidExperiment
 from simulator.kinds import Kinds, check_kinds
 from simulator.progress import Advance, Stages
 from simulator.shocks import find_shock
-from simulator.world import WORLDS, Catalogue, Moment, Visit, World
+from simulator.world import WORLDS, Catalogue, Item, Moment, Visit, World
 
 Array = NDArray[Any]
 
@@ -70,8 +70,8 @@ class Trajectory:
 
     contestant: Contestant
     loop: str
-    expected: Array  # (T,): click rate of the item shown
-    clicks: Array  # (T,) bool
+    expected: Array  # (T,): expected reward of the item shown
+    rewards: Array  # (T,)
     latency_ms: Array  # (T,), of /recommend
     version: Array  # (T,)
     policy: list[str]  # (T,): the policy that served
@@ -83,8 +83,8 @@ class Trajectory:
 
     @classmethod
     def empty(cls, contestant: Contestant, loop: str, steps: int) -> Trajectory:
-        rates, latency = np.zeros(steps), np.zeros(steps)
-        return cls(contestant, loop, rates, np.zeros(steps, bool), latency, np.zeros(steps, np.int64), [""] * steps)
+        rates, rewards, latency = np.zeros((3, steps))
+        return cls(contestant, loop, rates, rewards, latency, np.zeros(steps, np.int64), [""] * steps)
 
 
 @dataclass
@@ -92,11 +92,15 @@ class SeedRun:
     """All contestants through one seed."""
 
     seed: int
-    oracle: Array  # (T,): best click rate at each step
-    random: Array  # (T,): click rate of a uniform choice
+    oracle: Array  # (T,): best expected reward at each step
+    random: Array  # (T,): expected reward of a uniform choice
     trajectories: list[Trajectory]
     seconds: float = 0.0
     training_s: dict[str, float] = field(default_factory=dict)  # label → seconds
+    person: Array = field(init=False)  # (T,) bool: False for the requests of robots
+
+    def __post_init__(self) -> None:
+        self.person = np.ones(len(self.oracle), bool)
 
 
 @dataclass(frozen=True)
@@ -138,10 +142,11 @@ async def _run_seed(client: ServiceClient, plan: ArenaPlan, seed: int, kinds: Ki
     run = SeedRun(seed, np.zeros(plan.steps), np.zeros(plan.steps), trajectories)
     async with AsyncExitStack() as created:
         for trajectory in trajectories:
-            await client.put_loop(trajectory.loop, {"schema": world.schema})
+            await client.put_loop(trajectory.loop, world.settings)
             if not plan.keep:
                 created.push_async_callback(client.delete_loop, trajectory.loop)
-            await client.put_items(trajectory.loop, world.catalogue(0).items)
+            if not world.inline:
+                await client.put_items(trajectory.loop, world.catalogue(0).items)
             for spec in trajectory.contestant.policies:
                 if not kinds[spec.kind].batch_trained:  # those wait for the history
                     await client.create_policy(trajectory.loop, spec.kind, spec.kind, spec.params)
@@ -211,18 +216,23 @@ async def _alarms(client: ServiceClient, trajectory: Trajectory, past: int) -> l
 async def _take_steps(
     client: ServiceClient, world: World[Any], plan: ArenaPlan, run: SeedRun, advance: Advance
 ) -> None:
-    """Take all steps, window by window. A shock always starts a new window."""
+    """Take all steps, window by window. A shock and a change of the catalogue always start a new window."""
     shocks = {step for _, step in plan.shock_steps}
-    ends = sorted(shocks | {plan.steps})
     start = 0
+    offered = world.catalogue(0)
     while start < plan.steps:
-        if start in shocks and start > 0:
-            before, after = world.catalogue(start - 1), world.catalogue(start)
-            await asyncio.gather(*(change_catalogue(client, one.loop, before, after) for one in run.trajectories))
-        end = min(start + plan.window, next(step for step in ends if step > start))
-        moments = [world.at(step) for step in range(start, end)]
+        before, offered = offered, world.catalogue(start)
+        if offered is not before and not world.inline:
+            await asyncio.gather(*(change_catalogue(client, one.loop, before, offered) for one in run.trajectories))
+        moments = [world.at(start)]
+        for step in range(start + 1, min(start + plan.window, plan.steps)):
+            if step in shocks or world.catalogue(step) is not offered:
+                break
+            moments.append(world.at(step))
+        end = start + len(moments)
         for moment in moments:
             run.oracle[moment.step], run.random[moment.step] = moment.oracle, moment.random
+            run.person[moment.step] = moment.person
         for trajectory in run.trajectories:
             _swap_when_due(client, trajectory, start, plan.steps)
         await asyncio.gather(*(_take_window(client, world, one, moments) for one in run.trajectories))
@@ -259,8 +269,12 @@ async def _take_window(
     client: ServiceClient, world: World[Any], trajectory: Trajectory, moments: Sequence[Moment]
 ) -> None:
     """Decide for all users and bots of the window at once, then send the rewards that are due."""
-    users = [_decide(client, trajectory, moment) for moment in moments]
-    bots = [_bot(client, trajectory, visit) for moment in moments for visit in world.bots(moment.step)]
+    users = [_decide(client, trajectory, moment, inline=world.inline) for moment in moments]
+    bots = [
+        _bot(client, trajectory, visit, moment.catalogue.items if world.inline else None)
+        for moment in moments
+        for visit in world.bots(moment.step)
+    ]
     reports = await asyncio.gather(*users, *bots)
     for moment, report in zip(moments, reports, strict=False):
         effect = world.traffic_effect(moment.step)
@@ -275,15 +289,18 @@ async def _take_window(
                 raise InvalidExperiment(f"{trajectory.contestant.label}: a reward was not accepted, but {status}")
 
 
-async def _bot(client: ServiceClient, trajectory: Trajectory, visit: Visit) -> dict[str, Any]:
+async def _bot(
+    client: ServiceClient, trajectory: Trajectory, visit: Visit, candidates: Sequence[Item] | None
+) -> dict[str, Any]:
     """Request one decision for a bot, which clicks any item; it is in no figure."""
-    return (await client.recommend(trajectory.loop, visit.user_id, visit.context)).report(1.0)
+    return (await client.recommend(trajectory.loop, visit.user_id, visit.context, candidates)).report(1.0)
 
 
-async def _decide(client: ServiceClient, trajectory: Trajectory, moment: Moment) -> dict[str, Any]:
+async def _decide(client: ServiceClient, trajectory: Trajectory, moment: Moment, *, inline: bool) -> dict[str, Any]:
     """Request one decision and record it; return the report of its reward."""
     started = time.perf_counter()
-    reply = await client.recommend(trajectory.loop, moment.visit.user_id, moment.visit.context)
+    candidates = moment.catalogue.items if inline else None
+    reply = await client.recommend(trajectory.loop, moment.visit.user_id, moment.visit.context, candidates)
     step, contestant = moment.step, trajectory.contestant
     trajectory.latency_ms[step] = (time.perf_counter() - started) * 1000
     if reply.degraded:
@@ -294,10 +311,10 @@ async def _decide(client: ServiceClient, trajectory: Trajectory, moment: Moment)
         )
     if reply.policy is None or reply.policy not in {spec.kind for spec in contestant.policies}:
         raise InvalidExperiment(f"{contestant.label}: step {step} was served by {reply.policy!r}")
-    trajectory.expected[step], trajectory.clicks[step] = moment.outcome(reply.item_id)
+    trajectory.expected[step], trajectory.rewards[step] = moment.outcome(reply.item_id)
     trajectory.version[step], trajectory.policy[step] = reply.version, reply.policy
     if contestant.successor is not None and reply.policy == contestant.successor.kind:
         trajectory.swapped_at = step if trajectory.swapped_at is None else min(step, trajectory.swapped_at)
     elif trajectory.adopted_at is not None:
         raise InvalidExperiment(f"{contestant.label}: step {step} was served by the old policy after the swap")
-    return reply.report(float(trajectory.clicks[step]))
+    return reply.report(float(trajectory.rewards[step]))

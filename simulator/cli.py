@@ -22,7 +22,8 @@ from simulator.contestants import PolicySpec
 from simulator.errors import InvalidExperiment, SimulatorError, UsageError
 from simulator.progress import Stages
 from simulator.shocks import SHOCKS
-from simulator.world import WORLDS, TrafficEffect
+from simulator.world import PLACES, THERE_ARE, WORLDS, TrafficEffect
+from simulator.world.shapes import SHAPES, STUDY, neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +50,7 @@ ApiKey = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="Folder for reports; each report gets a new folder in it.")]
 ASK_KINDS = "`rebound-sim kinds` lists the kinds (GET /kinds)."
-WorldName = Annotated[str, typer.Option("--world", help=f"One of: {', '.join(WORLDS)}.")]
+WorldName = Annotated[str, typer.Option("--world", help=THERE_ARE[0].upper() + THERE_ARE[1:] + ".")]
 LOCAL = "http://127.0.0.1:8000"
 
 
@@ -88,7 +89,7 @@ def arena(
         typer.Option(
             help=f"A shock and its time as a share of the run: taste-swap@0.5. May be repeated. One of: "
             f"{', '.join(dict.fromkeys(name for of_world in SHOCKS.values() for name in of_world))}; or none.",
-            show_default="the world's first, at 0.5",
+            show_default="the first that changes the world's tastes, at 0.5",
         ),
     ] = None,
     scenario: Annotated[
@@ -113,7 +114,9 @@ def arena(
         int | None, typer.Option(help="Requests in flight for each policy, up to 1000.", show_default="16")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the loops in the service, for `rebound audit`.")] = False,
-    world: Annotated[str | None, typer.Option(help=f"One of: {', '.join(WORLDS)}.", show_default="petshop")] = None,
+    world: Annotated[
+        str | None, typer.Option(help=THERE_ARE[0].upper() + THERE_ARE[1:] + ".", show_default="petshop")
+    ] = None,
     url: Url = LOCAL,
     api_key: ApiKey = None,
     out: Out = Path("runs"),
@@ -147,8 +150,11 @@ def arena(
         }
         changes = {name: value for name, value in given.items() if value is not None}
         if scenario is None:
-            first = next(iter(SHOCKS[_world(world or "petshop")]))
-            defaults = {"policies": load("demo").policies, "shocks": [{"name": first, "share": 0.5}]}
+            of_tastes = [
+                shock for shock in SHOCKS[_world(world or "petshop")].values() if shock.traffic == TrafficEffect()
+            ]
+            shocks = [{"name": shock.name, "share": 0.5} for shock in of_tastes[:1]]
+            defaults = {"policies": load("demo").policies, "shocks": shocks}
             chosen = Scenario.of({**defaults, **changes}, where="arena")
         else:
             chosen = load(scenario, changes)
@@ -278,6 +284,7 @@ def worlds(
     """
     with reporting_errors():
         console.print(_worlds(seed, steps))
+        console.print(_shapes())
         console.print(_scenarios())
 
 
@@ -337,7 +344,7 @@ def _shock(text: str) -> dict[str, Any]:
 
 def _world(name: str) -> str:
     if name not in WORLDS:
-        raise UsageError(f"there is no world {name!r}; there are: {', '.join(WORLDS)}")
+        raise UsageError(f"there is no world {name!r}; {THERE_ARE}")
     return name
 
 
@@ -351,7 +358,7 @@ def _worlds(seed: int, steps: int) -> Table:
     shown.add_column("best possible", justify="right")
     shown.add_column("chance", justify="right")
     shown.caption = f"Expected clicks per recommendation, means over {steps:,} visits from the shock on; seed {seed}."
-    for name, of_world in WORLDS.items():
+    for name, of_world in PLACES.items():
         try:
             calm = of_world(seed)
         except InvalidExperiment as error:
@@ -364,6 +371,18 @@ def _worlds(seed: int, steps: int) -> Table:
             last = shock is shocks[-1]
             label = "" if shock is None else shock.name
             shown.add_row("" if shock else name, label, f"{best:.4f}", f"{chance:.4f}", end_section=last)
+    return shown
+
+
+def _shapes() -> Table:
+    """List the worlds in the shapes of data that users send."""
+    shown = Table(title="Shapes of data", title_justify="left", title_style="bold")
+    shown.add_column("world", no_wrap=True)
+    shown.add_column("about")
+    shown.add_column("neighbours")
+    shown.caption = "With .declared behind its name a world is its declared reference."
+    for name in STUDY:
+        shown.add_row(name, SHAPES[name].about, ", ".join(neighbours(name)))
     return shown
 
 

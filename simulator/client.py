@@ -51,9 +51,20 @@ class ServiceClient:
 
     # ---- the hot routes
 
-    async def recommend(self, loop: str, user_id: str, context: Mapping[str, Any]) -> Recommendation:
-        """Ask for one decision."""
-        reply = await self._post("/recommend", {"loop": loop, "user_id": user_id, "context": context})
+    async def recommend(
+        self, loop: str, user_id: str, context: Mapping[str, Any], candidates: Sequence[Item] | None = None
+    ) -> Recommendation:
+        """Ask for one decision.
+
+        Args:
+            candidates: items without features are sent as their ids; None: the loop's catalogue.
+        """
+        asked: dict[str, Any] = {"loop": loop, "user_id": user_id, "context": context}
+        if candidates is not None:
+            asked["candidates"] = [
+                {"id": item.id, "features": item.features} if item.features else item.id for item in candidates
+            ]
+        reply = await self._post("/recommend", asked)
         return _parsed("POST /recommend", reply, Recommendation.parse)
 
     async def feedback(self, loop: str, reports: Sequence[Mapping[str, Any]]) -> list[str | None]:

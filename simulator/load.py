@@ -108,7 +108,7 @@ async def run_load(client: ServiceClient, plan: LoadPlan, stages: Stages) -> dic
     check_kinds([plan.policy], await client.kinds())
     world = WORLDS[plan.world](plan.seed)
     loop = f"load-{uuid4().hex[:8]}"
-    await client.put_loop(loop, {"schema": world.schema})
+    await client.put_loop(loop, world.settings)
     try:
         await client.put_items(loop, world.catalogue(0).items)
         await client.create_policy(loop, plan.policy.kind, plan.policy.kind, plan.policy.params)
@@ -172,7 +172,7 @@ class LoadTest:
             return
         intended = time.perf_counter() + delay
         await asyncio.sleep(delay)
-        report = reply.report(float(moment.outcome(reply.item_id)[1]))
+        report = reply.report(moment.outcome(reply.item_id)[1])
         await self.routes["/feedback"].measure(intended, self._client.feedback(self._loop, [report]))
 
 

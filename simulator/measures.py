@@ -1,4 +1,4 @@
-"""Measures of a run, as pure functions of its series. All rates are expected clicks per recommendation.
+"""Measures of a run, as pure functions of its series. All rates are expected rewards per recommendation.
 
 Letter: **T** steps of a run.
 """
@@ -28,6 +28,24 @@ def regret(expected: Array, oracle: Array) -> Array:
     """Return the (T,) cumulative regret, in clicks, against the best choice at each step."""
     missed: Array = np.cumsum(oracle - expected)
     return missed
+
+
+def gain(expected: Array, oracle: Array, random: Array) -> float:
+    """Return what was gained over a random choice, as a share of what could be: (shown - random) / (best - random).
+
+    Args:
+        expected, oracle, random: (T,) expected rewards of what was shown, of the best choice, of a random one.
+
+    Returns:
+        At most 1; 0 for a random choice, below it for a worse one; NaN where all items are worth the same.
+    """
+    possible = float((oracle - random).sum())
+    return float((expected - random).sum()) / possible if possible > 0 else float("nan")
+
+
+def last_fifth(values: Array) -> Array:
+    """Return the last fifth of a series (T,)."""
+    return values[len(values) - len(values) // 5 :]
 
 
 def beats(expected: Array, reference: Array, *, errors: float = 4.0) -> bool:

@@ -23,7 +23,7 @@ from simulator.arena import ArenaPlan
 from simulator.contestants import parse_contestants, parse_swap
 from simulator.errors import UsageError
 from simulator.shocks import find_shock
-from simulator.world import WORLDS
+from simulator.world import THERE_ARE, WORLDS
 
 BUNDLED = files("simulator") / "scenarios"
 
@@ -68,7 +68,7 @@ class Scenario(_Closed):
     @classmethod
     def _world(cls, world: str) -> str:
         if world not in WORLDS:
-            raise ValueError(f"there is no world {world!r}; there are: {', '.join(WORLDS)}")
+            raise ValueError(f"there is no world {world!r}; {THERE_ARE}")
         return world
 
     @field_validator("seeds")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from simulator.errors import UsageError
-from simulator.world import Catalogue, Shock, TrafficEffect
+from simulator.world import WORLDS, Catalogue, Shock, TrafficEffect
 from simulator.world.digits import Digits, Labelling
 from simulator.world.latent import Latent, Tastes
 from simulator.world.petshop import NEW_CATEGORY, Market, Petshop, product
@@ -132,9 +132,10 @@ _TRAFFIC: tuple[Shock[Any], ...] = (
     ),
 )
 
+_OF_TASTES: dict[str, tuple[Shock[Any], ...]] = {Petshop.name: _PETSHOP, Latent.name: _LATENT, Digits.name: _DIGITS}
+
 SHOCKS: dict[str, dict[str, Shock[Any]]] = {
-    world.name: {shock.name: shock for shock in (*shocks, *_TRAFFIC)}
-    for world, shocks in ((Petshop, _PETSHOP), (Latent, _LATENT), (Digits, _DIGITS))
+    world: {shock.name: shock for shock in (*_OF_TASTES.get(world, ()), *_TRAFFIC)} for world in WORLDS
 }
 
 

@@ -74,7 +74,7 @@ def _policy(plan: ArenaPlan, runs: Sequence[SeedRun], number: int, baseline: int
         "policies": [str(policy) for policy in contestant.policies],
         **_rates(plan, [one.expected for one in mine]),
         "beats_random": _beats_random(runs, mine, steps[-1] if steps else None),
-        "clicked": _over_seeds([one.clicks.mean() for one in mine]),
+        "clicked": _over_seeds([one.rewards.mean() for one in mine]),
         "regret": _over_seeds([regret(one.expected, run.oracle)[-1] for run, one in pairs]),
         "overtakes_baseline": None
         if baseline is None or baseline == number

@@ -20,7 +20,7 @@ from simulator.errors import Refused, ServiceError
 from simulator.kinds import check_kinds
 from simulator.measures import ROLLING
 from simulator.shocks import SHOCKS, find_shock
-from simulator.world import WORLDS, Catalogue, Moment, TrafficEffect, Visit, World
+from simulator.world import WORLDS, Catalogue, Item, Moment, TrafficEffect, Visit, World
 
 MAX_IN_FLIGHT = 256  # requests; further visits are skipped and counted
 RETRY_S = 1.0
@@ -99,7 +99,7 @@ class TrafficGenerator:
         intended = time.monotonic()
         while not stop.is_set():
             catalogue = self.catalogue
-            if self._synced is not catalogue and not await self._sync(catalogue):
+            if self._out_of_step(catalogue) and not await self._sync(catalogue):
                 await _wait(stop, RETRY_S)
                 intended = time.monotonic()
                 continue
@@ -110,10 +110,14 @@ class TrafficGenerator:
             else:
                 self._start(self._visit(self._world.at(self.step), self._world.traffic_effect(self.step)))
                 for bot in self._world.bots(self.step):
-                    self._start(self._visit_of_bot(bot))
+                    self._start(self._visit_of_bot(bot, self._candidates(catalogue)))
             self._send_due_reports()
             self.step += 1
         await asyncio.gather(*self._in_flight)
+
+    def _out_of_step(self, catalogue: Catalogue) -> bool:
+        """Tell whether the loop must be set up, or its catalogue changed."""
+        return self._synced is None or (self._synced is not catalogue and not self._world.inline)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -151,11 +155,12 @@ class TrafficGenerator:
             check_kinds(self._policies, await client.kinds())
             self._kinds_checked = True
         if await client.get_loop(loop) is None:
-            await client.put_loop(loop, {"schema": self._world.schema})
-        await client.put_items(loop, catalogue.items)
-        for item in await client.items(loop):
-            if item not in catalogue.row:
-                await client.delete_item(loop, item)
+            await client.put_loop(loop, self._world.settings)
+        if not self._world.inline:
+            await client.put_items(loop, catalogue.items)
+            for item in await client.items(loop):
+                if item not in catalogue.row:
+                    await client.delete_item(loop, item)
         shares = {policy.name: policy.share for policy in await client.policies(loop)}
         for policy in self._policies:
             if policy.kind not in shares:
@@ -169,10 +174,14 @@ class TrafficGenerator:
         except ServiceError as error:
             self._count_failure(type(error).__name__, str(error))
 
-    async def _visit_of_bot(self, visit: Visit) -> None:
+    def _candidates(self, catalogue: Catalogue) -> Sequence[Item] | None:
+        """Return what a request brings."""
+        return catalogue.items if self._world.inline else None
+
+    async def _visit_of_bot(self, visit: Visit, candidates: Sequence[Item] | None) -> None:
         """Request one decision for a bot, which clicks any item; it is in no figure."""
         try:
-            reply = await self._client.recommend(self._loop, visit.user_id, visit.context)
+            reply = await self._client.recommend(self._loop, visit.user_id, visit.context, candidates)
             await self._client.feedback(self._loop, [reply.report(1.0)])
         except ServiceError as error:
             self._count_failure(type(error).__name__, str(error))
@@ -180,13 +189,15 @@ class TrafficGenerator:
     async def _visit(self, moment: Moment, effect: TrafficEffect) -> None:
         """Request one decision and report its reward, unless a shock delays or drops the report."""
         try:
-            reply = await self._client.recommend(self._loop, moment.visit.user_id, moment.visit.context)
+            reply = await self._client.recommend(
+                self._loop, moment.visit.user_id, moment.visit.context, self._candidates(moment.catalogue)
+            )
             self.serving = {"policy": reply.policy, "version": reply.version, "degraded": reply.degraded}
             if reply.item_id not in moment.catalogue.row:  # decided just before the catalogue changed
                 self.failures["NotOnOffer"] += 1
                 return
-            rate, clicked = moment.outcome(reply.item_id)
-            report = reply.report(float(clicked))
+            rate, reward = moment.outcome(reply.item_id)
+            report = reply.report(reward)
             if effect.delay and not effect.silent:
                 self.delayed.append((moment.step + effect.delay, report))
             elif not effect.silent:
@@ -197,7 +208,7 @@ class TrafficGenerator:
                 self._synced = None  # the service may have lost the loop
             return
         self.decisions += 1
-        self.clicks += clicked
+        self.clicks += reward > 0
         self._recent.append((rate, moment.oracle, moment.random))
 
     def _count_failure(self, kind: str, reason: str) -> None:

@@ -1,14 +1,29 @@
-"""Simulated worlds, by name. One file holds one world."""
+"""Simulated worlds, by name. One file holds one world; `shapes` holds the worlds in the shapes of data that users send.
+
+The name of a shape with `.declared` behind it is its declared reference.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from simulator.world._base import Catalogue, Item, Moment, Shock, TrafficEffect, Visit, World
 from simulator.world.digits import Digits
 from simulator.world.latent import Latent
 from simulator.world.petshop import Petshop
+from simulator.world.shapes import DECLARED, SHAPES, make
 
-__all__ = ["WORLDS", "Catalogue", "Item", "Moment", "Shock", "TrafficEffect", "Visit", "World"]
+__all__ = ["PLACES", "THERE_ARE", "WORLDS", "Catalogue", "Item", "Moment", "Shock", "TrafficEffect", "Visit", "World"]
 
-WORLDS: dict[str, type[World[Any]]] = {world.name: world for world in (Petshop, Latent, Digits)}
+PLACES: dict[str, type[World[Any]]] = {world.name: world for world in (Petshop, Latent, Digits)}
+WORLDS: dict[str, Callable[..., World[Any]]] = {
+    **PLACES,
+    **{name: partial(make, name) for name in SHAPES},
+    **{name + DECLARED: partial(make, name, declared=True) for name in SHAPES},
+}  # each takes a seed and a schedule
+THERE_ARE = (
+    f"there are: {', '.join(PLACES)}, and {len(SHAPES)} shapes of data, such as kinds and kinds.declared "
+    "(`rebound-sim worlds` lists them)"
+)

@@ -1,4 +1,4 @@
-"""Base of all worlds: users, items, and the hidden probabilities of clicks.
+"""Base of all worlds: users, items, and the hidden expectations of their rewards.
 
 A world is a pure function of (seed, schedule of shocks, step). Every number comes from a counter-based generator
 (Philox; Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). So steps can be computed in any order and
@@ -13,14 +13,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-USERS, CLICKS, HISTORY, SHOCKS, POPULATION, BOTS = range(6)  # independent streams of random numbers
+# Independent streams of random numbers.
+USERS, CLICKS, HISTORY, SHOCKS, POPULATION, BOTS, VISITS, AMOUNTS = range(8)
 BLOCK = 256  # steps that are drawn at once
 COLUMNS = 64  # columns that are drawn at once
 
@@ -81,32 +82,39 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One step with its hidden part: the click rates of all items, and the draws that decide the clicks."""
+    """One step with its hidden part: the expected rewards of all items, and the draws that decide the rewards.
+
+    Where `rewards` is None, a reward is a click: 1 if the item's draw is below its rate, else 0.
+    """
 
     step: int
     visit: Visit
     catalogue: Catalogue
-    rates: Array  # (n,), probabilities
-    click_draws: Array  # (n,), uniform in [0, 1); an item is clicked if its draw is below its rate
+    rates: Array  # (n,), expected rewards; of clicks: probabilities
+    click_draws: Array  # (n,), uniform in [0, 1)
+    rewards: Array | None = None  # (n,), what each item pays if it is shown
+    person: bool = True  # False: a robot, which no figure counts
 
     @property
     def oracle(self) -> float:
-        """The largest click rate."""
+        """The largest expected reward."""
         return float(self.rates.max())
 
     @property
     def random(self) -> float:
-        """The mean click rate: that of a uniform choice."""
+        """The mean expected reward: that of a uniform choice."""
         return float(self.rates.mean())
 
-    def outcome(self, item_id: str) -> tuple[float, bool]:
-        """Return (expected rate, clicked) of showing this item; both are the same for every policy.
+    def outcome(self, item_id: str) -> tuple[float, float]:
+        """Return (expected reward, reward) of showing this item; both are the same for every policy.
 
         Raises:
             KeyError: the item is not on offer at this step.
         """
         row = self.catalogue.row[item_id]
-        return float(self.rates[row]), bool(self.click_draws[row] < self.rates[row])
+        if self.rewards is None:
+            return float(self.rates[row]), float(self.click_draws[row] < self.rates[row])
+        return float(self.rates[row]), float(self.rewards[row])
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,39 +150,47 @@ class Shock(Generic[State]):
 
 
 class World(ABC, Generic[State]):
-    """Users, items and hidden click rates.
+    """Users, items and hidden expected rewards.
 
     Args:
         seed: 0 ≤ seed < 2⁶³; determines every number.
         schedule: (step, shock) pairs. A later shock changes the state that earlier ones left.
     """
 
-    name: ClassVar[str]
-    schema: ClassVar[Mapping[str, Any]]  # the feature schema to declare on a loop
+    name: str
+    schema: Mapping[str, Any]  # the feature schema to declare on a loop
+    reward_range: tuple[float, float] = (0.0, 1.0)  # to set on a loop
+    inline: bool = False  # each request brings its candidates; False: the loop has a catalogue
 
     def __init__(self, seed: int, schedule: Iterable[tuple[int, Shock[State]]] = ()) -> None:
         self.seed = seed
         self.schedule = tuple(sorted(schedule, key=lambda entry: entry[0]))
         self._after = lru_cache(maxsize=8)(self._fold)  # keeps states that a running shock does not change
-        self._on_offer = self.catalogue_of(self._after(()))
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings of a loop for this world, in the form of PUT /loops."""
+        return {"schema": self.schema, "reward_range": list(self.reward_range)}
 
     @abstractmethod
     def initial(self) -> State:
         """Return the hidden state before any shock."""
 
     @abstractmethod
-    def catalogue_of(self, state: State) -> Catalogue: ...
+    def catalogue(self, step: int) -> Catalogue:
+        """Return the items on offer at `step`: one and the same object as long as they are the same."""
 
     @abstractmethod
-    def user_of(self, uniform: float) -> int:
-        """Return the user that a uniform number in [0, 1) selects."""
+    def at(self, step: int) -> Moment:
+        """Return the visit at `step` ≥ 0, with the expected rewards and draws of all items on offer."""
 
     @abstractmethod
-    def visit_of(self, user: int) -> Visit: ...
+    def bots(self, step: int) -> list[Visit]:
+        """Return the visits of the bots that a shock sends at `step`, each with an id of its own."""
 
     @abstractmethod
-    def rates_of(self, state: State, user: int) -> Array:
-        """Return the (n,) expected click rates of the catalogue's items."""
+    def history(self, rows: int) -> Iterator[dict[str, Any]]:
+        """Generate `rows` uniformly random impressions from before any shock, in the form of POST /events."""
 
     def with_shock(self, shock: Shock[State], at: int) -> Self:
         """Return the same world with one more shock, from step `at` on."""
@@ -194,25 +210,6 @@ class World(ABC, Generic[State]):
         generator = np.random.Generator(np.random.Philox(key=key, counter=counter))
         return self.schedule[number][1].change(self._after(ages[:-1]), generator, ages[-1])
 
-    def catalogue(self, step: int) -> Catalogue:
-        """Return the catalogue at `step`."""
-        return self._same_catalogue(self.state(step))
-
-    def _same_catalogue(self, state: State) -> Catalogue:
-        """Return one and the same object as long as the items are the same."""
-        found = self.catalogue_of(state)
-        if found is not self._on_offer and found.items != self._on_offer.items:
-            self._on_offer = found
-        return self._on_offer
-
-    def at(self, step: int) -> Moment:
-        """Return the visit at `step` ≥ 0, with the click rates and draws of all items."""
-        state = self.state(step)
-        catalogue = self._same_catalogue(state)
-        user = self.user_of(float(uniforms(self.seed, USERS, step, 1)[0]))
-        draws = uniforms(self.seed, CLICKS, step, catalogue.width)[catalogue.slots]
-        return Moment(step, self.visit_of(user), catalogue, self.rates_of(state, user), draws)
-
     def traffic_effect(self, step: int) -> TrafficEffect:
         """Combine the effects of all shocks on the traffic of `step`."""
         running = [shock.traffic for at, shock in self.schedule if at <= step < at + shock.span]
@@ -221,6 +218,44 @@ class World(ABC, Generic[State]):
             delay=max((effect.delay for effect in running), default=0),
             bots=sum(effect.bots for effect in running),
         )
+
+
+class UserWorld(World[State]):
+    """A world of users who look the same at each visit, and whose rewards are clicks."""
+
+    def __init__(self, seed: int, schedule: Iterable[tuple[int, Shock[State]]] = ()) -> None:
+        super().__init__(seed, schedule)
+        self._on_offer = self.catalogue_of(self._after(()))
+
+    @abstractmethod
+    def catalogue_of(self, state: State) -> Catalogue: ...
+
+    @abstractmethod
+    def user_of(self, uniform: float) -> int:
+        """Return the user that a uniform number in [0, 1) selects."""
+
+    @abstractmethod
+    def visit_of(self, user: int) -> Visit: ...
+
+    @abstractmethod
+    def rates_of(self, state: State, user: int) -> Array:
+        """Return the (n,) expected click rates of the catalogue's items."""
+
+    def catalogue(self, step: int) -> Catalogue:
+        return self._same_catalogue(self.state(step))
+
+    def _same_catalogue(self, state: State) -> Catalogue:
+        found = self.catalogue_of(state)
+        if found is not self._on_offer and found.items != self._on_offer.items:
+            self._on_offer = found
+        return self._on_offer
+
+    def at(self, step: int) -> Moment:
+        state = self.state(step)
+        catalogue = self._same_catalogue(state)
+        user = self.user_of(float(uniforms(self.seed, USERS, step, 1)[0]))
+        draws = uniforms(self.seed, CLICKS, step, catalogue.width)[catalogue.slots]
+        return Moment(step, self.visit_of(user), catalogue, self.rates_of(state, user), draws)
 
     def bots(self, step: int) -> list[Visit]:
         """Return the visits of the bots at `step`. Each bot has an id of its own and the context of some user."""
@@ -231,7 +266,6 @@ class World(ABC, Generic[State]):
         return [Visit(f"bot-{step}-{number}", model.context) for number, model in enumerate(models)]
 
     def history(self, rows: int) -> Iterator[dict[str, Any]]:
-        """Generate `rows` uniformly random impressions from before any shock, in the form of POST /events."""
         state = self.initial()
         items = self.catalogue_of(state).items
         n = len(items)

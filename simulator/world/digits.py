@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from simulator.errors import InvalidExperiment
-from simulator.world._base import Array, Catalogue, Item, Visit, World
+from simulator.world._base import Array, Catalogue, Item, UserWorld, Visit
 
 LABELS, PIXELS = 10, 64
 DARKEST = 16  # the largest value of a pixel
@@ -45,7 +45,7 @@ def _images() -> tuple[tuple[Visit, ...], tuple[int, ...]]:
     return tuple(Visit(f"image-{i}", {"pixels": row}) for i, row in enumerate(rows)), tuple(labels.tolist())
 
 
-class Digits(World[Labelling]):
+class Digits(UserWorld[Labelling]):
     """Each step shows one image, drawn uniformly. The right arm earns 1, all others 0, a random one .1.
 
     Raises:
@@ -53,7 +53,7 @@ class Digits(World[Labelling]):
     """
 
     name = "digits"
-    schema: ClassVar[Mapping[str, Any]] = {
+    schema: Mapping[str, Any] = {
         "context": {"pixels": {"type": "vector", "size": PIXELS}},
         "item": {"arm": {"type": "categorical", "levels": list(ARMS)}},
         "crosses": [["pixels", "arm"]],

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from simulator.world._base import POPULATION, Array, Catalogue, Item, Visit, World
+from simulator.world._base import POPULATION, Array, Catalogue, Item, UserWorld, Visit
 
 USERS, ITEMS, DIMS, UNITS = 2000, 500, 16, 24
 NOISE = 0.4  # standard deviation of the noise on each dimension of a user
@@ -148,14 +148,14 @@ def _initial_tastes(seed: int) -> Tastes:
     return Tastes.drawn(Population(users, blurred, items, quality, catalogue), generator)
 
 
-class Latent(World[Tastes]):
+class Latent(UserWorld[Tastes]):
     """Each step shows one user, drawn uniformly. A random item earns .012 clicks, the best one of each user .100.
 
     A policy that knows everything but the noise on users earns about .09 (`Tastes.observable`).
     """
 
     name = "latent"
-    schema: ClassVar[Mapping[str, Any]] = {
+    schema: Mapping[str, Any] = {
         "context": {"taste": {"type": "vector", "size": DIMS}},
         "item": {"style": {"type": "vector", "size": DIMS}},
         "crosses": [["taste", "style"]],

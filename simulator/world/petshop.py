@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from simulator.world._base import Array, Catalogue, Item, Visit, World
+from simulator.world._base import Array, Catalogue, Item, UserWorld, Visit
 
 PERSONAS = ("new_puppy_parent", "cat_connoisseur", "budget_shopper", "fish_hobbyist")
 CATEGORIES = ("Dog Food", "Dog Toy", "Cat Food", "Cat Toy", "Fish Supplies")
@@ -45,14 +45,14 @@ def product(slot: int, category: str) -> Item:
     return Item(f"product-{slot:02}", slot, {"category": category})
 
 
-class Petshop(World[Market]):
+class Petshop(UserWorld[Market]):
     """Each step shows one user, drawn uniformly. The best choice earns .5125 clicks on average, a random one .2105.
 
     The schema has a level for the category that catalogue-churn adds.
     """
 
     name = "petshop"
-    schema: ClassVar[Mapping[str, Any]] = {
+    schema: Mapping[str, Any] = {
         "context": {"persona": {"type": "categorical", "levels": list(PERSONAS)}},
         "item": {"category": {"type": "categorical", "levels": [*CATEGORIES, NEW_CATEGORY]}},
         "crosses": [["persona", "category"]],

@@ -35,7 +35,7 @@ LOOP = "twin"  # seeds the draws: another name would change every published figu
 class InProcessRun(NamedTuple):
     """The outcome of a run."""
 
-    expected: Array  # (steps,): the click rate of the item shown at each step
+    expected: Array  # (steps,): the expected reward of the item shown at each step
     alarms: list[int]  # steps of the snapshots before which a change was detected, one for each alarm
     trainer: Trainer  # as it was at the end
     record: PolicyRecord  # of the policy, before it had learned anything
@@ -55,6 +55,7 @@ def run_in_process(
     silence_delay: int | None = None,
     history: int = 0,
     floor: float = 0.01,
+    schema: FeatureSchema | None = None,
 ) -> InProcessRun:
     """Run one policy through `steps` decisions.
 
@@ -63,16 +64,17 @@ def run_in_process(
         world: with its shocks; its seed also seeds the policy and the draws.
         snapshot_period: decisions from one snapshot to the next.
         reward_delay: decisions that are made between a decision and the arrival of its reward.
-        silence_delay: the same for decisions without a click; None: as `reward_delay`.
+        silence_delay: the same for decisions without a reward; None: as `reward_delay`.
         history: number of uniformly random impressions in the log at the start. A batch-trained policy then trains.
         floor: the loop's exploration floor.
+        schema: the loop's features; None: those that the world declares.
 
     Raises:
         ValueError: the trainer refused an event.
         NumericalError: a training or a snapshot failed.
     """
-    encoder = Encoder(FeatureSchema.model_validate(world.schema))
-    settings = LoopSettings(exploration_floor=floor)
+    encoder = Encoder(FeatureSchema.model_validate(world.schema) if schema is None else schema)
+    settings = LoopSettings(exploration_floor=floor, reward_range=world.reward_range)
     record = PolicyRecord(name=kind, id=kind, kind=kind, params=params, seed=world.seed)
     trainer = Trainer(record, d=encoder.d, reward_range=settings.reward_range)
     encode_catalogue = CatalogueEncoder(encoder)
@@ -128,8 +130,8 @@ def run_in_process(
             at=float(step),
         )
         [shown] = decision.items
-        expected[step], clicked = moment.outcome(shown.id)
-        arrival = step + (reward_delay if clicked or silence_delay is None else silence_delay)
+        expected[step], reward = moment.outcome(shown.id)
+        arrival = step + (reward_delay if reward or silence_delay is None else silence_delay)
         event = Event(
             position=f"{1000 * (1 + arrival)}-{step}",
             decision_id=decision.decision_id,
@@ -141,7 +143,7 @@ def run_in_process(
             propensity=shown.propensity,
             policy=decision.policy,
             version=decision.version,
-            reward=float(clicked),
+            reward=reward,
             source="feedback",
             slate_position=step,
         )

@@ -186,7 +186,7 @@ def _summarised(
         for contestant in contestants:
             one = Trajectory.empty(contestant, "loop", STEPS)
             one.expected = expected[contestant.label] - 0.01 * seed
-            one.clicks = np.arange(STEPS) % 2 == 0
+            one.rewards = np.arange(STEPS) % 2 == 0
             one.latency_ms = np.linspace(1, 100, STEPS)
             one.version = np.arange(STEPS) // 40
             one.policy = [contestant.policy.kind] * STEPS

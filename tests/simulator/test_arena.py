@@ -91,8 +91,8 @@ async def test_rates_are_expected_ones_not_clicks(service: str) -> None:
     async with ServiceClient(service) as client:
         [run] = (await run_arena(client, plan_of("popularity", steps=150), stages())).runs
     [one] = run.trajectories
-    assert np.isin(one.clicks, (0, 1)).all()
-    assert abs(one.clicks.mean() - one.expected.mean()) < 5 * 0.45 / 150**0.5
+    assert np.isin(one.rewards, (0, 1)).all()
+    assert abs(one.rewards.mean() - one.expected.mean()) < 5 * 0.45 / 150**0.5
     assert (one.expected <= run.oracle + 1e-12).all()
 
 

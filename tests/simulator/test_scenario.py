@@ -15,7 +15,8 @@ from simulator.cli import app
 from simulator.errors import UsageError
 from simulator.scenario import Scenario, bundled, load
 from simulator.shocks import find_shock
-from simulator.world import WORLDS
+from simulator.world import PLACES, WORLDS
+from simulator.world.shapes import STUDY
 
 RIGHT: Mapping[str, Any] = {"policies": ["random"], "shocks": [{"name": "taste-swap", "step": 700}], "steps": 1000}
 
@@ -160,6 +161,6 @@ def test_options_alone_make_a_scenario_too(service: str, tmp_path: Path) -> None
 def test_worlds_and_scenarios_are_listed() -> None:
     shown = CliRunner().invoke(app, ["worlds", "--steps", "200"], env={"COLUMNS": "160"})
     assert shown.exit_code == 0, shown.output
-    for name in (*WORLDS, *bundled()):
+    for name in (*PLACES, *STUDY, *bundled()):
         assert name in shown.output
     assert re.search(r"latent\W+0\.\d{4}\W+0\.01\d\d", shown.output)
