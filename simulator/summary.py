@@ -11,8 +11,19 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from simulator.arena import ArenaPlan, ArenaResult, SeedRun, Trajectory
-from simulator.measures import ROLLING, beats, between_versions, overtaking, recovery, regret, rolling
+from simulator.measures import (
+    ROLLING,
+    beats,
+    between_versions,
+    gain,
+    last_fifth,
+    overtaking,
+    recovery,
+    regret,
+    rolling,
+)
 from simulator.shocks import find_shock
+from simulator.world import PLACES
 
 Array = NDArray[Any]
 Report = dict[str, Any]  # what report.json holds
@@ -73,6 +84,7 @@ def _policy(plan: ArenaPlan, runs: Sequence[SeedRun], number: int, baseline: int
     return {
         "policies": [str(policy) for policy in contestant.policies],
         **_rates(plan, [one.expected for one in mine]),
+        "gain": _gains(runs, mine),
         "beats_random": _beats_random(runs, mine, steps[-1] if steps else None),
         "clicked": _over_seeds([one.rewards.mean() for one in mine]),
         "regret": _over_seeds([regret(one.expected, run.oracle)[-1] for run, one in pairs]),
@@ -107,6 +119,18 @@ def _beats_random(runs: Sequence[SeedRun], mine: Sequence[Trajectory], last_shoc
         )
         for until in {None, last_shock}
     )
+
+
+def _gains(runs: Sequence[SeedRun], mine: Sequence[Trajectory]) -> Report:
+    """Compute the gain over chance of people's decisions."""
+    series = [
+        [values[run.person] for values in (one.expected, run.oracle, run.random)]
+        for run, one in zip(runs, mine, strict=True)
+    ]
+    return {
+        "last_fifth": _over_seeds([gain(*map(last_fifth, of_seed)) for of_seed in series]),
+        "whole": _over_seeds([gain(*of_seed) for of_seed in series]),
+    }
 
 
 def _rates(plan: ArenaPlan, series: Sequence[Array]) -> Report:
@@ -182,8 +206,12 @@ def headline(report: Report) -> str:
     """Name the winner, the policy that lost most at the last shock, and the one that recovered first."""
     policies = report["policies"]
     winner = max(policies, key=lambda label: policies[label]["whole"]["mean"])
-    share = policies[winner]["whole"]["mean"] / report["oracle"]["whole"]["mean"]
-    sentences = [f"{_short_name(report, winner)} wins with {100 * share:.0f} % of the clicks that were possible."]
+    if report["settings"]["world"] in PLACES:
+        share = policies[winner]["whole"]["mean"] / report["oracle"]["whole"]["mean"]
+        sentences = [f"{_short_name(report, winner)} wins with {100 * share:.0f} % of the clicks that were possible."]
+    else:
+        share = policies[winner]["gain"]["whole"]["mean"]
+        sentences = [f"{_short_name(report, winner)} wins with {100 * share:.0f} % of the gain that was possible."]
     if not report["shocks"]:
         return sentences[0]
     shock = report["shocks"][-1]
@@ -243,11 +271,18 @@ def legend(report: Report) -> str:
     """Explain the columns of the table."""
     baseline = report["settings"]["baseline"]
     overtakes = f"Overtakes: step from which on it is ahead of {baseline} in clicks so far. " if baseline else ""
+    gains = ""
+    if report["settings"]["world"] not in PLACES:
+        found = ", ".join(
+            f"{label} {' / '.join(_decimals(p['gain'][part]['mean']) for part in ('last_fifth', 'whole'))}"
+            for label, p in report["policies"].items()
+        )
+        gains = f"Gain, (shown - chance) / (best - chance), in the last fifth and over the run: {found}. "
     return (
-        "Expected clicks per recommendation: before the shock, in the last 2,000 steps before it, after it, and in "
-        "the last 2,000 of the run. Regret: clicks missed against always choosing best. 90 %, 95 %: steps from the "
-        f"shock to the end of the first {ROLLING} steps with that share of the best possible. {overtakes}Alarms: how "
-        "often it noticed a change. p50, p99: ms for /recommend as the arena saw it, with all loops at once; "
+        f"{gains}Expected clicks per recommendation: before the shock, in the last 2,000 steps before it, after it, "
+        "and in the last 2,000 of the run. Regret: clicks missed against always choosing best. 90 %, 95 %: steps from "
+        f"the shock to the end of the first {ROLLING} steps with that share of the best possible. {overtakes}Alarms: "
+        "how often it noticed a change. p50, p99: ms for /recommend as the arena saw it, with all loops at once; "
         "rebound-sim load measures latency."
     )
 

@@ -193,7 +193,9 @@ class ShapedWorld(World[State], Generic[State, S]):
     def bots(self, step: int) -> list[Visit]:
         """Return the visits of the bots at `step`, each with the context of some step."""
         count = self.traffic_effect(step).bots
-        models = (self.at(int(drawn * self.shape.steps)) for drawn in uniforms(self.seed, BOTS, step, count).tolist())
+        if count == 0:
+            return []
+        models = (self.at(pick(drawn, self.shape.steps)) for drawn in uniforms(self.seed, BOTS, step, count).tolist())
         return [Visit(f"bot-{step}-{number}", model.visit.context) for number, model in enumerate(models)]
 
     def history(self, rows: int) -> Iterator[dict[str, Any]]:

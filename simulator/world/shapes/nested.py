@@ -31,7 +31,7 @@ class Nested(Shape):
         noise: further fields of the user, uniform over five levels each.
     """
 
-    words: tuple[str, ...] = ("music", "sport", "food", "film", "travel")
+    words: tuple[str, ...] = ("red", "green", "blue", "black", "white")
     likes: int = 2
     tags: int = 2
     items: int = 24
@@ -55,7 +55,7 @@ class Tagged:
 
 
 class NestedWorld(ShapedWorld[Tagged, Nested]):
-    """Each seed draws the tags of the items. In the declared reference a set of words is one level."""
+    """Each seed draws the tags of the items. In the declared reference a set of words is a vector of zeros and ones."""
 
     columns: ClassVar[int] = NOISE + 20
 
@@ -75,23 +75,21 @@ class NestedWorld(ShapedWorld[Tagged, Nested]):
     def _features(self, slot: int, members: tuple[int, ...]) -> Mapping[str, Any]:
         dear = slot % 2
         if self.declared:
-            return {"tags": self._level(members), "dear": str(dear)}
+            return {"tags": self._vector(members), "dear": str(dear)}
         fields = {"tags": [self.shape.words[word] for word in members], "dear": self.shape.dear_values[dear]}
         return wrapped(fields, self.shape.item_path)
 
-    def _level(self, members: tuple[int, ...]) -> str:
-        return "+".join(self.shape.words[word] for word in members)
+    def _vector(self, members: tuple[int, ...]) -> list[float]:
+        return [float(word in members) for word in range(len(self.shape.words))]
 
     def catalogue(self, step: int) -> Catalogue:
         return self.state(step).catalogue
 
     def reference(self) -> Mapping[str, Any]:
-        likes, tags = (
-            [self._level(members) for members in self._sets(size)] for size in (self.shape.likes, self.shape.tags)
-        )
+        words = {"type": "vector", "size": len(self.shape.words)}
         return {
-            "context": {"likes": levels(likes), "premium": levels("01")},
-            "item": {"tags": levels(tags), "dear": levels("01")},
+            "context": {"likes": words, "premium": levels("01")},
+            "item": {"tags": words, "dear": levels("01")},
             "crosses": [["likes", "tags"], ["premium", "dear"]],
         }
 
@@ -104,7 +102,7 @@ class NestedWorld(ShapedWorld[Tagged, Nested]):
         agrees = np.where(np.arange(shape.items) % 2 == premium, 1, -1)
         p = 1 / (1 + np.exp(-(shape.base + shape.shared * shared + shape.dear_weight * agrees)))
         if self.declared:
-            context: Mapping[str, Any] = {"likes": self._level(members), "premium": str(premium)}
+            context: Mapping[str, Any] = {"likes": self._vector(members), "premium": str(premium)}
         else:
             fields = {
                 "likes": [shape.words[word] for word in members],

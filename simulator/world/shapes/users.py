@@ -75,9 +75,13 @@ WORLDS: Mapping[str, Users] = {
     "users-alone": Users(about="200 users, each with tastes of his own", inline=True),
     "users-alone-50": Users(about="50 users, 12 items", near="users-alone", users=50, items=12),
     "users-alone-10": Users(about="ten users, 8 items", near="users-alone", users=10),
+    "users-alone-100": Users(about="100 users, 8 items", near="users-alone", users=100),
     "users-alone-400": Users(about="400 users, 5 items", near="users-alone", users=400, items=5),
     "users-alone-1000": Users(
         about="1 000 users, 8 items, 15 000 decisions", near="users-alone", users=1000, steps=15_000
+    ),
+    "users-alone-10000": Users(
+        about="10 000 users, 8 items, 30 000 decisions", near="users-alone", users=10_000, steps=30_000
     ),
     "users-of-kinds": Users(about="200 users of four hidden kinds", hidden_kinds=4, inline=True),
     "users-of-6-kinds": Users(

@@ -1,0 +1,227 @@
+"""Plays policies in the shapes of data that users send, in one process, and compares their gains.
+
+Batches of 25 decisions; snapshots and rewards are 25 decisions late; exploration floor .01. A run is *locked in* if its
+gain in the last fifth is below half of the median seed's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.represent.schema import FeatureSchema
+from simulator.measures import ROLLING, gain, last_fifth, rolling
+from simulator.world.shapes import SHAPES, make
+from tests.benchmarks.in_process import run_in_process
+
+BATCH = 25  # decisions from one snapshot to the next, and from a decision to its reward
+HALF = 0.5  # of the median seed's gain; of the possible gain
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A column of the table: a policy, and what it is told of the data.
+
+    Args:
+        declared: play the declared reference.
+        schema: the loop's features; None: the loop's default, or the reference's.
+    """
+
+    policy: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    declared: bool = False
+    schema: FeatureSchema | None = None
+
+
+# Hashed columns without ids of items: what the study of representations calls "today, no schema".
+HASHED = FeatureSchema(item_ids=False)
+ARMS: Mapping[str, Arm] = {
+    "no schema": Arm("adaptive"),
+    "hashed": Arm("adaptive", schema=HASHED),
+    "declared": Arm("adaptive", declared=True),
+    "linucb": Arm("linucb"),
+    "squarecb": Arm("squarecb"),
+    "popularity": Arm("popularity"),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run."""
+
+    world: str
+    arm: str
+    seed: int
+    steps: int | None = None  # None: those of the world
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The measures of one run.
+
+    Args:
+        last, whole: gains of the last fifth and of the whole run.
+        share: of the oracle's expected reward, over the run, of people alone; NaN where the oracle's is not positive.
+        half_at: first decision up to which the gain of the last 500 decisions was .5; None: there was none.
+        error: why there was no run; the figures are then NaN.
+    """
+
+    last: float = np.nan
+    whole: float = np.nan
+    share: float = np.nan
+    half_at: int | None = None
+    decide_us: float = np.nan
+    update_us: float = np.nan
+    alarms: int = 0
+    error: str | None = None
+
+
+def play(job: Job) -> Outcome:
+    """Play one run."""
+    arm = ARMS[job.arm]
+    world = make(job.world, job.seed, declared=arm.declared)
+    steps = SHAPES[job.world].steps if job.steps is None else job.steps
+    try:
+        run = run_in_process(
+            arm.policy,
+            arm.params,
+            world=world,
+            steps=steps,
+            snapshot_period=BATCH,
+            reward_delay=BATCH,
+            schema=arm.schema,
+        )
+    except Exception as error:  # a refusal of the data is an outcome, too
+        return Outcome(error=f"{type(error).__name__}: {error}"[:200])
+    moments = [world.at(step) for step in range(steps)]
+    people = np.array([moment.person for moment in moments])
+    shown = run.expected[people]
+    best, chance = (np.array([of(moment) for moment in moments])[people] for of in (_oracle, _random))
+    return Outcome(
+        last=gain(*map(last_fifth, (shown, best, chance))),
+        whole=gain(shown, best, chance),
+        share=float(shown.sum() / best.sum()) if best.sum() > 0 else np.nan,
+        half_at=half_at(shown, best, chance),
+        decide_us=run.decide_us,
+        update_us=run.update_us,
+        alarms=len(run.alarms),
+    )
+
+
+def half_at(shown: Array, best: Array, chance: Array, *, window: int = ROLLING) -> int | None:
+    """Return the end of the first window of decisions in which half of the possible gain was reached.
+
+    Args:
+        shown, best, chance: (T,) expected rewards of what was shown, of the best item, of a random one.
+    """
+    if len(shown) < window:
+        return None
+    reached = np.flatnonzero(rolling(shown - chance, window) >= HALF * rolling(best - chance, window))
+    return int(reached[0]) + window if len(reached) else None
+
+
+def _oracle(moment: Any) -> float:
+    found: float = moment.oracle
+    return found
+
+
+def _random(moment: Any) -> float:
+    found: float = moment.random
+    return found
+
+
+def play_all(jobs: Sequence[Job], processes: int | None = None) -> Iterator[tuple[Job, Outcome]]:
+    """Play all jobs in parallel; yield each as soon as it is over."""
+    with ProcessPoolExecutor(processes) as pool:
+        running = {pool.submit(play, job): job for job in jobs}
+        for done in as_completed(running):
+            yield running[done], done.result()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One world and one arm, over the seeds that could be played.
+
+    Args:
+        last, whole, share: means over the seeds.
+        half_at: of the median seed; infinite: it did not reach it.
+        last_sd: the sample's standard deviation, 0 for one seed.
+        worst: the smallest gain of a last fifth.
+        locked: seeds that are locked in.
+        error: of the first seed that could not be played.
+    """
+
+    seeds: int = 0
+    last: float = np.nan
+    last_sd: float = np.nan
+    worst: float = np.nan
+    whole: float = np.nan
+    whole_sd: float = np.nan
+    share: float = np.nan
+    half_at: float = np.inf
+    locked: int = 0
+    decide_us: float = np.nan
+    error: str | None = None
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome]) -> Cell:
+        played = [outcome for outcome in outcomes if outcome.error is None]
+        error = next((outcome.error for outcome in outcomes if outcome.error is not None), None)
+        if not played:
+            return cls(error=error)
+        last, whole = (np.array([getattr(outcome, of) for outcome in played]) for of in ("last", "whole"))
+        return cls(
+            seeds=len(played),
+            last=float(last.mean()),
+            last_sd=_sd(last),
+            worst=float(last.min()),
+            whole=float(whole.mean()),
+            whole_sd=_sd(whole),
+            share=float(np.mean([outcome.share for outcome in played])),
+            half_at=sorted(outcome.half_at or np.inf for outcome in played)[(len(played) - 1) // 2],
+            locked=locked_in(last),
+            decide_us=float(np.median([outcome.decide_us for outcome in played])),
+            error=error,
+        )
+
+    def __str__(self) -> str:
+        if self.seeds == 0:
+            return "refused"
+        text = f"{_short(self.last)} / {_short(self.whole)}"
+        if self.seeds > 1:
+            text += f" (±{_short(self.last_sd)}, {_short(self.worst)})"
+        return text + (f" !{self.locked}" if self.locked else "")
+
+
+def locked_in(last: Array) -> int:
+    """Count the seeds, of gains in the last fifth (seeds,), that are locked in."""
+    return int((last < HALF * np.median(last)).sum())
+
+
+def cells(outcomes: Mapping[Job, Outcome]) -> dict[str, dict[str, Cell]]:
+    """Collect outcomes by world and arm, in the order in which they are given."""
+    found: dict[str, dict[str, list[Outcome]]] = {}
+    for job, outcome in outcomes.items():
+        found.setdefault(job.world, {}).setdefault(job.arm, []).append(outcome)
+    return {world: {arm: Cell.of(runs) for arm, runs in of.items()} for world, of in found.items()}
+
+
+def as_json(outcomes: Mapping[Job, Outcome]) -> list[dict[str, Any]]:
+    """Return one record for each run."""
+    return [{**asdict(job), **asdict(outcome)} for job, outcome in outcomes.items()]
+
+
+def _sd(values: Array) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
+def _short(value: float) -> str:
+    """Write a gain with two digits and no leading zero: .98, -.01, 1.00."""
+    return f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:.2f}"
