@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 
 from service.represent.schema import FeatureSchema
 from simulator.measures import ROLLING, gain, last_fifth, rolling
+from simulator.world import World
 from simulator.world.shapes import SHAPES, make
 from tests.benchmarks.in_process import run_in_process
+from tests.benchmarks.per_user import run_per_user
 
 BATCH = 25  # decisions from one snapshot to the next, and from a decision to its reward
+PER_USER = "per-user"  # `run_per_user`, which is no policy of the service
+LEARNED = 0.1  # least gain of a median seed beside which others can be locked in
 HALF = 0.5  # of the median seed's gain; of the possible gain
 
 Array = NDArray[Any]
@@ -49,7 +53,9 @@ ARMS: Mapping[str, Arm] = {
     "linucb": Arm("linucb"),
     "squarecb": Arm("squarecb"),
     "popularity": Arm("popularity"),
+    "per user": Arm(PER_USER),  # only where it is asked for
 }
+USUAL = tuple(name for name, arm in ARMS.items() if arm.policy != PER_USER)
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,8 @@ def play(job: Job) -> Outcome:
     arm = ARMS[job.arm]
     world = make(job.world, job.seed, declared=arm.declared)
     steps = SHAPES[job.world].steps if job.steps is None else job.steps
+    if arm.policy == PER_USER:
+        return measured(world, run_per_user(world, steps=steps, batch=BATCH))
     try:
         run = run_in_process(
             arm.policy,
@@ -100,18 +108,21 @@ def play(job: Job) -> Outcome:
         )
     except Exception as error:  # a refusal of the data is an outcome, too
         return Outcome(error=f"{type(error).__name__}: {error}"[:200])
-    moments = [world.at(step) for step in range(steps)]
+    found = measured(world, run.expected)
+    return replace(found, decide_us=run.decide_us, update_us=run.update_us, alarms=len(run.alarms))
+
+
+def measured(world: World[Any], expected: Array) -> Outcome:
+    """Measure a run, of the expected rewards (T,) of what was shown."""
+    moments = [world.at(step) for step in range(len(expected))]
     people = np.array([moment.person for moment in moments])
-    shown = run.expected[people]
+    shown = expected[people]
     best, chance = (np.array([of(moment) for moment in moments])[people] for of in (_oracle, _random))
     return Outcome(
         last=gain(*map(last_fifth, (shown, best, chance))),
         whole=gain(shown, best, chance),
         share=float(shown.sum() / best.sum()) if best.sum() > 0 else np.nan,
         half_at=half_at(shown, best, chance),
-        decide_us=run.decide_us,
-        update_us=run.update_us,
-        alarms=len(run.alarms),
     )
 
 
@@ -201,8 +212,13 @@ class Cell:
 
 
 def locked_in(last: Array) -> int:
-    """Count the seeds, of gains in the last fifth (seeds,), that are locked in."""
-    return int((last < HALF * np.median(last)).sum())
+    """Count the seeds that are locked in, of gains in the last fifth (seeds,).
+
+    Returns:
+        0 where the median seed learned nothing, so that there is nothing to fall behind.
+    """
+    median = np.median(last)
+    return int((last < HALF * median).sum()) if median >= LEARNED else 0
 
 
 def cells(outcomes: Mapping[Job, Outcome]) -> dict[str, dict[str, Cell]]:

@@ -9,6 +9,7 @@ brings its neighbours. Arms: see `shapes.ARMS`. Every run is also written to run
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from rich.table import Table
 
 from simulator.progress import Stages
 from simulator.world.shapes import SHAPES, STUDY, neighbours
-from tests.benchmarks.shapes import ARMS, Cell, Job, Outcome, as_json, cells, play_all
+from tests.benchmarks.shapes import ARMS, USUAL, Cell, Job, Outcome, as_json, cells, play_all
 
 FILE = Path(__file__).parents[2] / "runs/shapes-of-data.json"
 QUICK_STEPS = 200
@@ -85,16 +86,23 @@ def chosen_seeds(text: str) -> list[int]:
 
 def test_gains(request: pytest.FixtureRequest, quick: bool) -> None:
     worlds = chosen_worlds(request.config.getoption("--world") or ["study"])
-    arms = request.config.getoption("--arm") or list(ARMS)
+    arms = request.config.getoption("--arm") or list(USUAL)
+    if unknown := set(arms) - set(ARMS):
+        raise pytest.UsageError(f"there is no arm {min(unknown)!r}; there are: {', '.join(ARMS)}")
     seeds = [1] if quick else chosen_seeds(request.config.getoption("--seeds") or SEEDS)
     steps = QUICK_STEPS if quick else request.config.getoption("--steps")
     jobs = [Job(world, arm, seed, steps) for world, arm, seed in product(worlds, arms, seeds)]
     outcomes: dict[Job, Outcome] = {}
+    left = Counter(job.world for job in jobs)
     console = Console(width=None if Console().is_terminal else 200)
     with Stages(console) as stages, stages.stage("playing", len(jobs)) as advance:
         for job, outcome in play_all(jobs):
             outcomes[job] = outcome
             advance(1)
+            left[job.world] -= 1
+            if not left[job.world]:
+                row = cells({one: outcomes[one] for one in jobs if one.world == job.world})[job.world]
+                stages.console.print(job.world, *(f"{arm}: {cell}" for arm, cell in row.items()), sep="  ")
     outcomes = {job: outcomes[job] for job in jobs}
     FILE.parent.mkdir(exist_ok=True)
     FILE.write_bytes(orjson.dumps(as_json(outcomes), option=orjson.OPT_INDENT_2))

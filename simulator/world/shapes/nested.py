@@ -31,7 +31,7 @@ class Nested(Shape):
         noise: further fields of the user, uniform over five levels each.
     """
 
-    words: tuple[str, ...] = ("red", "green", "blue", "black", "white")
+    words: tuple[str, ...] = ("a", "b", "c", "d", "e")
     likes: int = 2
     tags: int = 2
     items: int = 24
