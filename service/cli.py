@@ -176,6 +176,78 @@ def settings() -> None:
     console.print(table)
 
 
+Url = Annotated[str | None, typer.Option(help="A running service, such as http://127.0.0.1:8000.")]
+Data = Annotated[Path, typer.Option(help="Data folder of `rebound serve`, running or not.")]
+Key = Annotated[
+    str | None, typer.Option(help="An admin key of that service; default: the first of REBOUND_ADMIN_KEYS.")
+]
+
+
+@app.command()
+def doctor(
+    loop: Annotated[str | None, typer.Option(help="One loop only.")] = None,
+    url: Url = None,
+    key: Key = None,
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+    fields: Annotated[bool, typer.Option(help="Show what was seen of each field, too.")] = True,
+) -> None:
+    """Say in plain sentences what is wrong, with the service and with the data. Exit code 1: it needs a person.
+
+    Example: `rebound doctor --url http://127.0.0.1:8000`, or `rebound doctor --data .rebound`
+    """
+    from service import doctor as doctors
+    from service.admin.doctor import examine
+
+    found = doctors.look(_source(url, key, redis, data), loop)
+    findings = examine(found)
+    doctors.show(console, found, findings, fields=fields)
+    if any(finding.level == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+schema_app = typer.Typer(no_args_is_help=True, help="Schemas: what the rows of a loop are made of.")
+app.add_typer(schema_app, name="schema")
+
+
+@schema_app.callback()
+def schema() -> None:
+    """Schemas: what the rows of a loop are made of."""
+
+
+@schema_app.command()
+def propose(
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    url: Url = None,
+    key: Key = None,
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+) -> None:
+    """Print the schema that a loop's data suggest, as JSON that `PUT /loops/{loop}` takes. Edit it first if you like.
+
+    Example: `rebound schema propose --loop default > schema.json`
+    """
+    import orjson
+
+    from service import doctor as doctors
+
+    found = doctors.look(_source(url, key, redis, data), loop)
+    profile = found.profiles.get(loop)
+    if profile is None or not profile.events:
+        fail(f"loop {loop!r} has no profile yet: a learner makes it from the first events on", code=1)
+    sys.stdout.write(orjson.dumps({"schema": profile.proposal}, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def _source(url: str | None, key: str | None, redis: str | None, data: Path) -> Any:
+    """What to look into: a service's URL before a Redis before a data folder."""
+    from service import doctor as doctors
+
+    settings = read_settings(redis_url=redis)
+    if key is None and settings.admin_keys:
+        key = settings.admin_keys[0].get_secret_value()
+    return doctors.Source(url=url, key=key, redis=settings.redis_url, data=data)
+
+
 @app.command()
 def audit(
     loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",

@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "service/__init__.py": set(),
     "service/__main__.py": {"service.cli"},
     "service/cli.py": {"service"},
+    "service/doctor.py": {"service"},
     "service/errors.py": set(),
     "service/loop.py": set(),
     "service/records.py": {"service.loop"},
@@ -36,6 +37,7 @@ MAY_IMPORT = {
     "service/serve": FOUNDATION
     | {"service.serve", "service.decide", "service.represent", "service.policies", "service.store"},
     "service/learn": FOUNDATION | {"service.learn", "service.policies", "service.store"},
+    "service/learn/profiler.py": FOUNDATION | {"service.represent", "service.store"},
     "service/admin": FOUNDATION
     | {
         "service.admin",

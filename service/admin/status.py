@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, Field
 from redis.asyncio import Redis
@@ -10,7 +12,7 @@ from redis.asyncio import Redis
 from service.admin.policies import lag
 from service.errors import NotFound, StoreUnavailable
 from service.serve.follower import Follower
-from service.store import event_log, loop_store, policy_store, workers
+from service.store import event_log, loop_store, policy_store, profile_store, workers
 from service.store.decisions import DecisionWriter
 from service.store.keys import Keys
 
@@ -43,6 +45,16 @@ class PolicyStatus(BaseModel):
     last_alarm: Alarm | None
 
 
+class DataNotice(BaseModel):
+    """Something in the loop's data that keeps it from being learned, in short."""
+
+    code: str
+    field: str | None = Field(description="`side/path` of the field; null: it is about the loop")
+    count: int = Field(description="values, requests or items at fault since it began")
+    means: str
+    needs_person: bool = Field(description="false: the service has dealt with it by itself")
+
+
 class LoopStatus(BaseModel):
     """Whether a loop learns, and its counters since it was made."""
 
@@ -58,6 +70,11 @@ class LoopStatus(BaseModel):
     pending: int = Field(0, description="decisions that wait for their feedback")
     dead_letters: int = Field(0, description="unreadable entries of the log, set aside")
     misfits: dict[str, int] = Field(description="`side/field/reason` of values that could not be used -> how often")
+    notices: list[DataNotice] = Field(
+        [], description="what is wrong with the data; GET /loops/{loop}/profile says more"
+    )
+    profiled: int = Field(0, description="events that the profile has counted")
+    profile_bytes: int = Field(0, description="of the profile")
     policies: dict[str, PolicyStatus]
     problem: str | None = Field(None, description="why the loop cannot be read; DELETE /loops/{loop} removes it")
 
@@ -101,7 +118,7 @@ async def read_status(redis: Redis, follower: Follower, decisions: DecisionWrite
         loops = {}
         for name in await loop_store.loop_names(redis):
             try:
-                loops[name] = await _loop(redis, name)
+                loops[name] = await loop_status(redis, name)
             except NotFound:  # deleted this very moment
                 continue
             except (KeyError, ValueError, RuntimeError) as error:
@@ -115,7 +132,12 @@ async def read_status(redis: Redis, follower: Follower, decisions: DecisionWrite
     return Status(rung=rung, workers=alive, learner=learner, loops=loops, this_worker=worker)
 
 
-async def _loop(redis: Redis, name: str) -> LoopStatus:
+async def loop_status(redis: Redis, name: str) -> LoopStatus:
+    """Return whether one loop learns.
+
+    Raises:
+        NotFound: there is no such loop.
+    """
     record = await loop_store.read_loop(redis, name)
     keys = Keys(name, record.id)
     stats = await event_log.read_stats(redis, keys)
@@ -136,10 +158,25 @@ async def _loop(redis: Redis, name: str) -> LoopStatus:
             last_alarm=Alarm(**stored.alarms[-1]) if stored.alarms else None,
         )
     behind = any(found.lag and (found.snapshot_age_s or STALE_S) >= STALE_S for found in policies.values())
+    profiled, notices, profile_bytes = await profile_store.read_summary(redis, keys)
     counters = {name: stats[name] for name in stats.keys() & LoopStatus.model_fields.keys()}
     return LoopStatus(
         learning=bool(stats.get("events")) and bool(policies) and not behind,
         misfits=await event_log.read_misfits(redis, keys),
+        notices=[_short(notice) for notice in notices],
+        profiled=profiled,
+        profile_bytes=profile_bytes,
         policies=policies,
         **counters,
+    )
+
+
+def _short(notice: Mapping[str, Any]) -> DataNotice:
+    side, path = notice["side"], notice["path"]
+    return DataNotice(
+        code=notice["code"],
+        field=None if side is None else side if path is None else f"{side}/{path}",
+        count=notice["count"],
+        means=notice["means"],
+        needs_person=notice["needs_person"],
     )

@@ -8,6 +8,7 @@ Names and units follow Prometheus' conventions: a value that only rises is a cou
 from __future__ import annotations
 
 import os
+from collections import Counter as Counted
 from collections.abc import Iterable, Iterator
 from functools import cache
 
@@ -135,6 +136,22 @@ class _Stored(Collector):
                 misfits.add_metric([loop, side, field, reason], count)
         yield pending
         yield misfits
+        yield from self._of_data()
+
+    def _of_data(self) -> Iterator[Metric]:
+        notices = GaugeMetricFamily(
+            "rebound_data_notices", "Notices about the data that hold now", labels=["loop", "code", "needs_person"]
+        )
+        profiled = CounterMetricFamily("rebound_profiled_events", "Events in the profile", labels=["loop"])
+        size = GaugeMetricFamily("rebound_profile_bytes", "Bytes of the profile", labels=["loop"])
+        for loop, status in self._loops.items():
+            for (code, person), count in Counted((n.code, n.needs_person) for n in status.notices).items():
+                notices.add_metric([loop, code, str(person).lower()], count)
+            profiled.add_metric([loop], status.profiled)
+            size.add_metric([loop], status.profile_bytes)
+        yield notices
+        yield profiled
+        yield size
 
     def _of_policies(self) -> Iterator[Metric]:
         for field, (name, text) in POLICY_GAUGES.items():

@@ -1,4 +1,4 @@
-"""The process `rebound learn`: a runner for every policy of every loop, and a sweeper for each loop."""
+"""The process `rebound learn`: a runner for every policy of every loop, a sweeper and a profiler for each loop."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import structlog
 from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable, UnreadableRecord
+from service.learn.profiler import Profiler
 from service.learn.runner import PolicyRunner
 from service.learn.sweeper import Sweeper
 from service.settings import Settings
@@ -18,6 +19,7 @@ from service.store import loop_store, policy_store, workers
 from service.store.codec import NewerFormat
 from service.store.connection import connect
 from service.store.keys import Keys
+from service.store.profile_store import LEASE as PROFILE
 from service.store.upgrade import upgrade
 
 PERIOD_S = 0.5
@@ -55,6 +57,8 @@ class Learner:
             keys = Keys(name, record.id)
             if (keys, "") not in self._tasks:
                 self._tasks[keys, ""] = asyncio.create_task(Sweeper(self._redis, keys).run(stop))
+            if (keys, PROFILE) not in self._tasks:
+                self._tasks[keys, PROFILE] = asyncio.create_task(Profiler(self._redis, keys).run(stop))
             for policy in await policy_store.policy_names(self._redis, keys):
                 if (keys, policy) not in self._tasks:
                     runner = PolicyRunner(self._redis, keys, policy, self._settings)

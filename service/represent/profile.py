@@ -98,7 +98,7 @@ class Profile:
         *,
         context: Mapping[str, Any],
         item: str,
-        features: Mapping[str, Any],
+        features: Mapping[str, Any] | None,
         user: str | None,
         reward: float,
         at: float,
@@ -109,7 +109,7 @@ class Profile:
         Args:
             context: as the client sent it: any JSON object.
             item: id of the item that was shown.
-            features: the item's, as it was shown: any JSON object.
+            features: the item's, as it was shown: any JSON object; None: not known, so the item is passed over.
             user: id; None where there was none.
             reward: finite.
             at: unix seconds.
@@ -123,8 +123,9 @@ class Profile:
             self._add_features(self._sides["context"], context, at)
             if user is not None:
                 self._add_user(user, at)
-        self._add_features(self._sides["item"], features, at)
-        self._add_item(item, features)
+        if features is not None:
+            self._add_features(self._sides["item"], features, at)
+            self._add_item(item, features)
         self._add_reward(reward, at)
 
     def _is_new(self, request: str) -> bool:

@@ -112,6 +112,11 @@ class Keys:
         """Stream: changes of the world that policies noticed. Bounded (`publish.lua`)."""
         return self.home + "alarms"
 
+    @property
+    def profile(self) -> str:
+        """Hash: v, position, events, state, notices. Bounded by the profile (`service/represent/profile.py`)."""
+        return self.home + "profile"
+
     def policy(self, name: str) -> str:
         """Hash: id, kind, params, version, position, events, ..."""
         return f"{self.home}policy:{name}"

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Response
 
 from service.admin import loops as administration
+from service.admin.profile import ProfileReply, read_profile
 from service.api.problems import OF_BODIES, documented
 from service.api.routes._depends import FollowerDep, RedisDep, StrictRoute
 from service.api.schemas import LoopBody, LoopList, LoopReply
@@ -44,6 +45,12 @@ async def get_loop(loop: str, redis: RedisDep) -> LoopReply:
         epoch=record.epoch,
         traffic=dict(record.traffic),
     )
+
+
+@router.get("/loops/{loop}/profile", responses=documented(NotFound, Conflict, StoreUnavailable))
+async def get_profile(loop: str, redis: RedisDep) -> ProfileReply:
+    """Return what the loop's data look like, what is wrong with them, and a schema to begin with."""
+    return await read_profile(redis, loop)
 
 
 @router.delete("/loops/{loop}", status_code=204, responses=documented(NotFound, StoreUnavailable))

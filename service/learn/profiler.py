@@ -1,0 +1,193 @@
+"""Keeps the profile of one loop: reads its log from the checkpoint on, counts, and writes down what is wrong.
+
+Position and profile are written in one atomic step, and only by who began where the last one ended. So each event
+counts once, whatever crashes and however many learners are at work; a lease keeps them from doing the work twice. An
+entry that the log dropped before it was counted is not counted: a profile holds up no trimming.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+
+import structlog
+from redis.asyncio import Redis
+
+from service.errors import NotFound, StoreUnavailable
+from service.records import Entry, Event, LoopRecord
+from service.represent.notices import notices_of
+from service.represent.profile import Profile
+from service.represent.schema import FeatureSchema
+from service.store import event_log, loop_store, profile_store
+from service.store.codec import NewerFormat, pack, unpack
+from service.store.keys import Keys
+from service.store.policy_store import Lease
+from service.store.profile_store import LEASE, ProfileRecord
+
+LEASE_MS = 5000
+POLL_S = 0.5
+PERIOD_S = 2.0  # least time between two checkpoints
+SHARE = 0.05  # of its time that checkpoints may take
+RETRY_S, MOST_RETRY_S = 0.5, 30.0
+
+log = structlog.get_logger()
+
+
+class CountedElsewhere(Exception):
+    """Another learner has counted meanwhile, or the loop is gone."""
+
+
+class Profiler:
+    """Profiles one loop. `step` is one iteration; `run` loops it; `drain` runs it until the log is empty."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis, self._keys = redis, keys
+        self._lease = Lease(redis, keys, LEASE, ttl_ms=LEASE_MS)
+        self._loop: LoopRecord
+        self._profile: Profile
+        self._position: str  # the last entry that was counted
+        self._saved: str  # and the last whose count was written
+        self._due = 0.0
+
+    async def open(self) -> bool:
+        """Take the lease and go on from the checkpoint; False while another learner holds it.
+
+        Raises:
+            NotFound: the loop is gone.
+            NewerFormat: a newer version wrote the profile.
+        """
+        await self._read_loop()
+        if not await self._lease.acquire():
+            return False
+        record = await profile_store.read_profile(self._redis, self._keys)
+        try:
+            state = None if record.state is None else unpack(record.state)
+            self._profile = Profile() if state is None else await asyncio.to_thread(Profile.load, state)
+        except ValueError as error:  # of an older version, or garbled: the log tells it again
+            log.warning("the profile is made anew", loop=self._keys.loop, why=str(error))
+            await profile_store.drop_profile(self._redis, self._keys)
+            record, self._profile = ProfileRecord(), Profile()
+        self._position = self._saved = record.position
+        self._profile.declare(_declared(self._loop))
+        return True
+
+    async def _read_loop(self) -> None:
+        loop = await loop_store.read_loop(self._redis, self._keys.loop)
+        if loop.id != self._keys.id:
+            raise NotFound(f"the loop {loop.name!r} of then is gone", code="unknown_loop")
+        self._loop = loop
+
+    async def step(self) -> int:
+        """Count the next entries, write the profile down when it is time; return the number of entries read.
+
+        Raises:
+            CountedElsewhere: what was counted since the checkpoint is thrown away.
+            NewerFormat: a newer version wrote the next entry.
+        """
+        entries = await event_log.read(self._redis, self._keys, self._position)
+        if entries:
+            await asyncio.to_thread(self._count, entries)
+        if self._position != self._saved and time.monotonic() >= self._due:
+            await self.save()
+        return len(entries)
+
+    async def drain(self) -> int:
+        """Count all that is in the log now, write it down, and return the number of entries read."""
+        total = 0
+        while entries := await event_log.read(self._redis, self._keys, self._position):
+            await asyncio.to_thread(self._count, entries)
+            total += len(entries)
+        await self.save()
+        return total
+
+    def _count(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if isinstance(entry, Event):
+                self._profile.add(
+                    context=entry.context,
+                    item=entry.item,
+                    features=entry.features,
+                    user=entry.user,
+                    reward=entry.reward,
+                    at=entry.time,
+                    request=entry.decision_id,
+                )
+        self._position = entries[-1].position
+
+    async def save(self) -> None:
+        """Write the profile and its position down.
+
+        Raises:
+            CountedElsewhere.
+        """
+        started = time.monotonic()
+        await self._read_loop()
+        state, notices = await asyncio.to_thread(self._state)
+        record = ProfileRecord(self._position, self._profile.events, state)
+        if not await profile_store.save_profile(
+            self._redis, self._keys, seen=self._saved, record=record, notices=notices
+        ):
+            raise CountedElsewhere(self._keys.loop)
+        self._saved = self._position
+        now = time.monotonic()
+        self._due = now + max(PERIOD_S, (now - started) / SHARE)
+
+    def _state(self) -> tuple[bytes, list[dict[str, object]]]:
+        self._profile.declare(_declared(self._loop))
+        found = notices_of(self._profile, reward_range=self._loop.settings.reward_range)
+        return pack(self._profile.state()), [asdict(notice) for notice in found]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Count until `stop`, or until the loop is gone; at the end write down what was counted and let go."""
+        pause = RETRY_S
+        while not stop.is_set():
+            try:
+                if await self.open():
+                    pause = RETRY_S
+                    await self._hold(stop)
+            except (NotFound, CountedElsewhere):
+                if await self._gone():
+                    return
+            except StoreUnavailable:
+                pass  # what was counted since the checkpoint is read again
+            except NewerFormat as error:
+                log.error("this loop is not profiled any further", loop=self._keys.loop, why=str(error))
+                pause = MOST_RETRY_S
+            except Exception:
+                log.exception("profiling failed; going on from the checkpoint", loop=self._keys.loop)
+                pause = min(2 * pause, MOST_RETRY_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause)
+
+    async def _gone(self) -> bool:
+        try:
+            await self._read_loop()
+        except NotFound:
+            return True
+        except Exception:
+            return False
+        return False
+
+    async def _hold(self, stop: asyncio.Event) -> None:
+        renewed = time.monotonic()
+        while not stop.is_set():
+            read = await self.step()
+            if (now := time.monotonic()) - renewed > LEASE_MS / 4000:
+                renewed = now
+                if not await self._lease.renew():
+                    raise CountedElsewhere(self._keys.loop)
+            if read < 1000:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), POLL_S)
+        if self._position != self._saved:
+            await self.save()
+        await self._lease.release()
+
+
+def _declared(loop: LoopRecord) -> FeatureSchema | None:
+    """Return the schema that a person declared; None where there is none."""
+    schema = FeatureSchema.model_validate(loop.schema)
+    return schema if schema.context or schema.item else None
