@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 ROLLING = 500  # steps of a rolling mean
+LEARNED = 0.1  # least gain of a median run beside which others can be locked in
 ROUNDING = 1e-9  # sums over a run are exact to about 1e-11
 
 
@@ -46,6 +47,24 @@ def gain(expected: Array, oracle: Array, random: Array) -> float:
 def last_fifth(values: Array) -> Array:
     """Return the last fifth of a series (T,)."""
     return values[len(values) - len(values) // 5 :]
+
+
+def half_gain_at(expected: Array, oracle: Array, random: Array, *, window: int = ROLLING) -> int | None:
+    """Return the end of the first window of decisions whose gain is at least .5; None: there is no such window."""
+    if len(expected) < window:
+        return None
+    reached = np.flatnonzero(rolling(expected - random, window) >= rolling(oracle - random, window) / 2 - ROUNDING)
+    return int(reached[0]) + window if len(reached) else None
+
+
+def locked_in(gains: Array) -> int:
+    """Count the runs whose gain in the last fifth is below half of the median's, of such gains (seeds,).
+
+    Returns:
+        0 where the median is below .1: there is nothing to fall behind.
+    """
+    median = float(np.median(gains))
+    return int((gains < median / 2).sum()) if median >= LEARNED else 0
 
 
 def beats(expected: Array, reference: Array, *, errors: float = 4.0) -> bool:

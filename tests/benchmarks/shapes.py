@@ -1,7 +1,6 @@
 """Plays policies in the shapes of data that users send, in one process, and compares their gains.
 
-Batches of 25 decisions; snapshots and rewards are 25 decisions late; exploration floor .01. A run is *locked in* if its
-gain in the last fifth is below half of the median seed's.
+Batches of 25 decisions; snapshots and rewards are 25 decisions late; exploration floor .01.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.represent.schema import FeatureSchema
-from simulator.measures import ROLLING, gain, last_fifth, rolling
+from simulator.measures import gain, half_gain_at, last_fifth, locked_in
 from simulator.world import World
 from simulator.world.shapes import SHAPES, make
 from tests.benchmarks.in_process import run_in_process
@@ -23,8 +22,6 @@ from tests.benchmarks.per_user import run_per_user
 
 BATCH = 25  # decisions from one snapshot to the next, and from a decision to its reward
 PER_USER = "per-user"  # `run_per_user`, which is no policy of the service
-LEARNED = 0.1  # least gain of a median seed beside which others can be locked in
-HALF = 0.5  # of the median seed's gain; of the possible gain
 
 Array = NDArray[Any]
 
@@ -76,7 +73,7 @@ class Outcome:
         last, whole: gains of the last fifth and of the whole run.
         share: of the oracle's expected reward, over the run, of people alone; NaN where the oracle's is not positive.
         half_at: first decision up to which the gain of the last 500 decisions was .5; None: there was none.
-        error: why there was no run; the figures are then NaN.
+        error: why the service refused the data; the figures are then NaN.
     """
 
     last: float = np.nan
@@ -106,7 +103,7 @@ def play(job: Job) -> Outcome:
             reward_delay=BATCH,
             schema=arm.schema,
         )
-    except Exception as error:  # a refusal of the data is an outcome, too
+    except ValueError as error:  # a schema with too many columns, or an event that the trainer refused
         return Outcome(error=f"{type(error).__name__}: {error}"[:200])
     found = measured(world, run.expected)
     return replace(found, decide_us=run.decide_us, update_us=run.update_us, alarms=len(run.alarms))
@@ -122,20 +119,8 @@ def measured(world: World[Any], expected: Array) -> Outcome:
         last=gain(*map(last_fifth, (shown, best, chance))),
         whole=gain(shown, best, chance),
         share=float(shown.sum() / best.sum()) if best.sum() > 0 else np.nan,
-        half_at=half_at(shown, best, chance),
+        half_at=half_gain_at(shown, best, chance),
     )
-
-
-def half_at(shown: Array, best: Array, chance: Array, *, window: int = ROLLING) -> int | None:
-    """Return the end of the first window of decisions in which half of the possible gain was reached.
-
-    Args:
-        shown, best, chance: (T,) expected rewards of what was shown, of the best item, of a random one.
-    """
-    if len(shown) < window:
-        return None
-    reached = np.flatnonzero(rolling(shown - chance, window) >= HALF * rolling(best - chance, window))
-    return int(reached[0]) + window if len(reached) else None
 
 
 def _oracle(moment: Any) -> float:
@@ -209,16 +194,6 @@ class Cell:
         if self.seeds > 1:
             text += f" (±{_short(self.last_sd)}, {_short(self.worst)})"
         return text + (f" !{self.locked}" if self.locked else "")
-
-
-def locked_in(last: Array) -> int:
-    """Count the seeds that are locked in, of gains in the last fifth (seeds,).
-
-    Returns:
-        0 where the median seed learned nothing, so that there is nothing to fall behind.
-    """
-    median = np.median(last)
-    return int((last < HALF * median).sum()) if median >= LEARNED else 0
 
 
 def cells(outcomes: Mapping[Job, Outcome]) -> dict[str, dict[str, Cell]]:

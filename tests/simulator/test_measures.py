@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simulator.measures import between_versions, overtaking, recovery, regret, rolling
+from simulator.measures import (
+    between_versions,
+    gain,
+    half_gain_at,
+    last_fifth,
+    locked_in,
+    overtaking,
+    recovery,
+    regret,
+    rolling,
+)
 
 
 def test_rolling() -> None:
@@ -73,3 +83,22 @@ def test_decisions_between_versions() -> None:
     assert between_versions(["a"] * 7, version).tolist() == [2, 3]
     assert between_versions(["a", "a", "a", "b", "b", "b", "b"], np.array([5, 5, 6, 1, 1, 2, 2])).tolist() == [2, 1, 2]
     assert between_versions(["a"] * 3, np.array([4, 4, 4])).tolist() == []
+
+
+def test_gain_is_the_share_of_what_was_possible() -> None:
+    best, chance = np.array([1.0, 0.6]), np.array([0.2, 0.4])
+    assert gain(np.array([0.6, 0.5]), best, chance) == pytest.approx(0.5)
+    assert np.isnan(gain(chance, chance, chance))
+    assert last_fifth(np.arange(12)).tolist() == [10, 11]
+
+
+def test_half_of_the_gain_is_reached_at_the_end_of_a_window() -> None:
+    expected, best, chance = np.array([0.2, 0.2, 0.6, 0.6, 0.2]), np.full(5, 0.8), np.full(5, 0.2)
+    assert half_gain_at(expected, best, chance, window=2) == 4
+    assert half_gain_at(expected, best, chance, window=3) is None
+    assert half_gain_at(expected, best, chance, window=6) is None
+
+
+def test_a_run_far_below_the_median_is_locked_in() -> None:
+    assert locked_in(np.array([0.9, 0.8, 0.39, 0.41, 0.85])) == 1
+    assert locked_in(np.array([0.05, -0.1, 0.0])) == 0

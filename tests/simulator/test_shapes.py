@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from simulator.cli import app
-from simulator.measures import gain, last_fifth
+from simulator.measures import gain
 from simulator.shocks import find_shock
 from simulator.world import WORLDS, Moment, World
 from simulator.world.shapes import SHAPES, STUDY, make, neighbours
@@ -387,16 +387,6 @@ def test_constants_can_be_changed() -> None:
     world: World[Any] = type(make("kinds", SEED))(SEED, name="mine", shape=shape)
     assert set(world.at(0).rates.tolist()) == {0.9, 0.2}
     assert Signed().expected(np.array([1.0]), np.ones(1)).tolist() == [1.0]
-
-
-# ---- measures
-
-
-def test_gain_is_the_share_of_what_was_possible() -> None:
-    best, chance = np.array([1.0, 0.6]), np.array([0.2, 0.4])
-    assert gain(np.array([0.6, 0.5]), best, chance) == pytest.approx(0.5)
-    assert np.isnan(gain(chance, chance, chance))
-    assert last_fifth(np.arange(12)).tolist() == [10, 11]
 
 
 # ---- over HTTP
