@@ -57,6 +57,21 @@ def half_gain_at(expected: Array, oracle: Array, random: Array, *, window: int =
     return int(reached[0]) + window if len(reached) else None
 
 
+def regained_after(
+    expected: Array, oracle: Array, random: Array, *, at: int, share: float = 0.9, window: int = 250
+) -> int | None:
+    """Return the decisions from a change to the end of the first window whose gain is `share` of what it was before.
+
+    What it was before is the gain of the last two windows before step `at`. None: there is no such window, or nothing
+    had been gained (less than .1).
+    """
+    before = slice(max(0, at - 2 * window), at)
+    had = gain(expected[before], oracle[before], random[before])
+    shown, possible = (rolling(series[at:], window) for series in (expected - random, oracle - random))
+    reached = np.flatnonzero(shown >= share * had * possible - ROUNDING)
+    return int(reached[0]) + window if had >= LEARNED and len(reached) else None
+
+
 def locked_in(gains: Array) -> int:
     """Count the runs whose gain in the last fifth is below half of the median's, of such gains (seeds,).
 

@@ -15,7 +15,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--policy", action="append", help="of test_arena.py: only this policy, such as linucb:alpha=1; may be repeated"
     )
     of_shapes = parser.getgroup("test_shapes_of_data.py")
-    of_shapes.addoption("--world", action="append", help="a world, `study`, `neighbours`, `noise`, `levels`, `all`")
+    of_shapes.addoption(
+        "--world", action="append", help="a world, `study`, `neighbours`, `noise`, `levels`, `changes`, `all`"
+    )
     of_shapes.addoption("--arm", action="append", help="a column of the table, such as `no schema`; may be repeated")
     of_shapes.addoption("--seeds", help="such as 1-10 or 1,4,7")
     of_shapes.addoption("--steps", type=int, help="decisions of a run; by default those of the world")

@@ -5,7 +5,7 @@ Batches of 25 decisions; snapshots and rewards are 25 decisions late; exploratio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.represent.schema import FeatureSchema
-from simulator.measures import gain, half_gain_at, last_fifth, locked_in
-from simulator.world import World
-from simulator.world.shapes import SHAPES, make
+from simulator.measures import gain, half_gain_at, last_fifth, locked_in, regained_after
+from simulator.world.shapes import SHAPES, ShapedWorld, make
 from tests.benchmarks.in_process import run_in_process
 from tests.benchmarks.per_user import run_per_user
 
@@ -72,6 +71,7 @@ class Outcome:
     Args:
         last, whole: gains of the last fifth and of the whole run.
         share: of the oracle's expected reward, over the run, of people alone; NaN where the oracle's is not positive.
+        regained: decisions from a change of the data until .9 of the gain before it was there again; None: never.
         half_at: first decision up to which the gain of the last 500 decisions was .5; None: there was none.
         error: why the service refused the data; the figures are then NaN.
     """
@@ -80,6 +80,7 @@ class Outcome:
     whole: float = np.nan
     share: float = np.nan
     half_at: int | None = None
+    regained: int | None = None
     decide_us: float = np.nan
     update_us: float = np.nan
     alarms: int = 0
@@ -109,17 +110,19 @@ def play(job: Job) -> Outcome:
     return replace(found, decide_us=run.decide_us, update_us=run.update_us, alarms=len(run.alarms))
 
 
-def measured(world: World[Any], expected: Array) -> Outcome:
+def measured(world: ShapedWorld[Any, Any], expected: Array) -> Outcome:
     """Measure a run, of the expected rewards (T,) of what was shown."""
     moments = [world.at(step) for step in range(len(expected))]
     people = np.array([moment.person for moment in moments])
     shown = expected[people]
+    change = world.shape.changes_at
     best, chance = (np.array([of(moment) for moment in moments])[people] for of in (_oracle, _random))
     return Outcome(
         last=gain(*map(last_fifth, (shown, best, chance))),
         whole=gain(shown, best, chance),
         share=float(shown.sum() / best.sum()) if best.sum() > 0 else np.nan,
         half_at=half_gain_at(shown, best, chance),
+        regained=None if change is None else regained_after(shown, best, chance, at=int(people[:change].sum())),
     )
 
 
@@ -147,7 +150,7 @@ class Cell:
 
     Args:
         last, whole, share: means over the seeds.
-        half_at: of the median seed; infinite: it did not reach it.
+        half_at, regained: of the median seed; infinite: it did not get there.
         last_sd: the sample's standard deviation, 0 for one seed.
         worst: the smallest gain of a last fifth.
         locked: seeds that are locked in.
@@ -162,6 +165,7 @@ class Cell:
     whole_sd: float = np.nan
     share: float = np.nan
     half_at: float = np.inf
+    regained: float = np.inf
     locked: int = 0
     decide_us: float = np.nan
     error: str | None = None
@@ -181,7 +185,8 @@ class Cell:
             whole=float(whole.mean()),
             whole_sd=_sd(whole),
             share=float(np.mean([outcome.share for outcome in played])),
-            half_at=sorted(outcome.half_at or np.inf for outcome in played)[(len(played) - 1) // 2],
+            half_at=_median(outcome.half_at for outcome in played),
+            regained=_median(outcome.regained for outcome in played),
             locked=locked_in(last),
             decide_us=float(np.median([outcome.decide_us for outcome in played])),
             error=error,
@@ -207,6 +212,12 @@ def cells(outcomes: Mapping[Job, Outcome]) -> dict[str, dict[str, Cell]]:
 def as_json(outcomes: Mapping[Job, Outcome]) -> list[dict[str, Any]]:
     """Return one record for each run."""
     return [{**asdict(job), **asdict(outcome)} for job, outcome in outcomes.items()]
+
+
+def _median(steps: Iterable[int | None]) -> float:
+    """Return the median; None is later than all others."""
+    found = sorted(np.inf if step is None else step for step in steps)
+    return float(found[(len(found) - 1) // 2])
 
 
 def _sd(values: Array) -> float:

@@ -3,7 +3,7 @@
 make bench ARGS=tests/benchmarks/test_shapes_of_data.py                          # 3 seeds, about 40 minutes on 2 cores
 make bench ARGS='tests/benchmarks/test_shapes_of_data.py --seeds 1-10 --world ids --world noise-15 --arm "no schema"'
 
-Worlds: names, or `study` (the default), `neighbours`, `noise` and `levels` (sweeps), `all`; a name with + at its end
+Worlds: names, or `study` (the default), `neighbours`, `noise`, `levels` and `changes`, `all`; a name with + at its end
 brings its neighbours. Arms: see `shapes.ARMS`. Every run is also written to runs/shapes-of-data.json.
 """
 
@@ -52,6 +52,7 @@ STUDIED: dict[str, dict[str, tuple[float, float]]] = {
 }
 SWEEPS = {
     "noise": ("kinds", "noise-5", "noise-15", "noise-50"),
+    "changes": ("type-change", "field-appears", "field-vanishes", "scale-change"),
     "levels": ("users-alone-10", "users-alone-100", "users-alone-1000", "users-alone-10000"),
 }
 
@@ -109,7 +110,10 @@ def test_gains(request: pytest.FixtureRequest, quick: bool) -> None:
     found = cells(outcomes)
     console.print(table(found, arms, len(seeds)))
     if any(world in SWEEPS["levels"] for world in worlds):
-        console.print(halves(found, arms))
+        console.print(times("Decisions until half of the gain", "half_at", found, arms))
+    changing = {world: row for world, row in found.items() if SHAPES[world].changes_at}
+    if changing:
+        console.print(times("Decisions from the change to .9 of the gain before", "regained", changing, arms))
     for line in (*of_reference(found), *differences(found)):
         console.print(line, highlight=False)
     for world, row in found.items():
@@ -133,11 +137,12 @@ def table(found: dict[str, dict[str, Cell]], arms: list[str], seeds: int) -> Tab
     return shown
 
 
-def halves(found: dict[str, dict[str, Cell]], arms: list[str]) -> Table:
-    """Show how many decisions it took to reach half of the possible gain, over 500 decisions."""
-    shown = Table("world", *arms, title="Decisions until half of the gain", title_justify="left", title_style="bold")
+def times(title: str, measure: str, found: dict[str, dict[str, Cell]], arms: list[str]) -> Table:
+    """Show a measure of cells that counts decisions."""
+    shown = Table("world", *arms, title=title, title_justify="left", title_style="bold")
     for world, row in found.items():
-        shown.add_row(world, *("never" if row[arm].half_at == np.inf else f"{row[arm].half_at:,.0f}" for arm in arms))
+        values = [getattr(row[arm], measure) for arm in arms]
+        shown.add_row(world, *("never" if value == np.inf else f"{value:,.0f}" for value in values))
     return shown
 
 

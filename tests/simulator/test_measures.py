@@ -13,6 +13,7 @@ from simulator.measures import (
     locked_in,
     overtaking,
     recovery,
+    regained_after,
     regret,
     rolling,
 )
@@ -97,6 +98,14 @@ def test_half_of_the_gain_is_reached_at_the_end_of_a_window() -> None:
     assert half_gain_at(expected, best, chance, window=2) == 4
     assert half_gain_at(expected, best, chance, window=3) is None
     assert half_gain_at(expected, best, chance, window=6) is None
+
+
+def test_a_gain_is_regained_at_the_end_of_a_window() -> None:
+    expected = np.array([0.8] * 4 + [0.2, 0.2, 0.5, 0.8, 0.8])
+    best, chance = np.full(9, 0.8), np.full(9, 0.2)
+    assert regained_after(expected, best, chance, at=4, window=2) == 5
+    assert regained_after(expected[:7], best[:7], chance[:7], at=4, window=2) is None
+    assert regained_after(chance, best, chance, at=4, window=2) is None, "nothing was lost"
 
 
 def test_a_run_far_below_the_median_is_locked_in() -> None:

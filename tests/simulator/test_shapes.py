@@ -78,7 +78,7 @@ def test_the_declared_reference_is_the_same_world_said_otherwise(name: str) -> N
         assert np.array_equal(one.rates, other.rates)
         assert np.array_equal(paid(one), paid(other))
         assert low <= paid(one).min() <= paid(one).max() <= high
-        assert set(other.visit.context) == set(declared.schema["context"])
+        assert set(other.visit.context) == (set() if name == "field-appears" else set(declared.schema["context"]))
         assert all(set(item.features) == set(declared.schema["item"]) for item in other.catalogue.items)
 
 
@@ -218,6 +218,25 @@ def test_the_type_changes_half_way() -> None:
         assert make("type-change", SEED, declared=True).at(step).visit.context["seg"] in {"1", "2", "3", "4"}
     best = likings(moments("type-change", 1500))
     assert best == {str(code): ids for code, ids in likings(moments("type-change", 1500, first=1500)).items()}
+
+
+def test_fields_come_and_go_and_change_their_scale() -> None:
+    world = make("field-appears", SEED)
+    assert world.at(999).visit.context == {}
+    assert set(world.at(1000).visit.context) == {"seg"}
+    world = make("field-vanishes", SEED)
+    assert set(world.at(1499).visit.context) == {"seg", "code"}
+    assert world.at(1500).visit.context.keys() == {"code"}
+    codes = {(moment.visit.context["seg"], moment.visit.context["code"]) for moment in moments("field-vanishes")}
+    assert codes == {("s0", 10), ("s1", 20), ("s2", 30), ("s3", 40)}
+    world, calm = make("scale-change", SEED), make("age-price", SEED)
+    for step in (1499, 1500):
+        age = calm.at(step).visit.context["age"]
+        assert world.at(step).visit.context["age"] == age * (100 if step >= 1500 else 1)
+        assert np.array_equal(world.at(step).rates, calm.at(step).rates)
+    found = {name: shape.changes_at for name, shape in SHAPES.items() if shape.changes_at}
+    assert found["type-change"] == found["scale-change"] == 1500
+    assert found["newsroom"] == 4000
 
 
 def test_revenue() -> None:

@@ -109,6 +109,11 @@ class Shape:
     inline: bool = False
     reward: Clicks | Revenue | Signed = Clicks()
 
+    @property
+    def changes_at(self) -> int | None:
+        """The decision from which on data or tastes are others; None: they stay."""
+        return None
+
 
 S = TypeVar("S", bound=Shape)
 

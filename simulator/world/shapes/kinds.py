@@ -30,6 +30,9 @@ class Kinds(Shape):
         matched, unmatched: probabilities of a reward.
         context_field, item_field: names of the two fields.
         later: values of the segments from step `later_from` on; None: they stay.
+        appears_from: step from which on the field of the segments is sent.
+        alias: name of a second field that tells the segment, as one of the integers 10, 20, …; None: there is none.
+        vanishes_from: step from which on the field of the segments is no longer sent; None: it is always.
         noise: further context fields, uniform over `noise_levels` levels each.
         item_noise: further item fields, likewise, fixed for each item.
         numeric_noise: further context fields, uniform numbers in [0, 1000).
@@ -48,6 +51,9 @@ class Kinds(Shape):
     item_field: str = "kind"
     later: tuple[Any, ...] | None = None
     later_from: int = 1500
+    appears_from: int = 0
+    alias: str | None = None
+    vanishes_from: int | None = None
     noise: int = 0
     noise_levels: int = 5
     item_noise: int = 0
@@ -59,6 +65,10 @@ class Kinds(Shape):
     @property
     def number_of_kinds(self) -> int:
         return self.items if self.kinds is None else len(self.kinds)
+
+    @property
+    def changes_at(self) -> int | None:
+        return self.later_from if self.later is not None else self.vanishes_from or self.appears_from or None
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,9 +134,13 @@ class KindsWorld(ShapedWorld[Matching, Kinds]):
     def _context(self, step: int, segment: int, drawn: Array) -> Mapping[str, Any]:
         shape = self.shape
         if self.declared:
-            return {shape.context_field: str(shape.segments[segment])}
+            return {shape.context_field: str(shape.segments[segment])} if step >= shape.appears_from else {}
         values = shape.segments if shape.later is None or step < shape.later_from else shape.later
-        context: dict[str, Any] = {shape.context_field: values[segment]}
+        context: dict[str, Any] = {}
+        if shape.appears_from <= step < (shape.steps if shape.vanishes_from is None else shape.vanishes_from):
+            context[shape.context_field] = values[segment]
+        if shape.alias is not None:
+            context[shape.alias] = 10 * (segment + 1)
         for number, u in enumerate(drawn[NOISE : NOISE + shape.noise].tolist()):
             context[f"n{number}"] = f"v{pick(u, shape.noise_levels)}"
         start = NOISE + shape.noise
@@ -249,6 +263,10 @@ WORLDS: Mapping[str, Kinds] = {
         segments=("7", "8", "9"),
         later=(7, 8, 9),
         later_from=2000,
+    ),
+    "field-appears": Kinds(about="the segment is sent from a third on", near="type-change", appears_from=1000),
+    "field-vanishes": Kinds(
+        about="two fields tell the segment; one is gone half way", near="type-change", alias="code", vanishes_from=1500
     ),
     "revenue": Kinds(about="revenue up to 78 in a range of [0, 1000]", reward=Revenue()),
     "revenue-small": Kinds(

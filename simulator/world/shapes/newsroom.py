@@ -47,6 +47,10 @@ class Newsroom(Shape):
     shock_at: int = 4000
     shocked: int = 2
 
+    @property
+    def changes_at(self) -> int | None:
+        return self.shock_at if self.shocked else None
+
 
 @dataclass(frozen=True, eq=False)
 class Desk:

@@ -26,6 +26,7 @@ class Product(Shape):
         item_range: between which the items' numbers are spaced evenly.
         logarithmic: the items' numbers are spaced, and matter, on a logarithmic scale.
         noise: further context fields, uniform numbers in [0, 100).
+        scale, scaled_from: the context's number is multiplied by `scale` from this step on; None: it never is.
     """
 
     context_field: str = "age"
@@ -37,6 +38,12 @@ class Product(Shape):
     base: float = -0.6
     slope: float = 2.2
     noise: int = 0
+    scale: int = 100
+    scaled_from: int | None = None
+
+    @property
+    def changes_at(self) -> int | None:
+        return self.scaled_from
 
 
 class ProductWorld(ShapedWorld[Catalogue, Product]):
@@ -74,6 +81,8 @@ class ProductWorld(ShapedWorld[Catalogue, Product]):
         p = 1 / (1 + np.exp(-(shape.base + shape.slope * a * self._b)))
         context: dict[str, Any] = {shape.context_field: number}
         if not self.declared:
+            if shape.scaled_from is not None and step >= shape.scaled_from:
+                context[shape.context_field] = number * shape.scale
             noise = drawn[NOISE : NOISE + shape.noise].tolist()
             context |= {f"x{place}": round(100 * u, 1) for place, u in enumerate(noise)}
         return Arrival(context, p, np.ones(shape.items))
@@ -163,6 +172,7 @@ PRODUCTS: Mapping[str, Product] = {
         logarithmic=True,
     ),
     "age-price-noise": Product(about="age and price among four numbers of noise", near="age-price", noise=4),
+    "scale-change": Product(about="the age is multiplied by 100 half way", near="type-change", scaled_from=1500),
     "celsius-sugar": Product(
         about="temperature from -15 to 40 and grams of sugar; clicks are rarer",
         near="age-price",
