@@ -14,16 +14,14 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
+from service.policies.adaptive_layers import AdaptiveOnLayers, AdaptiveParams
 from service.policies.base import (
-    DETECT_CHANGE,
     Array,
     Arrays,
     Batch,
     Candidates,
     NumericalError,
-    Params,
     Policy,
     Scorer,
     expect,
@@ -34,19 +32,6 @@ from service.policies.ensemble import MEMBERS, bounds, directed_bounds_pmf, nois
 from service.policies.information import REFRESH, Information
 from service.policies.item_index import ItemIndex
 from service.policies.linalg import root_of_inverse
-
-
-class AdaptiveParams(Params):
-    """Parameters of `Adaptive`."""
-
-    alpha: float = Field(
-        default=0.8, ge=0, le=100, description="Mean width of a confidence bound, in standard deviations of the logit."
-    )
-    ridge: float = Field(default=0.1, ge=1e-9, le=1e9, description="Prior precision of the weight of every column.")
-    item_ridge: float = Field(
-        default=200.0, ge=1e-9, le=1e9, description="Prior precision of the intercept of every item."
-    )
-    detect_change: bool = Field(default=True, description=DETECT_CHANGE)
 
 
 class Adaptive(Policy[AdaptiveParams]):
@@ -66,6 +51,7 @@ class Adaptive(Policy[AdaptiveParams]):
     kind = "adaptive"
     Params = AdaptiveParams
     comparable = True
+    on_layers = AdaptiveOnLayers
 
     def __init__(self, d: int, params: AdaptiveParams, *, seed: int = 0) -> None:
         super().__init__(d, params, seed=seed)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, get_args, overload
 
 import numpy as np
@@ -119,6 +119,9 @@ class Policy(ABC, Generic[P]):
     # True if `update` returns click probabilities and `forget` only shortens the memory. Change detection then compares
     # the policy with a copy that forgets.
     comparable: ClassVar[bool] = False
+    # The same policy for rows that have layers (`service/represent/learned.py`), made with their layout in place of d;
+    # None: it is given the first layer, which all items share.
+    on_layers: ClassVar[Callable[..., Policy[Any]] | None] = None
 
     def __init__(self, d: int, params: P, *, seed: int = 0) -> None:
         self.d, self.params, self.seed = d, params, seed

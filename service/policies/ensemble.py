@@ -83,9 +83,31 @@ def directed_bounds_pmf(estimates: Array, members: Array) -> Array:
         (n,), sum 1.
     """
     f, spread = estimates[:, 1], estimates[:, 2]
-    rivals = np.flatnonzero(f + WIDTHS.max() * spread >= f.max() - TIE)
-    favour = members @ estimates[rivals, 3:].astype(np.float32).T  # (MEMBERS, rivals)
-    favour.clip(min=0.0, out=favour)
+    rivals = _rivals(f, spread)
+    return _pmf(f, spread, rivals, members @ estimates[rivals, 3:].astype(np.float32).T)
+
+
+def favoured_pmf(f: Array, spread: Array, draws: Array) -> Array:
+    """Compute the same from draws t (n, MEMBERS) of each candidate's value, in standard deviations.
+
+    Args:
+        f, spread: (n,), as in `bounds`.
+
+    Returns:
+        (n,), sum 1.
+    """
+    rivals = _rivals(f, spread)
+    return _pmf(f, spread, rivals, draws[rivals].astype(np.float32).T)
+
+
+def _rivals(f: Array, spread: Array) -> Array:
+    """Return the candidates that could win at the largest width."""
+    return np.flatnonzero(f + WIDTHS.max() * spread >= f.max() - TIE)
+
+
+def _pmf(f: Array, spread: Array, rivals: Array, favour: Array) -> Array:
+    """Compute the pmf (n,); `favour` (MEMBERS, rivals) holds t and is overwritten."""
+    favour = favour.clip(min=0.0)
     favour *= WIDTHS[:, None] / np.maximum(favour.max(axis=1, keepdims=True), np.float32(1e-20))
     favour *= spread[rivals].astype(np.float32)
     favour += f[rivals].astype(np.float32)

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from service.policies import Batch, Policy, part
-from service.policies.adaptive import Adaptive, AdaptiveParams
+from service.policies.adaptive import Adaptive
+from service.policies.adaptive_layers import AdaptiveParams
 from service.policies.lin_ts import LinTS, LinTSParams
 from service.policies.linalg import unpack
 from service.policies.linucb import LinUCB, LinUCBParams

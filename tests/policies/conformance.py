@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
+from service.layout import Layout
 from service.policies import Arrays, Batch, Candidates, Policy, PolicyClass, Scorer
+from service.policies.adaptive_layers import AdaptiveOnLayers, AdaptiveParams
 from tests.builders import Array, batch_of, candidates_of, parts_of
 from tests.policies.packages import kinds_with_example
 
@@ -31,7 +33,17 @@ FEATURES: dict[str, Callable[[Array], Array]] = {
     "huge and tiny": lambda x: x * np.array([1e6, 1e-6] * (D // 2), dtype=np.float32),
 }
 
-ALL = kinds_with_example()
+
+class OnLayers(AdaptiveOnLayers):
+    """The default policy on rows of three layers of two columns, made as the other kinds are."""
+
+    kind = "adaptive on layers"
+
+    def __init__(self, d: int, params: AdaptiveParams, *, seed: int = 0) -> None:
+        super().__init__(Layout(d // 3, d // 3, d - 2 * (d // 3)), params, seed=seed)
+
+
+ALL: dict[str, PolicyClass] = {**kinds_with_example(), OnLayers.kind: OnLayers}
 every_kind = pytest.mark.parametrize("kind", ALL.values(), ids=ALL)
 online = {name: kind for name, kind in ALL.items() if not kind.batch_trained}
 learns_online = pytest.mark.parametrize("kind", online.values(), ids=online)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from service.policies import part
-from service.policies.adaptive import Adaptive, AdaptiveParams
+from service.policies.adaptive import Adaptive
+from service.policies.adaptive_layers import AdaptiveParams
 from service.policies.information import REFRESH, WAITING, Information
 from tests.builders import Array, batch_of, candidates_of, estimates_of, parts_of, scorer_of
 

@@ -39,7 +39,7 @@ def test_the_kinds_of_this_package_are_found() -> None:
     assert {"random", "popularity", "linucb", "embedding_mlp"} <= KINDS.keys()
     for name, kind in KINDS.items():
         assert kind.kind == name
-    assert ALL.keys() == KINDS.keys() | {"greedy"}
+    assert ALL.keys() == KINDS.keys() | {"greedy", "adaptive on layers"}
 
 
 @every_kind

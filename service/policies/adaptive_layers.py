@@ -1,0 +1,243 @@
+"""Implements the default policy on rows that have layers, those of a learned schema.
+
+As `adaptive.py`, with more of its own for each id: a logistic model with weights that all items share, weights of each
+item on some of the context's columns, and weights of each user on some of the items' columns. An item without features
+is learned as itself; one with features is learned through them and then corrected; and so are users.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from pydantic import Field
+
+from service.layout import Layout
+from service.policies.base import (
+    DETECT_CHANGE,
+    Array,
+    Arrays,
+    Batch,
+    Candidates,
+    NumericalError,
+    Params,
+    Policy,
+    Scorer,
+    expect,
+    finite_batch,
+    sigmoid,
+)
+from service.policies.effects import Effects, ServedEffects
+from service.policies.ensemble import MEMBERS, favoured_pmf, noise
+from service.policies.information import REFRESH, Information
+from service.policies.linalg import root_of_inverse
+
+USERS = 10_000  # whose own weights are kept
+DRAWS = 4096  # rows of the fixed noise in which an item's own draws are found
+
+
+class AdaptiveParams(Params):
+    """Parameters of `Adaptive`."""
+
+    alpha: float = Field(
+        default=0.8, ge=0, le=100, description="Mean width of a confidence bound, in standard deviations of the logit."
+    )
+    ridge: float = Field(default=0.1, ge=1e-9, le=1e9, description="Prior precision of the weight of every column.")
+    item_ridge: float = Field(
+        default=200.0, ge=1e-9, le=1e9, description="Prior precision of the intercept of every item."
+    )
+    detect_change: bool = Field(default=True, description=DETECT_CHANGE)
+
+
+class AdaptiveOnLayers(Policy[AdaptiveParams]):
+    """Fits the three layers of a row x = [x₀ | x₁ | x₂]: P(click) = σ(mᵀx₀ + aᵀx₁ + bᵀx₂).
+
+    a is the item's own, b the user's. Each has a Gaussian posterior, independent of the others: S, Sₐ, S_b. For an
+    event with logit f, variance v = x₀ᵀSx₀ + x₁ᵀSₐx₁ + x₂ᵀS_bx₂, p = σ(f), h = p (1 - p) and g = 1 / (1 + h v), each
+    layer takes its part of one common step (extended Kalman filter, Fahrmeir 1992):
+
+        m += g (r - p) S x₀,   S -= g h S x₀ x₀ᵀ S,   and likewise a, Sₐ, b and S_b.
+
+    Args:
+        layout: of the rows.
+    """
+
+    Params = AdaptiveParams
+    comparable = True
+
+    def __init__(self, layout: Layout, params: AdaptiveParams, *, seed: int = 0) -> None:
+        super().__init__(layout.d, params, seed=seed)
+        self._layout, shared = layout, layout.shared
+        self._events = 0
+        self._mean = np.zeros(shared)
+        self._information = Information(params.ridge * np.eye(shared), np.eye(shared) / params.ridge)
+        self._items = Effects(layout.of_item, ridge=params.ridge)
+        self._users = Effects(layout.of_user, ridge=params.ridge, limit=USERS)
+
+    def update(self, batch: Batch) -> Array:
+        expected = np.empty(len(batch.item))
+        rows = zip(finite_batch(batch, self.d), batch.item, batch.user, batch.reward.tolist(), strict=True)
+        for at, (x, item, user, reward) in enumerate(rows):
+            expected[at] = self._learn(x, item, user, min(max(reward, 0.0), 1.0))
+        return expected
+
+    def _learn(self, x: Array, item: str, user: str | None, reward: float) -> float:
+        """Learn one event, x (d,). Return the click probability that was expected of it."""
+        shared, of_item, of_user = self._layout.split(x)
+        Sx = self._information.inverse_times(shared)
+        i = self._items.row(item)
+        effect, Sa = self._items.at(i, of_item)
+        logit, own = float(self._mean @ shared) + effect, float(of_item @ Sa)
+        if user is not None:
+            u = self._users.row(user)
+            effect, Sb = self._users.at(u, of_user)
+            logit, own = logit + effect, own + float(of_user @ Sb)
+        p = sigmoid(logit)
+        h = p * (1.0 - p)
+        g = 1.0 / (1.0 + h * (max(float(shared @ Sx), 0.0) + own))
+        step = g * (reward - p)
+        self._mean += step * Sx
+        self._information.add(shared, h / (1.0 + h * own), Sx, g * h)
+        self._items.learn(i, Sa, step, g * h)
+        if user is not None:
+            self._users.learn(u, Sb, step, g * h)
+        self._events += 1
+        if self._events % REFRESH == 0:
+            with suppress(NumericalError):  # the updated inverse is then the best there is
+                self._restart(self._information.matrix)
+        return p
+
+    def _restart(self, precision: Array) -> None:
+        root = root_of_inverse(precision)
+        self._information.set(precision, root.T @ root)
+
+    def expected(self, batch: Batch) -> Array:
+        expected = []
+        for x, item, user in zip(finite_batch(batch, self.d), batch.item, batch.user, strict=True):
+            shared, of_item, of_user = self._layout.split(x)
+            logit = float(self._mean @ shared) + self._items.mean_of(item, of_item)
+            expected.append(sigmoid(logit + (0.0 if user is None else self._users.mean_of(user, of_user))))
+        return np.array(expected, dtype=np.float64)
+
+    def forget(self, keep: float) -> None:
+        """Fade the precisions to the priors', and each precision times its mean to 0, by the factor `keep`."""
+        prior, precision = self.params.ridge * np.eye(self._layout.shared), self._information.matrix
+        worth = precision @ self._mean
+        self._restart(prior + keep * (precision - prior))
+        self._mean = self._information.inverse @ (keep * worth)
+        self._items.forget(keep)
+        self._users.forget(keep)
+
+    def forget_items(self, gone: Collection[str]) -> None:
+        """Drop the own weights of these items. The shared weights keep what the items' events taught them."""
+        self._items.forget_ids(gone)
+
+    def state(self) -> Arrays:
+        return {
+            "mean": self._mean.copy(),
+            **self._information.state(),
+            "events": np.array([self._events]),
+            **self._items.state("items"),
+            **self._users.state("users"),
+        }
+
+    def load(self, state: Arrays) -> None:
+        self._events = int(state["events"][0])
+        self._mean = state["mean"].copy()
+        self._information.load(state)
+        self._items.load("items", state)
+        self._users.load("users", state)
+
+    def snapshot(self) -> Arrays:
+        """Compute what serving needs.
+
+        Returns:
+            `layout` (3,), `mean` (D,), `draws` (MEMBERS, D) of the shared weights around their mean, and the own
+            weights of items and users (`effects.py`).
+
+        Raises:
+            NumericalError: the precision cannot be factored.
+        """
+        root = root_of_inverse(self._information.matrix)
+        return {
+            "layout": np.array([self._layout.shared, self._layout.of_item, self._layout.of_user]),
+            "mean": self._mean.astype(np.float32),
+            "draws": (self._noise() @ root).astype(np.float32),
+            **self._items.snapshot("items"),
+            **self._users.snapshot("users"),
+        }
+
+    def _noise(self) -> Array:
+        """Draw (MEMBERS, D) in ± pairs, orthogonal, of mean square 1.
+
+        So the draws of the weights have exactly the posterior's variance in every direction, as long as D is at most
+        half the number of draws; beyond, on average.
+        """
+        half = noise(self.seed, self._events, self._layout.shared)[: MEMBERS // 2].astype(np.float64)
+        pairs, shared = half.shape
+        if pairs >= shared:
+            half = np.linalg.qr(half)[0] * math.sqrt(pairs)
+        else:
+            half = np.linalg.qr(half.T)[0].T * math.sqrt(shared)
+        return np.concatenate([half, -half])
+
+    @classmethod
+    def scorer(cls, snapshot: Mapping[str, Array], *, d: int, params: AdaptiveParams) -> AdaptiveOnLayersScorer:
+        return AdaptiveOnLayersScorer(snapshot, d, params)
+
+
+class AdaptiveOnLayersScorer(Scorer):
+    """estimates: σ(logit), logit, alpha √variance, MEMBERS draws of the logit in standard deviations."""
+
+    def __init__(self, snapshot: Mapping[str, Array], d: int, params: AdaptiveParams) -> None:
+        self._layout = Layout(*expect(snapshot, "layout", (3,)).tolist())
+        if self._layout.d != d:
+            raise ValueError(f"array 'layout': {self._layout}, expected {d} columns")
+        shared = self._layout.shared
+        mean, draws = expect(snapshot, "mean", (shared,)), expect(snapshot, "draws", (MEMBERS, shared))
+        self._model = np.concatenate([mean[None], draws]).T.astype(np.float32)  # (D, 1 + MEMBERS)
+        self._items = ServedEffects(snapshot, "items", self._layout.of_item, ridge=params.ridge)
+        self._users = ServedEffects(snapshot, "users", self._layout.of_user, ridge=params.ridge)
+        self._alpha = params.alpha
+
+    def estimate(self, candidates: Candidates) -> Array:
+        shared, of_item, of_user = self._layout.split(candidates.x)
+        found = shared @ self._model  # (n, 1 + MEMBERS) float32
+        logit, draws = found[:, 0].astype(np.float64), found[:, 1:]
+        variance = np.vecdot(draws, draws).astype(np.float64) / MEMBERS
+        mean, own = self._items.of_each(candidates.item, of_item)
+        logit += mean
+        variance += own
+        draws += np.sqrt(own)[:, None] * _own_draws()[[crc32(item.encode()) % DRAWS for item in candidates.item]]
+        if candidates.user is not None and self._layout.of_user:
+            mean, S = self._users.of_one(candidates.user)
+            logit += of_user @ mean
+            variance += np.vecdot(of_user @ S, of_user)
+            draws += of_user @ (
+                np.linalg.cholesky(S + np.float32(1e-7) * np.eye(len(S), dtype=np.float32)) @ _own_draws()[-len(S) :]
+            )
+        estimates = np.empty((len(found), 3 + MEMBERS))
+        estimates[:, 1] = logit.astype(np.float32)  # rounded, so that equal candidates tie
+        deviation = np.sqrt(variance)
+        estimates[:, 2] = (self._alpha * deviation).astype(np.float32)
+        estimates[:, 3:] = draws / np.maximum(deviation, 1e-20)[:, None]
+        estimates[:, 0] = sigmoid(estimates[:, 1])
+        return estimates
+
+    def pmf(self, estimates: Array) -> Array:
+        return favoured_pmf(estimates[:, 1], estimates[:, 2], estimates[:, 3:])
+
+    def summary(self) -> dict[str, Any]:
+        """Count the items and users seen."""
+        return {"items": len(self._items.ids), "users": len(self._users.ids)}
+
+
+@lru_cache(maxsize=1)
+def _own_draws() -> Array:
+    """Return the fixed noise (DRAWS, MEMBERS) float32 in which each item has a row, found by its id."""
+    return np.ascontiguousarray(noise(0, 0, DRAWS).T)

@@ -1,0 +1,141 @@
+"""Keeps what is an item's or a user's own: a small Gaussian for each id."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from service.policies.base import Array, Arrays, expect
+from service.policies.item_index import ItemIndex
+from service.policies.linalg import pack, unpack
+
+
+class Effects:
+    """Weights of each of m ids on q columns: N(mean, S), S (q, q). An id never seen has N(0, I / ridge).
+
+    Args:
+        q: number of columns; 0 keeps nothing.
+        ridge: prior precision.
+        limit: ids that are kept; beyond, those that were not seen for longest are dropped, a tenth at a time.
+    """
+
+    def __init__(self, q: int, *, ridge: float, limit: int | None = None) -> None:
+        self.q, self.ridge, self._limit = q, ridge, limit
+        self._clear()
+
+    def _clear(self) -> None:
+        self.ids = ItemIndex()
+        self._mean, self._S = np.zeros((16, self.q)), np.zeros((16, self.q, self.q))
+        self._seen, self._events = np.zeros(16, dtype=np.int64), 0
+
+    def row(self, one: str) -> int:
+        """Return the row of an id, a new one if the id is new."""
+        row = self.ids.add(one)
+        if row == len(self._seen):
+            self._mean = np.concatenate([self._mean, np.zeros_like(self._mean)])
+            self._S = np.concatenate([self._S, np.zeros_like(self._S)])
+            self._seen = np.concatenate([self._seen, np.zeros_like(self._seen)])
+        if self._seen[row] == 0:
+            self._mean[row], self._S[row] = 0.0, np.eye(self.q) / self.ridge
+        return row
+
+    def at(self, row: int, x: Array) -> tuple[float, Array]:
+        """Return the effect's mean on a row's columns x (q,), and S x (q,)."""
+        return float(self._mean[row] @ x), self._S[row] @ x
+
+    def mean_of(self, one: str, x: Array) -> float:
+        """Return the effect's mean for an id, 0 for one never seen."""
+        row = self.ids.get(one)
+        return 0.0 if row is None else float(self._mean[row] @ x)
+
+    def learn(self, row: int, Sx: Array, step: float, shrink: float) -> None:
+        """Add step · Sx to the mean and take shrink · (Sx)(Sx)ᵀ from S. Rows may move up afterwards."""
+        self._mean[row] += step * Sx
+        root = math.sqrt(shrink) * Sx  # the product of one vector with itself is symmetric to the last bit
+        self._S[row] -= np.outer(root, root)
+        self._events += 1
+        self._seen[row] = self._events
+        if self._limit is not None and len(self.ids) > self._limit:
+            oldest = np.argsort(self._seen[: len(self.ids)], kind="stable")[: max(1, self._limit // 10)].tolist()
+            ids = list(self.ids)
+            self.forget_ids([ids[at] for at in oldest])
+
+    def forget(self, keep: float) -> None:
+        """Fade every precision to the prior's and every S⁻¹ mean to 0, by the factor `keep`."""
+        if keep == 0:
+            self._clear()
+            return
+        m = len(self.ids)
+        if not (m and self.q):
+            return
+        precision = np.linalg.inv(self._S[:m])
+        worth = np.vecdot(precision, self._mean[:m, None, :])  # (m, q)
+        faded = np.linalg.inv(self.ridge * np.eye(self.q) * (1.0 - keep) + keep * precision)
+        self._S[:m] = 0.5 * (faded + faded.transpose(0, 2, 1))
+        self._mean[:m] = np.vecdot(self._S[:m], keep * worth[:, None, :])
+
+    def forget_ids(self, gone: Collection[str]) -> None:
+        """Drop ids; they are then as if never seen."""
+        kept = self.ids.forget(gone)
+        if kept is not None:
+            m, size = len(kept), len(self._seen)
+            for array in (self._mean, self._S, self._seen):
+                array[:m] = array[kept]
+                array[m:size] = 0
+
+    def state(self, name: str) -> Arrays:
+        """Copy all there is to know, under names that begin with `name`."""
+        m = len(self.ids)
+        return {
+            name: self.ids.to_array(),
+            name + "_mean": self._mean[:m].copy(),
+            name + "_S": pack(self._S[:m]),
+            name + "_seen": np.append(self._seen[:m], self._events),
+        }
+
+    def load(self, name: str, state: Mapping[str, Array]) -> None:
+        """Take up a `state`."""
+        self._clear()
+        self.ids = ItemIndex.from_array(state[name])
+        m = len(self.ids)
+        size = max(16, m)
+        self._mean, self._S = np.zeros((size, self.q)), np.zeros((size, self.q, self.q))
+        self._seen = np.zeros(size, dtype=np.int64)
+        self._mean[:m] = state[name + "_mean"]
+        self._S[:m] = unpack(state[name + "_S"], self.q)
+        self._seen[:m], self._events = state[name + "_seen"][:m], int(state[name + "_seen"][-1])
+
+    def snapshot(self, name: str) -> Arrays:
+        """Copy what serving needs, in float32."""
+        m = len(self.ids)
+        return {
+            name: self.ids.to_array(),
+            name + "_mean": self._mean[:m].astype(np.float32),
+            name + "_S": pack(self._S[:m]).astype(np.float32),
+        }
+
+
+class ServedEffects:
+    """The serving half of `Effects`: immutable; the last row is an id never seen."""
+
+    def __init__(self, snapshot: Mapping[str, Array], name: str, q: int, *, ridge: float) -> None:
+        self.ids = ItemIndex.from_array(expect(snapshot, name, (None,)))
+        m = len(self.ids)
+        self._mean = np.concatenate([expect(snapshot, name + "_mean", (m, q)), np.zeros((1, q), dtype=np.float32)])
+        unknown = pack(np.eye(q, dtype=np.float32)[None] / np.float32(ridge))
+        self._S = np.concatenate([expect(snapshot, name + "_S", (m, q * (q + 1) // 2)), unknown])
+        self.q = q
+
+    def of_each(self, ids: Sequence[str], x: Array) -> tuple[Array, Array]:
+        """Return mean and variance (n,) of the effects of n ids, each on its row of x (n, q)."""
+        rows = self.ids.rows(ids)
+        S = unpack(self._S[rows], self.q)
+        return np.vecdot(self._mean[rows], x), np.vecdot(np.vecdot(S, x[:, None, :]), x)
+
+    def of_one(self, one: str) -> tuple[Array, Array]:
+        """Return an id's mean (q,) and S (q, q)."""
+        row = self.ids.get(one)
+        row = len(self.ids) if row is None else row
+        return self._mean[row], unpack(self._S[row : row + 1], self.q)[0]

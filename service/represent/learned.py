@@ -1,0 +1,319 @@
+"""A schema that was learned from a log, and the rows that it makes.
+
+A *field* turns the value at a path into columns. A *block* is a pair of a context field and an item field, either of
+them possibly the constant 1; its columns are the outer product of the two. A row has three layers:
+
+    x = √(variance / 10) · [ blocks | columns for an item's own effects | columns for a user's own effects ]
+
+With a prior precision of 0.1 on every weight, which is the default of the policies, a block's weights have the prior
+variance that the schema says. The second layer holds context columns, the third item columns: a policy that knows of
+layers keeps weights of their own for every item and every user (`policies/layers.py`). Others see the blocks alone.
+
+Letters: **n** candidates, **d** columns of a row, **p** columns of one side.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, model_validator
+
+from service.layout import Layout
+from service.represent.fields import CLOSED
+from service.represent.json_paths import is_vector, leaves, level_of, number_of
+from service.represent.misfits import Misfits, Reason, Side
+
+Array = NDArray[Any]
+
+CODE = 1  # raise it with any change of what a row holds
+RIDGE = 0.1  # prior precision of the policies, in which rows are measured
+ITEM_ID = "@item"  # the path of an item's id, beside its features
+
+
+class Levels(BaseModel):
+    """One column a level, and one for all others where the log held some."""
+
+    model_config = CLOSED
+
+    type: Literal["levels"] = "levels"
+    path: str
+    levels: list[str]
+    others: bool = False
+
+    @property
+    def columns(self) -> list[str]:
+        return [*(f"={level}" for level in self.levels), *(["=<other>"] if self.others else [])]
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {level: at for at, level in enumerate(self.levels)}
+
+    def write(self, value: Any, out: Array) -> Reason | None:
+        if isinstance(value, list):
+            return "wrong_type"
+        at = self._position.get(level_of(value))
+        if at is not None:
+            out[at] = 1.0
+            return None
+        if self.others:
+            out[-1] = 1.0
+        return "unknown_level"
+
+
+class Line(BaseModel):
+    """A number as its place among the quantiles of what was seen, from -1 to 1; scale and outliers do not matter."""
+
+    model_config = CLOSED
+
+    type: Literal["line"] = "line"
+    path: str
+    quantiles: list[float] = Field(min_length=2)
+
+    @property
+    def columns(self) -> list[str]:
+        return [""]
+
+    @cached_property
+    def _grid(self) -> tuple[Array, Array]:
+        return np.array(self.quantiles), np.linspace(-1.0, 1.0, len(self.quantiles))
+
+    def write(self, value: Any, out: Array) -> Reason | None:
+        v = number_of(value)
+        if v is None:
+            return "wrong_type"
+        out[0] = np.interp(v, *self._grid)
+        return None
+
+
+class Bend(BaseModel):
+    """A number as hats: weights of the two knots beside it, which sum to 1. So it may matter in the middle only."""
+
+    model_config = CLOSED
+
+    type: Literal["bend"] = "bend"
+    path: str
+    knots: list[float] = Field(min_length=2)
+
+    @property
+    def columns(self) -> list[str]:
+        return [f"[{knot}]" for knot in self.knots]
+
+    def write(self, value: Any, out: Array) -> Reason | None:
+        v = number_of(value)
+        if v is None:
+            return "wrong_type"
+        at = float(np.interp(v, self.knots, np.arange(len(self.knots))))
+        low = min(int(at), len(self.knots) - 2)
+        out[low], out[low + 1] = low + 1 - at, at - low
+        return None
+
+
+class Words(BaseModel):
+    """A list of words: a column for each of the frequent ones."""
+
+    model_config = CLOSED
+
+    type: Literal["words"] = "words"
+    path: str
+    levels: list[str]
+
+    @property
+    def columns(self) -> list[str]:
+        return [f"={level}" for level in self.levels]
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {level: at for at, level in enumerate(self.levels)}
+
+    def write(self, value: Any, out: Array) -> Reason | None:
+        unknown = False
+        for word in value if isinstance(value, list) else [value]:
+            at = self._position.get(level_of(word))
+            if at is not None:
+                out[at] = 1.0
+            unknown |= at is None
+        return "unknown_level" if unknown else None
+
+
+class Components(BaseModel):
+    """A vector as its principal components, (value - mean) · axes, of mean square 1 together."""
+
+    model_config = CLOSED
+
+    type: Literal["components"] = "components"
+    path: str
+    mean: list[float]
+    axes: list[list[float]]
+
+    @property
+    def columns(self) -> list[str]:
+        return [f"[{at}]" for at in range(len(self.axes))]
+
+    @cached_property
+    def _arrays(self) -> tuple[Array, Array]:
+        return np.array(self.mean), np.array(self.axes)
+
+    def write(self, value: Any, out: Array) -> Reason | None:
+        if not (isinstance(value, list) and is_vector(value)):
+            return "wrong_type"
+        if len(value) != len(self.mean):
+            return "wrong_size"
+        numbers = [number_of(part) for part in value]
+        if None in numbers:
+            return "not_finite"
+        mean, axes = self._arrays
+        with np.errstate(over="ignore", invalid="ignore"):
+            out[:] = np.nan_to_num(np.clip(axes @ (np.array(numbers, dtype=np.float64) - mean), -8.0, 8.0))
+        return None
+
+
+AnyLearned = Annotated[Levels | Line | Bend | Words | Components, Field(discriminator="type")]
+
+
+class Block(BaseModel):
+    """The products of a context field and an item field; null is the constant 1."""
+
+    model_config = CLOSED
+
+    context: str | None
+    item: str | None
+    variance: float = Field(gt=0)
+
+
+class LearnedSchema(BaseModel):
+    """Fields of both sides, the blocks, and the fields of the items' and the users' own effects, with variances."""
+
+    model_config = CLOSED
+
+    context: dict[str, AnyLearned] = {}
+    item: dict[str, AnyLearned] = {}
+    blocks: list[Block]
+    own_of_items: list[Block] = []  # context fields; `item` is null
+    own_of_users: list[Block] = []  # item fields; `context` is null
+    reward_range: tuple[float, float] | None = None  # of what was seen; None: the loop's
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LearnedSchema:
+        for blocks in (self.blocks, self.own_of_items, self.own_of_users):
+            seen: set[tuple[str | None, str | None]] = set()
+            for block in blocks:
+                pair = (block.context, block.item)
+                if block.context not in {None, *self.context} or block.item not in {None, *self.item}:
+                    raise ValueError(f"block {list(pair)} names a field that is not there")
+                if pair in seen:
+                    raise ValueError(f"block {list(pair)} is listed twice")
+                seen.add(pair)
+        if any(block.item is not None for block in self.own_of_items):
+            raise ValueError("own_of_items: a block has context fields alone, its `item` is null")
+        if any(block.context is not None for block in self.own_of_users):
+            raise ValueError("own_of_users: a block has item fields alone, its `context` is null")
+        return self
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ItemColumns:
+    """n items' columns, the constant first, read-only."""
+
+    version: str
+    z: Array  # (n, 1 + p) float32
+
+    def __post_init__(self) -> None:
+        self.z.flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def take(self, indices: Sequence[int] | Array) -> ItemColumns:
+        return ItemColumns(self.version, self.z[np.asarray(indices, dtype=np.intp)])
+
+
+class Columns:
+    """The fields of the context or of an item, beside the constant in column 0."""
+
+    def __init__(self, side: Side, fields: Mapping[str, AnyLearned]) -> None:
+        self._side: Side = side
+        self.fields = dict(sorted(fields.items()))
+        self.at: dict[str | None, slice] = {None: slice(0, 1)}
+        start = 1
+        for name, field in self.fields.items():
+            self.at[name] = slice(start, start + len(field.columns))
+            start += len(field.columns)
+        self.size = start
+        named = [f"{side}.{name}{suffix}" for name, field in self.fields.items() for suffix in field.columns]
+        self.names = ["1", *named]
+
+    def encode(self, features: Mapping[str, Any], out: Array, misfits: Misfits, item: str | None = None) -> None:
+        """Write the columns of a JSON object, and of an item's id, into `out` (size,), which holds zeros."""
+        out[0] = 1.0
+        if not self.fields:
+            return
+        values = dict(leaves(features)[0])
+        if item is not None:
+            values[ITEM_ID] = item
+        for name, field in self.fields.items():
+            value = values.get(field.path)
+            if value is not None:
+                reason = field.write(value, out[self.at[name]])
+                if reason is not None and field.path != ITEM_ID:
+                    misfits.add(self._side, field.path, reason)
+
+
+class LearnedEncoder:
+    """A pure function of (schema, context, item); an item's row does not depend on the items beside it."""
+
+    def __init__(self, schema: LearnedSchema) -> None:
+        self.schema = schema
+        canonical = json.dumps({"code": CODE, "learned": schema.model_dump()}, sort_keys=True)
+        self.version = blake2b(canonical.encode(), digest_size=6).hexdigest()
+        self._context, self._item = Columns("context", schema.context), Columns("item", schema.item)
+        left: list[int] = []
+        right: list[int] = []
+        scale: list[float] = []
+        sizes = []
+        for blocks in (schema.blocks, schema.own_of_items, schema.own_of_users):
+            before = len(scale)
+            for block in blocks:
+                c, z = self._context.at[block.context], self._item.at[block.item]
+                for i in range(c.start, c.stop):
+                    for j in range(z.start, z.stop):
+                        left.append(i)
+                        right.append(j)
+                        scale.append(math.sqrt(block.variance * RIDGE))
+            sizes.append(len(scale) - before)
+        self.layout = Layout(*sizes)
+        self.d = len(scale)
+        self._left, self._right = np.array(left, dtype=np.intp), np.array(right, dtype=np.intp)
+        self._scale = np.array(scale, dtype=np.float32)
+        names = ((self._context.names[i], self._item.names[j]) for i, j in zip(left, right, strict=True))
+        self.columns = tuple(" × ".join(name for name in pair if name != "1") or "1" for pair in names)
+
+    def items(
+        self, features: Sequence[Mapping[str, Any]], ids: Sequence[str] | None = None, *, misfits: Misfits | None = None
+    ) -> ItemColumns:
+        """Encode n items, once for all contexts."""
+        misfits = Misfits() if misfits is None else misfits
+        z = np.zeros((len(features), self._item.size), dtype=np.float32)
+        for row, item, item_id in zip(z, features, [None] * len(features) if ids is None else ids, strict=True):
+            self._item.encode(item, row, misfits, item_id)
+        return ItemColumns(self.version, z)
+
+    def encode(self, context: Mapping[str, Any], items: ItemColumns, *, misfits: Misfits | None = None) -> Array:
+        """Encode one context with each of n items: X (n, d) float32.
+
+        Raises:
+            ValueError: `items` comes from another encoder.
+        """
+        if items.version != self.version:
+            raise ValueError(f"items of encoder {items.version} given to encoder {self.version}")
+        c = np.zeros(self._context.size, dtype=np.float32)
+        self._context.encode(context, c, Misfits() if misfits is None else misfits)
+        x: Array = items.z[:, self._right] * (c[self._left] * self._scale)
+        return x
