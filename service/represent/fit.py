@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from service.represent.evidence import Layer, estimate, interaction, most_telling
 from service.represent.learned import ITEM_ID, Block, Columns, LearnedSchema, Levels
 from service.represent.misfits import Misfits
+from service.represent.profile import Profile
 from service.represent.seen import fields_of
 
 Array = NDArray[Any]
@@ -40,7 +41,6 @@ class Raw(NamedTuple):
     features: Mapping[str, Any]
     user: str | None
     reward: float
-    time: float
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,16 @@ class _Side:
         return kept
 
 
-def fit(records: Sequence[Raw], former: LearnedSchema | None = None) -> Fitted:
+def fit(records: Sequence[Raw], profile: Profile, former: LearnedSchema | None = None) -> Fitted:
     """Fit a schema to N records, oldest first.
 
     Args:
+        profile: of these records, or of a log that ends with them.
         former: the schema before; the search for the variances begins at its.
     """
-    times = np.array([record.time for record in records])
     ids = [record.item for record in records]
-    of_context, out = fields_of([record.context for record in records], times)
-    of_item, item_out = fields_of([record.features for record in records], times, ids)
+    of_context, out = fields_of(profile, "context", [record.context for record in records])
+    of_item, item_out = fields_of(profile, "item", [record.features for record in records])
     featureless = not of_item
     shown = [item for item, _ in Counter(ids).most_common(IDS_SHOWN)]
     of_item[ITEM_ID] = Levels(path=ITEM_ID, levels=sorted(shown))

@@ -75,21 +75,18 @@ class Line(BaseModel):
 
     type: Literal["line"] = "line"
     path: str
-    quantiles: list[float] = Field(min_length=2)
+    values: list[float] = Field(min_length=2)
+    places: list[float] = Field(min_length=2)  # of the values; between them by interpolation
 
     @property
     def columns(self) -> list[str]:
         return [""]
 
-    @cached_property
-    def _grid(self) -> tuple[Array, Array]:
-        return np.array(self.quantiles), np.linspace(-1.0, 1.0, len(self.quantiles))
-
     def write(self, value: Any, out: Array) -> Reason | None:
         v = number_of(value)
         if v is None:
             return "wrong_type"
-        out[0] = np.interp(v, *self._grid)
+        out[0] = np.interp(v, self.values, self.places)
         return None
 
 

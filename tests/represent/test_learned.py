@@ -28,7 +28,7 @@ objects = st.dictionaries(KEYS | st.sampled_from(["seg", "user", "likes", "price
 SCHEMA = LearnedSchema(
     context={
         "seg": Levels(path="seg", levels=["a", "b"], others=True),
-        "age": Line(path="user.age", quantiles=[18, 30, 80]),
+        "age": Line(path="user.age", values=[18, 30, 80], places=[-1, 0, 1]),
         "likes": Words(path="likes", levels=["tea", "jazz"]),
     },
     item={
