@@ -213,7 +213,7 @@ class AdaptiveOnLayersScorer(Scorer):
         mean, own = self._items.of_each(candidates.item, of_item)
         logit += mean
         variance += own
-        draws += np.sqrt(own)[:, None] * _own_draws()[[crc32(item.encode()) % DRAWS for item in candidates.item]]
+        draws += np.sqrt(own).astype(np.float32)[:, None] * _own_draws()[[crc32(item.encode()) % DRAWS for item in candidates.item]]
         if candidates.user is not None and self._layout.of_user:
             mean, S = self._users.of_one(candidates.user)
             logit += of_user @ mean
@@ -225,7 +225,7 @@ class AdaptiveOnLayersScorer(Scorer):
         estimates[:, 1] = logit.astype(np.float32)  # rounded, so that equal candidates tie
         deviation = np.sqrt(variance)
         estimates[:, 2] = (self._alpha * deviation).astype(np.float32)
-        estimates[:, 3:] = draws / np.maximum(deviation, 1e-20)[:, None]
+        estimates[:, 3:] = draws * (1.0 / np.maximum(deviation, 1e-18)).astype(np.float32)[:, None]
         estimates[:, 0] = sigmoid(estimates[:, 1])
         return estimates
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from service.policies.base import Array, Arrays, expect
 from service.policies.item_index import ItemIndex
-from service.policies.linalg import pack, unpack
+from service.policies.linalg import pack, packed_index, unpack
 
 
 class Effects:
@@ -131,8 +131,11 @@ class ServedEffects:
     def of_each(self, ids: Sequence[str], x: Array) -> tuple[Array, Array]:
         """Return mean and variance (n,) of the effects of n ids, each on its row of x (n, q)."""
         rows = self.ids.rows(ids)
-        S = unpack(self._S[rows], self.q)
-        return np.vecdot(self._mean[rows], x), np.vecdot(np.vecdot(S, x[:, None, :]), x)
+        if len(x) and (x == x[0]).all():  # columns of the context are the same for all items
+            x = x[:1]
+        left, right = packed_index(self.q)
+        products = x[:, left] * x[:, right] * np.where(left == right, np.float32(1), np.float32(2))
+        return np.vecdot(self._mean[rows], x), np.vecdot(self._S[rows], products)
 
     def of_one(self, one: str) -> tuple[Array, Array]:
         """Return an id's mean (q,) and S (q, q)."""
