@@ -213,7 +213,10 @@ class AdaptiveOnLayersScorer(Scorer):
         mean, own = self._items.of_each(candidates.item, of_item)
         logit += mean
         variance += own
-        draws += np.sqrt(own).astype(np.float32)[:, None] * _own_draws()[[crc32(item.encode()) % DRAWS for item in candidates.item]]
+        draws += (
+            np.sqrt(own).astype(np.float32)[:, None]
+            * _own_draws()[[crc32(item.encode()) % DRAWS for item in candidates.item]]
+        )
         if candidates.user is not None and self._layout.of_user:
             mean, S = self._users.of_one(candidates.user)
             logit += of_user @ mean
