@@ -40,12 +40,14 @@ class LoopRecord:
     id: str
     settings: LoopSettings
     schema: Mapping[str, Any]
-    d: int  # columns of an encoded row
-    encoder: str  # version of the encoder that `schema` makes
+    d: int  # columns of a row of the first encoder
+    encoder: str  # version of the first encoder, which `schema` makes; later ones are entries of the log (`Successor`)
     epoch: int
     catalogue: int  # version of the catalogue
     traffic: Mapping[str, float]  # policy -> share; sums to 1, or is empty: uniform choice
     pins: Mapping[str, int]  # policy -> the version that a rollback pinned
+    newest: Mapping[str, Any] | None = None  # encoder, position and catalogue of the newest successor; None: no such
+    declared: str | None = None  # version of the encoder that a person declared last; None: the service fits its own
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,21 @@ class PolicyRecord:
     kept: int = 0  # bytes of all kept snapshots
     published: float | None = None  # unix seconds
     alarms: Sequence[Mapping[str, Any]] = ()  # the newest, each with its number, oldest first
+    begun: Mapping[str, Any] | None = None  # the loop's newest successor when it was made, whose encoder it began with
+    encoding: Mapping[str, Any] | None = None  # what `Trainer.encoding` says; None: the encoder that it began with
+
+    @property
+    def needs(self) -> list[str]:
+        """Versions of the encoders without which the policy's log cannot be learned from its start."""
+        return [] if self.begun is None else [self.begun["encoder"]]
+
+    @property
+    def encoder(self) -> str | None:
+        """Version of the encoder of the newest version; None: that of the loop's first."""
+        for said in (self.encoding, self.begun):
+            if said is not None:
+                return str(said["encoder"])
+        return None
 
 
 # ---- decisions
@@ -142,6 +159,19 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
+class Successor:
+    """A new encoder for the policies of a loop. Each learns the log through it, and moves when that is better."""
+
+    position: str
+    encoder: str  # version of the encoder that `schema` makes
+    schema: Mapping[str, Any]
+    events: int  # that it was fitted on; 0: none
+    why: str  # for people
+    declared: bool = False  # by a person, whose word is not tested
+    catalogue: int = 0  # version of the catalogue that stands in where an event does not say an item's features
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """An entry that teaches nothing, such as an alarm that version 0.1 wrote down."""
 
@@ -156,4 +186,4 @@ class Unreadable:
     why: str
 
 
-Entry: TypeAlias = Event | Training | Note | Unreadable
+Entry: TypeAlias = Event | Training | Successor | Note | Unreadable

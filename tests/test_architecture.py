@@ -30,7 +30,16 @@ MAY_IMPORT = {
     "service/policies": {"service.policies", "service.layout"},
     "service/decide": PURE_RECORDS | {"service.decide", "service.represent", "service.policies"},
     "service/learn/change": {"service.learn.change", "service.policies"},
-    "service/learn/trainer.py": PURE_RECORDS | {"service.learn.change", "service.policies"},
+    "service/learn/rows.py": PURE_RECORDS | {"service.policies", "service.represent"},
+    "service/learn/challenger.py": PURE_RECORDS | {"service.learn.change", "service.learn.rows", "service.policies"},
+    "service/learn/trainer.py": PURE_RECORDS
+    | {
+        "service.learn.change",
+        "service.learn.rows",
+        "service.learn.challenger",
+        "service.policies",
+        "service.represent",
+    },
     "service/evaluate": PURE_RECORDS
     | {"service.evaluate", "service.decide", "service.represent", "service.policies", "service.learn.trainer"},
     # what knows Redis, and who works with it
@@ -68,6 +77,8 @@ PURE = (
     "service/decide",
     "service/learn/change",
     "service/learn/trainer.py",
+    "service/learn/rows.py",
+    "service/learn/challenger.py",
     "service/evaluate",
     "service/errors.py",
     "service/layout.py",

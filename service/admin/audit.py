@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from service.admin.encoders import encoder_for
 from service.decide.active import UNIFORM, ServedPolicy, build_scorer
 from service.decide.catalogue import Catalogue
 from service.errors import Conflict, NotFound
@@ -26,9 +27,8 @@ from service.learn.trainer import Trainer
 from service.policies import NumericalError
 from service.records import Decision, Entry, LoopRecord, order
 from service.represent.encoder import Encoder
-from service.represent.schema import FeatureSchema
-from service.store import event_log, item_store, loop_store, policy_store
-from service.store.codec import unpack
+from service.store import encoders, event_log, item_store, loop_store, policy_store
+from service.store.codec import encoder_of, unpack
 from service.store.decisions import read_stored_decision
 from service.store.keys import Keys
 
@@ -67,7 +67,7 @@ async def audit_learning(redis: Redis, loop: str) -> dict[str, bool]:
     for name in await policy_store.policy_names(redis, keys):
         policy = await policy_store.read_policy(redis, keys, name)
         state = await policy_store.read_state(redis, keys, name)
-        trainer = Trainer.of(record, policy)
+        trainer = Trainer.of(record, policy, await encoders.read_schemas(redis, keys, policy.needs))
         if state is not None:
             await advance(redis, keys, trainer, until=policy.position)
         again = trainer.state()
@@ -86,8 +86,14 @@ async def advance(redis: Redis, keys: Keys, trainer: Trainer, *, until: str) -> 
             return
         while entries:
             done = trainer.apply(entries)
+            loop = asyncio.get_running_loop()
+            if done.successor is not None:
+                history = event_log.scan_in_thread(
+                    redis, keys, until=trainer.position, loop=loop, newest=trainer.memory
+                )
+                stand_ins = await item_store.read_stand_ins(redis, keys, done.successor.catalogue)
+                await asyncio.to_thread(trainer.relearn, history, stand_ins)
             if done.training_due:
-                loop = asyncio.get_running_loop()
                 history = event_log.scan_in_thread(redis, keys, until=trainer.position, loop=loop)
                 with suppress(NumericalError):  # the learner went on with the weights of before, too
                     await asyncio.to_thread(trainer.train, history)
@@ -103,18 +109,26 @@ async def audit_decisions(redis: Redis, loop: str, *, most: int = 1000) -> Repla
     record = await loop_store.read_loop(redis, loop)
     keys = Keys(loop, record.id)
     decisions = await _newest(redis, keys, most)
-    encoder = Encoder(FeatureSchema.model_validate(record.schema))
     served = await _served(redis, record, {(d.policy, d.version) for d in decisions})
-    catalogues: dict[int, Catalogue | None] = {}
+    known = {policy.encoder.version: policy.encoder for policy in served.values() if policy.encoder is not None}
+    for version in {decision.encoder for decision in decisions} - known.keys():
+        if (encoder := await _encoder(redis, record, version)) is not None:
+            known[version] = encoder
+    catalogues: dict[tuple[int, str], Catalogue | None] = {}
     same, different, gone = 0, [], 0
     for decision in decisions:
-        version = decision.catalogue
-        if version not in catalogues:
-            catalogues[version] = await _catalogue(redis, keys, version, encoder)
-        catalogue, policy = catalogues[version], served.get((decision.policy, decision.version))
-        if catalogue is None or policy is None or decision.encoder != encoder.version:
+        encoder, policy = known.get(decision.encoder), served.get((decision.policy, decision.version))
+        catalogue = None
+        if encoder is not None:
+            place = (decision.catalogue, encoder.version)
+            if place not in catalogues:
+                catalogues[place] = await _catalogue(redis, keys, decision.catalogue, encoder)
+            catalogue = catalogues[place]
+        if encoder is None or catalogue is None or policy is None:
             gone += 1
-        elif same_decision(decision, record, encoder, catalogue, policy):
+        elif (policy.encoder or encoder).version == encoder.version and same_decision(
+            decision, record, encoder, catalogue, policy
+        ):
             same += 1
         else:
             different.append(decision.decision_id)
@@ -134,6 +148,14 @@ async def _newest(redis: Redis, keys: Keys, most: int) -> list[Decision]:
         if len(seen) == most:
             break
     return list(seen.values())
+
+
+async def _encoder(redis: Redis, record: LoopRecord, version: str) -> Encoder | None:
+    try:
+        encoder = await encoder_for(redis, record, version)
+    except ValueError:
+        return None
+    return encoder if encoder.version == version else None
 
 
 async def _catalogue(redis: Redis, keys: Keys, version: int, encoder: Encoder) -> Catalogue | None:
@@ -158,15 +180,18 @@ async def _served(
         if version == 0:
             found[name, 0] = ServedPolicy(name, policy.id, 0, UNIFORM.scorer)
         elif snapshot := await policy_store.read_snapshot(redis, keys, name, version):
-            scorer = build_scorer(policy, unpack(snapshot), record.d)
-            found[name, version] = ServedPolicy(name, policy.id, version, scorer)
+            encoder = await encoder_for(redis, record, encoder_of(snapshot))
+            scorer = build_scorer(policy, unpack(snapshot), encoder.d)
+            found[name, version] = ServedPolicy(name, policy.id, version, scorer, encoder)
         elif position := await policy_store.version_position(redis, keys, name, version):
             learn_again[name][position] = version
     for name, versions in learn_again.items():
         policy = await policy_store.read_policy(redis, keys, name)
-        trainer = Trainer.of(record, policy)
+        trainer = Trainer.of(record, policy, await encoders.read_schemas(redis, keys, policy.needs))
         for position in sorted(versions, key=order):
             await advance(redis, keys, trainer, until=position)
-            scorer = build_scorer(policy, trainer.policy.snapshot(), record.d)
-            found[name, versions[position]] = ServedPolicy(name, policy.id, versions[position], scorer)
+            scorer = build_scorer(policy, trainer.policy.snapshot(), trainer.policy.d)
+            found[name, versions[position]] = ServedPolicy(
+                name, policy.id, versions[position], scorer, trainer.current_encoder
+            )
     return found

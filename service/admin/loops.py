@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from service.admin.adoption import adoption
 from service.admin.change import change
+from service.admin.encoders import encoder_for
 from service.admin.policies import create_policy
 from service.admin.validation import invalid
 from service.errors import Conflict, InvalidRequest, NotFound
@@ -22,7 +23,7 @@ from service.represent.encoder import Encoder
 from service.represent.schema import FeatureSchema
 from service.serve.follower import Follower
 from service.serve.ids import DEFAULT_LOOP
-from service.store import event_log, loop_store, policy_store, workers
+from service.store import encoders, event_log, loop_store, policy_store, workers
 from service.store.keys import Keys
 
 DEFAULT_POLICY = "adaptive"
@@ -32,7 +33,7 @@ async def bootstrap(redis: Redis) -> None:
     """Make the loop `default` where there is no data at all; a loop that somebody deleted stays deleted."""
     if await workers.read_identity(redis) is not None:
         return
-    await loop_store.create_loop(redis, new_record(DEFAULT_LOOP, LoopSettings(), FeatureSchema()))
+    await loop_store.create_loop(redis, new_record(DEFAULT_LOOP, LoopSettings(), None))
     record = await loop_store.read_loop(redis, DEFAULT_LOOP)
     with suppress(Conflict):  # another worker starts at the same moment, or a start was cut off
         await create_policy(redis, record, DEFAULT_POLICY, DEFAULT_POLICY, {}, serve_alone=True)
@@ -45,11 +46,14 @@ async def put_loop(
 
     Raises:
         InvalidRequest: the name is no loop name, or the settings do not fit together.
-        Conflict: the schema or the reward range would change, and there are policies or events of the old one.
+        Conflict: the reward range would change, and there are policies or events of the old one.
+
+    A schema may change at any time. Where there are policies or events, it is appended to the log as a successor of
+    the one before: every policy learns the log again through it, and moves.
     """
     if not LOOP_NAME.fullmatch(name):
         raise InvalidRequest("loop", "1 to 64 of: lower-case letters, digits, . _ - (starting with a letter or digit)")
-    new = new_record(name, _settings({}, settings), schema or FeatureSchema()) if await _absent(redis, name) else None
+    new = new_record(name, _settings({}, settings), schema) if await _absent(redis, name) else None
     if new is not None and await loop_store.create_loop(redis, new):
         await adoption(redis, follower, Keys(name, new.id), new.epoch)
         return True
@@ -58,6 +62,8 @@ async def put_loop(
         return await loop_store.change_loop(redis, seen, await _changes(redis, seen, settings, schema))
 
     seen, epoch = await change(redis, name, attempt)
+    if schema is not None:
+        epoch = await _declare(redis, name, schema) or epoch
     await adoption(redis, follower, Keys(name, seen.id), epoch)
     return False
 
@@ -78,20 +84,68 @@ async def _changes(
     changes: dict[str, str | bytes | int] = {"settings": changed.model_dump_json()}
     if changed.reward_range != seen.settings.reward_range:
         await _check_unused(redis, seen, "reward_range")
-    if schema is not None and "item_ids" not in schema.model_fields_set:  # a loop of 0.1 keeps its rows as they are
-        schema = schema.model_copy(update={"item_ids": seen.schema.get("item_ids", True)})
-    encoder = Encoder(schema) if schema is not None else None
-    if encoder is not None and encoder.version != seen.encoder:
-        await _check_unused(redis, seen, "schema")
-        changes |= {"schema": _dump(encoder.schema), "d": encoder.d, "encoder": encoder.version}
+    if schema is not None and not await _used(redis, seen):
+        encoder = Encoder(_with_item_ids(schema, seen))
+        changes |= {
+            "schema": _dump(encoder.schema),
+            "d": encoder.d,
+            "encoder": encoder.version,
+            "declared": encoder.version if _says_something(schema) else "",
+        }
     return changes
 
 
-async def _check_unused(redis: Redis, seen: LoopRecord, what: str) -> None:
-    """Raise Conflict when policies, decisions or events were made with the loop's schema or reward range."""
+async def declared_encoder(redis: Redis, record: LoopRecord) -> Encoder:
+    """Return the encoder of the schema that a person declared last; where none is, of the one that declares nothing."""
+    first = FeatureSchema.model_validate(record.schema)
+    if record.declared is None and _says_something(first):
+        return Encoder(FeatureSchema(item_ids=first.item_ids))
+    return await encoder_for(redis, record, record.declared)
+
+
+async def _declare(redis: Redis, name: str, schema: FeatureSchema) -> int | None:
+    """Append a person's schema to the log of a loop that is in use, unless it stands already; return the new epoch."""
+    seen = await loop_store.read_loop(redis, name)
+    encoder, fixed = Encoder(_with_item_ids(schema, seen)), _says_something(schema)
+    if seen.declared == (encoder.version if fixed else None):
+        return None
+    await encoders.append_successor(
+        redis,
+        Keys(name, seen.id),
+        orjson.loads(_dump(encoder.schema)),
+        encoder=encoder.version,
+        events=0,
+        why="declared" if fixed else "left to the service",
+        declared=True,
+        fixed=fixed,
+    )
+    return (await loop_store.read_loop(redis, name)).epoch
+
+
+def _with_item_ids(schema: FeatureSchema, seen: LoopRecord) -> FeatureSchema:
+    """A loop of version 0.1 keeps its rows as they are, unless the schema says otherwise."""
+    if "item_ids" in schema.model_fields_set:
+        return schema
+    return schema.model_copy(update={"item_ids": seen.schema.get("item_ids", True)})
+
+
+def _says_something(schema: FeatureSchema) -> bool:
+    """Return whether a schema declares anything; if not, the service is to fit its own."""
+    apart = {"item_ids"}
+    return schema.model_dump(exclude=apart) != FeatureSchema().model_dump(exclude=apart)
+
+
+async def _used(redis: Redis, seen: LoopRecord) -> bool:
+    """Return whether there are policies, decisions or events of the loop."""
     keys = Keys(seen.name, seen.id)
-    used = await policy_store.policy_names(redis, keys) or await event_log.read(redis, keys, START, most=1)
-    if used or (await event_log.read_stats(redis, keys)).get("decisions"):
+    if await policy_store.policy_names(redis, keys) or await event_log.read(redis, keys, START, most=1):
+        return True
+    return bool((await event_log.read_stats(redis, keys)).get("decisions"))
+
+
+async def _check_unused(redis: Redis, seen: LoopRecord, what: str) -> None:
+    """Raise Conflict when policies, decisions or events were made with the loop's reward range."""
+    if await _used(redis, seen):
         raise Conflict(
             f"policies, decisions or events of loop {seen.name!r} were made with its {what}; make a new loop and "
             "import the log",
@@ -106,20 +160,21 @@ def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> LoopSettings:
         raise invalid(error, whole="default_reward") from error
 
 
-def new_record(name: str, settings: LoopSettings, schema: FeatureSchema) -> LoopRecord:
+def new_record(name: str, settings: LoopSettings, schema: FeatureSchema | None) -> LoopRecord:
     """Make the record of a new loop."""
-    encoder = Encoder(schema)
+    encoder = Encoder(schema or FeatureSchema())
     return LoopRecord(
         name=name,
         id=uuid4().hex[:12],
         settings=settings,
-        schema=orjson.loads(_dump(schema)),
+        schema=orjson.loads(_dump(encoder.schema)),
         d=encoder.d,
         encoder=encoder.version,
         epoch=1,
         catalogue=0,
         traffic={},
         pins={},
+        declared=encoder.version if _says_something(encoder.schema) else None,
     )
 
 

@@ -11,13 +11,14 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from service.admin.change import change
+from service.admin.encoders import encoder_for
 from service.admin.validation import invalid
 from service.decide.active import build_scorer
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.policies import KINDS
 from service.records import LoopRecord, PolicyRecord
 from service.store import event_log, loop_store, policy_store
-from service.store.codec import unpack
+from service.store.codec import encoder_of, unpack
 from service.store.keys import Keys
 
 
@@ -56,6 +57,7 @@ async def create_policy(
         params=checked.model_dump(mode="json"),
         seed=0,
         retention=loop.settings.retention,
+        begun=loop.newest,
     )
     keys = Keys(loop.name, loop.id)
     if KINDS[kind].batch_trained:
@@ -121,7 +123,10 @@ async def describe(redis: Redis, loop: str, name: str, *, summary: bool = False)
 
 async def _summary(redis: Redis, loop: LoopRecord, policy: PolicyRecord) -> dict[str, Any]:
     snapshot = await policy_store.read_snapshot(redis, Keys(loop.name, loop.id), policy.name, policy.version)
-    return build_scorer(policy, unpack(snapshot), loop.d).summary() if snapshot else {}
+    if not snapshot:
+        return {}
+    encoder = await encoder_for(redis, loop, encoder_of(snapshot))
+    return build_scorer(policy, unpack(snapshot), encoder.d).summary()
 
 
 async def describe_all(redis: Redis, loop: str) -> list[PolicyDescription]:

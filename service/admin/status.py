@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from service.admin.policies import lag
 from service.errors import NotFound, StoreUnavailable
 from service.serve.follower import Follower
-from service.store import event_log, loop_store, policy_store, profile_store, workers
+from service.store import encoders, event_log, loop_store, policy_store, profile_store, workers
 from service.store.decisions import DecisionWriter
 from service.store.keys import Keys
 
@@ -32,6 +32,28 @@ class Alarm(BaseModel):
     )
 
 
+class Trial(BaseModel):
+    """A successor of the encoder that a policy learns beside its own."""
+
+    encoder: str = Field(description="version of the successor's encoder")
+    position: str = Field(description="of the successor in the log")
+    fitted: int = Field(description="events that it was fitted on")
+    why: str
+    events: int = Field(description="events after the successor, which both have learned")
+    loss: float = Field(description="logarithmic loss over these events through the successor's encoder, in nats")
+    loss_before: float = Field(description="the same through the policy's own encoder")
+
+
+class Swap(BaseModel):
+    """When a policy took up its encoder."""
+
+    at: float = Field(description="unix time of the event, or of the successor")
+    events: int = Field(description="events that the policy had learned by then")
+    position: str = Field(description="in the log")
+    why: str
+    trial: Trial | None = Field(description="how the trial ended; null: a person's word is not tried")
+
+
 class PolicyStatus(BaseModel):
     """How far a policy has learned."""
 
@@ -43,6 +65,10 @@ class PolicyStatus(BaseModel):
     snapshot_age_s: float | None = Field(description="seconds since the newest version was published")
     alarms: int = Field(description="changes of the world that it noticed")
     last_alarm: Alarm | None
+    encoder: str = Field(description="version of the encoder of the newest version")
+    encoder_since: Swap | None = Field(description="when it took that up; null: it began with it")
+    encoder_swaps: int = Field(description="encoders that it took up, since it was made")
+    trial: Trial | None = Field(description="the trial of a successor that goes on")
 
 
 class DataNotice(BaseModel):
@@ -75,6 +101,7 @@ class LoopStatus(BaseModel):
     )
     profiled: int = Field(0, description="events that the profile has counted")
     profile_bytes: int = Field(0, description="of the profile")
+    encoders: int = Field(1, description="encoders that are kept, the first among them")
     policies: dict[str, PolicyStatus]
     problem: str | None = Field(None, description="why the loop cannot be read; DELETE /loops/{loop} removes it")
 
@@ -147,6 +174,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
             stored = await policy_store.read_policy(redis, keys, policy)
         except NotFound:  # deleted this very moment
             continue
+        said = stored.encoding or {}
         policies[policy] = PolicyStatus(
             kind=stored.kind,
             version=stored.version,
@@ -156,6 +184,10 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
             snapshot_age_s=None if stored.published is None else round(time.time() - stored.published, 3),
             alarms=stored.alarms[-1]["number"] if stored.alarms else 0,
             last_alarm=Alarm(**stored.alarms[-1]) if stored.alarms else None,
+            encoder=stored.encoder or record.encoder,
+            encoder_since=said.get("since"),
+            encoder_swaps=said.get("swaps", 0),
+            trial=said.get("trial"),
         )
     behind = any(found.lag and (found.snapshot_age_s or STALE_S) >= STALE_S for found in policies.values())
     profiled, notices, profile_bytes = await profile_store.read_summary(redis, keys)
@@ -166,6 +198,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
         notices=[_short(notice) for notice in notices],
         profiled=profiled,
         profile_bytes=profile_bytes,
+        encoders=1 + await encoders.count(redis, keys),
         policies=policies,
         **counters,
     )

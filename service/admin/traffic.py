@@ -10,12 +10,13 @@ from redis.asyncio import Redis
 
 from service.admin.adoption import Adoption, adoption
 from service.admin.change import change
+from service.admin.encoders import encoder_for
 from service.decide.active import build_scorer
 from service.errors import Conflict, InvalidRequest
 from service.records import LoopRecord
 from service.serve.follower import Follower
 from service.store import loop_store, policy_store
-from service.store.codec import unpack
+from service.store.codec import encoder_of, unpack
 from service.store.keys import Keys
 
 
@@ -72,7 +73,8 @@ async def rollback(redis: Redis, follower: Follower, loop: str, name: str, versi
         snapshot = await policy_store.read_snapshot(redis, keys, name, version)
         if snapshot is not None:  # else the script says that it is missing
             try:
-                build_scorer(policy, unpack(snapshot), seen.d)
+                encoder = await encoder_for(redis, seen, encoder_of(snapshot))
+                build_scorer(policy, unpack(snapshot), encoder.d)
             except (ValueError, RuntimeError) as error:
                 raise Conflict(
                     f"version {version} of policy {name!r} does not load: {error}", code="bad_snapshot"

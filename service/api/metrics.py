@@ -38,6 +38,7 @@ POLICY_GAUGES = {  # field of PolicyStatus -> (name, help)
     "lag": ("rebound_policy_lag_events", "Events in the log still to be learned"),
     "bytes": ("rebound_policy_bytes", "Bytes of learned state and newest snapshot"),
     "snapshot_age_s": ("rebound_policy_snapshot_age_seconds", "Seconds since the newest version was published"),
+    "encoder_swaps": ("rebound_policy_encoder_swaps", "Encoders that it took up, since it was made"),
     "alarms": ("rebound_policy_alarms", "Changes of the world that it noticed, since it was made"),
 }
 

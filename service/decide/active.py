@@ -27,6 +27,7 @@ class ServedPolicy:
     id: str
     version: int
     scorer: Scorer
+    encoder: Encoder | None = None  # whose rows the scorer takes; None: the loop's
 
 
 UNIFORM = ServedPolicy("random", "", 0, RandomScorer())
@@ -39,8 +40,8 @@ class ActiveLoop:
     name: str
     id: str
     settings: LoopSettings
-    encoder: Encoder
-    catalogue: Catalogue
+    encoder: Encoder  # of imports, and of policies without one of their own
+    catalogue: Catalogue  # encoded for every policy that serves
     traffic: Mapping[str, float]  # policy -> share; sums to 1, or is empty: uniform
     served: Mapping[str, ServedPolicy]
     epoch: int

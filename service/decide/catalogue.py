@@ -1,9 +1,9 @@
-"""The loop's items at one version, encoded once."""
+"""The loop's items at one version, encoded once for each encoder that serves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from service.records import Features
 from service.represent.encoder import Encoder, ItemBlock
@@ -12,13 +12,14 @@ from service.represent.misfits import Misfits
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Immutable. Rows of `block` are in the order of `ids`, which is sorted, so that a replay sees the same rows."""
+    """Immutable. Rows of blocks are in the order of `ids`, which is sorted, so that a replay sees the same rows."""
 
     version: int
     ids: tuple[str, ...]
     index: Mapping[str, int]
     features: Mapping[str, Features]
-    block: ItemBlock
+    block: ItemBlock  # of the loop's encoder
+    others: Mapping[str, ItemBlock] = field(default_factory=dict)  # version of another encoder -> its block
 
     @classmethod
     def of(
@@ -28,6 +29,22 @@ class Catalogue:
         ids = tuple(features)
         block = encoder.items(list(features.values()), ids, misfits=misfits)
         return cls(version, ids, {item: row for row, item in enumerate(ids)}, features, block)
+
+    def encoded(self, encoders: Iterable[Encoder]) -> Catalogue:
+        """Return this catalogue encoded for these encoders, too, and for no others but the loop's."""
+        wanted = {encoder.version: encoder for encoder in encoders if encoder.version != self.block.version}
+        if wanted.keys() == self.others.keys():
+            return self
+        blocks = {
+            version: self.others[version]
+            if version in self.others
+            else encoder.items(list(self.features.values()), self.ids)
+            for version, encoder in wanted.items()
+        }
+        return replace(self, others=blocks)
+
+    def _block_of(self, encoder: Encoder) -> ItemBlock:
+        return self.block if encoder.version == self.block.version else self.others[encoder.version]
 
     def shown(self, candidates: Sequence[tuple[str, Features | None]] | None, items: Sequence[str]) -> list[Features]:
         """Return the features with which `items` take part in a request: the candidate's own, else the catalogue's."""
@@ -44,17 +61,21 @@ class Catalogue:
         """Return the n candidates of one request: their ids, and their item columns.
 
         A candidate with features of its own is used with these; one without has the catalogue's, or none.
+
+        Raises:
+            KeyError: the catalogue is not encoded for this encoder.
         """
+        block = self._block_of(encoder)
         out = set(exclude)
         if candidates is None:
             if not out:
-                return self.ids, self.block
+                return self.ids, block
             rows = [row for row, item in enumerate(self.ids) if item not in out]
-            return [self.ids[row] for row in rows], self.block.take(rows)
+            return [self.ids[row] for row in rows], block.take(rows)
         left = [(item, features) for item, features in candidates if item not in out]
         known = [self.index.get(item) for item, features in left if features is None]
         if len(known) == len(left) and None not in known:
-            return [item for item, _ in left], self.block.take([row for row in known if row is not None])
+            return [item for item, _ in left], block.take([row for row in known if row is not None])
         given = [self.features.get(item, {}) if features is None else features for item, features in left]
         items = [item for item, _ in left]
         return items, encoder.items(given, items, misfits=misfits)

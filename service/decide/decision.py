@@ -88,14 +88,15 @@ def decide(
     Raises:
         NoCandidates: nothing is eligible.
     """
-    ids, block = active.catalogue.eligible(request.candidates, request.exclude, active.encoder, misfits)
+    served = served or active.policy_for(request.user_id or request.decision_id)
+    encoder = served.encoder or active.encoder
+    ids, block = active.catalogue.eligible(request.candidates, request.exclude, encoder, misfits)
     if not ids:
         raise NoCandidates(
             "candidates",
             "none is left: send `candidates`, or fill the loop's catalogue with POST /items, and check `exclude`",
         )
-    served = served or active.policy_for(request.user_id or request.decision_id)
-    x = active.encoder.encode(request.context, block, misfits=misfits)  # (n, d)
+    x = encoder.encode(request.context, block, misfits=misfits)  # (n, d)
     estimates = served.scorer.estimate(Candidates(x, ids, request.user_id))  # (n, s)
     seed = seed_of(active.name, request.decision_id)
     floor = active.settings.exploration_floor
@@ -114,7 +115,7 @@ def decide(
         k=request.k,
         policy=served.policy,
         version=served.version,
-        encoder=active.encoder.version,
+        encoder=encoder.version,
         exploration_floor=floor,
         seed=seed,
         items=tuple(SlateItem(ids[pick.row], low + pick.score * (high - low), pick.propensity) for pick in slate),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from typing import Any
 
 from service.learn.trainer import Trainer
 from service.records import PolicyRecord
 from service.settings import Settings
 from service.store.codec import pack
+from service.store.encoders import MOST_OF_A_POLICY
 from service.store.policy_store import Lease
 
 CHECKPOINT_S = 1.0  # a policy that only reads along is checkpointed so often
@@ -22,14 +24,17 @@ class Publisher:
     def __init__(self, lease: Lease, settings: Settings, record: PolicyRecord) -> None:
         self._lease, self._settings, self._record = lease, settings, record
         self._alarm = record.alarms[-1]["number"] if record.alarms else 0  # the newest that is in the loop's stream
+        self._known: dict[str, Any] = {}  # version -> schema of the encoders that were written down
         self._published: bytes | None = None  # the newest snapshot, to see whether the next one differs
+        self._encoder: str | None = None  # of the newest version
         self._cost_s, self._last = 0.0, 0.0
         self._dirty = self._servable = False
 
     def resume(self, trainer: Trainer) -> None:
         """Take up a policy that was loaded from its checkpoint."""
         if self._record.version:
-            self._published = pack(trainer.policy.snapshot())
+            self._published = pack(trainer.policy.snapshot(), encoder=trainer.swapped)
+            self._encoder = trainer.encoder
             self._servable = True
 
     def touch(self, *, trained: bool) -> None:
@@ -55,17 +60,23 @@ class Publisher:
             position=trainer.position,
             events=trainer.events,
             alarms=trainer.alarms,
+            encoding=trainer.encoding,
             version=self._record.version + new,
         )
+        schemas = trainer.schemas
         done = await self._lease.publish(
             record,
             state=state,
             snapshot=snapshot if new else b"",
             budget=self._settings.snapshot_budget_mb * 2**20,
             new_alarms=[alarm for alarm in trainer.alarms if alarm["number"] > self._alarm],
+            encoder=trainer.swapped,
+            schemas={version: schema for version, schema in schemas.items() if version not in self._known},
+            most_encoders=MOST_OF_A_POLICY if trainer.encoder != self._encoder else None,
         )
         if done:
-            self._record = record
+            self._record, self._known = record, schemas
+            self._encoder = trainer.encoder if new else self._encoder
             self._alarm = trainer.alarms[-1]["number"] if trainer.alarms else 0
             self._published = snapshot if new else self._published
             self._dirty = False
@@ -80,4 +91,4 @@ def _serialise(trainer: Trainer) -> tuple[bytes, bytes]:
     policy = trainer.policy
     arrays = policy.snapshot()
     type(policy).scorer(arrays, d=policy.d, params=policy.params)
-    return pack(trainer.state()), pack(arrays)
+    return pack(trainer.state()), pack(arrays, encoder=trainer.swapped)

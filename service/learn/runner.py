@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -20,9 +21,9 @@ from service.errors import NotFound, StoreUnavailable
 from service.learn.publisher import Publisher
 from service.learn.trainer import Trainer
 from service.policies import NumericalError
-from service.records import START, Entry, LoopRecord, PolicyRecord
+from service.records import START, Entry, LoopRecord, PolicyRecord, Successor
 from service.settings import Settings
-from service.store import event_log, loop_store, policy_store
+from service.store import encoders, event_log, item_store, loop_store, policy_store
 from service.store.codec import NewerFormat, unpack
 from service.store.keys import Keys
 from service.store.policy_store import Lease
@@ -47,6 +48,7 @@ class PolicyRunner:
         self._settings = settings
         self._trainer: Trainer
         self._publisher: Publisher
+        self._told: dict[str, Any]  # what the service's log knows of encoders
 
     async def open(self) -> bool:
         """Take the lease and go on from the checkpoint; False while another learner holds it.
@@ -60,7 +62,8 @@ class PolicyRunner:
         if not await self._lease.acquire():
             return False
         loop, record = await self._read()  # the last holder's last word
-        self._trainer = Trainer.of(loop, record)
+        schemas = await encoders.read_schemas(self._redis, self._keys, record.needs)
+        self._trainer = Trainer.of(loop, record, schemas)
         state = await policy_store.read_state(self._redis, self._keys, self._name)
         if state is not None:
             if not self._trainer.resume(record, unpack(state)):
@@ -68,9 +71,12 @@ class PolicyRunner:
         elif record.position == START:
             stats = await event_log.read_stats(self._redis, self._keys)
             record = replace(record, skipped=stats.get("trimmed", 0))
+        if (catalogue := self._trainer.catalogue) is not None:
+            self._trainer.stand_in(await item_store.read_stand_ins(self._redis, self._keys, catalogue))
         self._publisher = Publisher(self._lease, self._settings, record)
         if state is not None:
             self._publisher.resume(self._trainer)
+        self._told = self._trainer.encoding
         return True
 
     async def _read(self) -> tuple[LoopRecord, PolicyRecord]:
@@ -124,6 +130,9 @@ class PolicyRunner:
             if done.training_due:
                 await self._train()
                 trained = True
+            if done.successor is not None:
+                await self._relearn(done.successor)
+            self._tell_trial()
             entries = entries[done.read :]
         self._publisher.touch(trained=trained)
 
@@ -139,10 +148,38 @@ class PolicyRunner:
         seconds = round(time.monotonic() - started, 1)
         log.info("trained", loop=self._keys.loop, policy=self._name, rows=rows, seconds=seconds)
 
-    def _log_until(self, position: str) -> Iterator[Sequence[Entry]]:
-        """Return the log up to a position, for a thread to read."""
+    async def _relearn(self, successor: Successor) -> None:
+        """Learn the log up to the trainer's position through a successor's encoder."""
+        history = self._log_until(self._trainer.position, newest=self._trainer.memory)
+        started = time.monotonic()
+        stand_ins = await item_store.read_stand_ins(self._redis, self._keys, successor.catalogue)
+        tried = await asyncio.to_thread(self._trainer.relearn, history, stand_ins)
+        log.info(
+            "a successor's encoder is on trial" if tried and tried["trial"] else "a successor's encoder was read",
+            loop=self._keys.loop,
+            policy=self._name,
+            encoder=successor.encoder,
+            fitted=successor.events,
+            why=successor.why,
+            seconds=round(time.monotonic() - started, 1),
+        )
+
+    def _tell_trial(self) -> None:
+        """Log how a trial ended, once."""
+        now, before = self._trainer.encoding, self._told
+        self._told = now
+        where = {"loop": self._keys.loop, "policy": self._name}
+        if now["swaps"] > before["swaps"]:
+            log.info(
+                "the encoder was swapped", **where, before=before["encoder"], encoder=now["encoder"], **now["since"]
+            )
+        elif before["trial"] and (not now["trial"] or now["trial"]["position"] != before["trial"]["position"]):
+            log.info("a trial was given up", **where, **before["trial"])
+
+    def _log_until(self, position: str, *, newest: int | None = None) -> Iterator[Sequence[Entry]]:
+        """Return the log up to a position, or its newest events, for a thread to read."""
         loop = asyncio.get_running_loop()
-        return event_log.scan_in_thread(self._redis, self._keys, until=position, loop=loop)
+        return event_log.scan_in_thread(self._redis, self._keys, until=position, loop=loop, newest=newest)
 
     async def _publish(self) -> None:
         if not await self._publisher.publish(self._trainer):

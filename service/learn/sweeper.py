@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 
 import structlog
 from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable
-from service.store import event_log, loop_store, policy_store
+from service.store import encoders, event_log, loop_store, policy_store
 from service.store.decisions import settle_due
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
+
+ENCODERS_S = 60.0  # from one look for encoders that nothing names to the next
 
 log = structlog.get_logger()
 
@@ -23,6 +26,7 @@ class Sweeper:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis, self._keys = redis, keys
         self._commit = GroupCommit(redis)
+        self._looked = time.monotonic()  # for encoders that nothing names any more
 
     async def step(self) -> int:
         """Settle what is due now; return the number of events appended.
@@ -40,8 +44,14 @@ class Sweeper:
         for name in await policy_store.policy_names(self._redis, self._keys):
             with suppress(NotFound):  # deleted this very moment
                 positions.append((await policy_store.read_policy(self._redis, self._keys, name)).position)
+        await self._forget_encoders()
         await event_log.trim(self._redis, self._keys, keep=loop.settings.retention, read_to=positions)
         return appended
+
+    async def _forget_encoders(self) -> None:
+        if time.monotonic() - self._looked > ENCODERS_S:
+            self._looked = time.monotonic()
+            await encoders.forget_unused(self._redis, self._keys)
 
     async def run(self, stop: asyncio.Event, *, every_s: float = 0.25) -> None:
         """Sweep until `stop`, or until the loop is gone."""

@@ -1,24 +1,41 @@
 """Applies entries of the log to a policy, in order: the one place where a policy learns.
 
 The learner, `rebound audit`, the benchmarks and the tests all use it. It is pure: it reads no log, no clock and no
-Redis. What it cannot learn it hands back, and where a policy is due to train it stops and says so, because a training
-needs the whole log before it.
+Redis. What it cannot learn it hands back. Where a policy is due to train, or to learn the log again through a
+successor's encoder, it stops and says so, because that needs the log before it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from service.learn.change.drift import Drift
+from service.learn.challenger import Challenger
+from service.learn.change.drift import Drift, named, prefixed
+from service.learn.rows import NO_ITEMS, Rows
 from service.policies import KINDS, Arrays, Batch, ItemIndex, NumericalError, Policy
-from service.records import START, Entry, Event, LoopRecord, PolicyRecord, Training, Unreadable
+from service.records import (
+    START,
+    Entry,
+    Event,
+    Features,
+    LoopRecord,
+    PolicyRecord,
+    Successor,
+    Training,
+    Unreadable,
+    order,
+)
+from service.represent.encoder import Encoder
 
 ALARMS_KEPT = 100  # in a policy's record; the loop's stream of alarms holds more
+MEMORY = 12_000  # the newest events that are learned again through a successor's encoder
 OWN = "trainer."  # begins the names of the arrays that are the trainer's own
+ENCODING, CHALLENGER = OWN + "encoding", OWN + "challenger."
 CHECKS = 10  # times in a retention's worth of events at which unseen items are looked for
 LARGEST = 1e6  # of a feature and of a reward's share of the range: an encoder writes columns in [-1, 1]
 
@@ -29,6 +46,7 @@ class Applied:
 
     read: int  # entries that were applied: all, or up to one after which a training is due
     training_due: bool = False  # call `train` with the log up to `position`, then apply the rest
+    successor: Successor | None = None  # call `relearn` with the log up to `position`, then apply the rest
     refused: list[Unreadable] = field(default_factory=list)  # for the dead letters
     alarms: list[Mapping[str, Any]] = field(default_factory=list)  # changes of the world that were noticed
 
@@ -38,26 +56,119 @@ class Trainer:
 
     Args:
         record: the policy, as it was made; it has learned nothing yet.
-        d: columns of a row.
+        d: columns of a row of the loop's first encoder.
         reward_range: of the loop; policies see a reward as a share of it.
+        encoder, schema: the version of the loop's first encoder, and its schema; needed where the log has successors.
+        schemas: version -> schema of other encoders: of the one that the policy began with, if that is not the first.
+
+    Raises:
+        ValueError: there is no such kind, or no schema of the encoder that the policy began with.
     """
 
-    def __init__(self, record: PolicyRecord, *, d: int, reward_range: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        record: PolicyRecord,
+        *,
+        d: int,
+        reward_range: tuple[float, float],
+        encoder: str = "",
+        schema: Mapping[str, Any] | None = None,
+        schemas: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         if record.kind not in KINDS:
             raise ValueError(f"there is no kind {record.kind!r} here: install the package that brought it, and restart")
-        kind = KINDS[record.kind]
-        self.policy: Policy[Any] = kind(d, kind.Params.model_validate(record.params), seed=record.seed)
+        self._first = Rows(encoder, native=encoder, d=d, schema=schema)
+        self._rows = self._first
+        if record.begun is not None and record.begun["encoder"] != encoder:
+            version = record.begun["encoder"]
+            if version not in (schemas or {}):
+                raise ValueError(f"there is no schema of encoder {version!r}, which the policy began with")
+            self._rows = Rows.through(version, (schemas or {})[version], native=encoder)
+        self._after = START if record.begun is None else record.begun["position"]  # of successors
+        self.catalogue: int | None = None if record.begun is None else record.begun["catalogue"]
+        self._swaps: int = 0
+        self._since: dict[str, Any] | None = None  # at which event the policy took up its encoder
+        self._challenger: Challenger | None = None
+        self._successor: Successor | None = None  # that `relearn` is due for
         self.position, self.events = START, 0
         self.alarms: list[Mapping[str, Any]] = []  # the newest ALARMS_KEPT, oldest first
-        self._drift = Drift(self.policy)
-        self._record, self._d, self._reward_range, self._retention = record, d, reward_range, record.retention
+        self._record, self._reward_range, self._retention = record, reward_range, record.retention
+        self._drift = Drift(self._new_policy(self._rows))
         self._learned = 0  # events that changed the policy: those in `events` but for the refused
         self._last_seen: dict[str, int] = {}  # item -> `_learned` when it was last named; the longest unseen first
 
     @classmethod
-    def of(cls, loop: LoopRecord, record: PolicyRecord) -> Trainer:
-        """Make the trainer of a loop's policy; it has learned nothing yet."""
-        return cls(record, d=loop.d, reward_range=loop.settings.reward_range)
+    def of(
+        cls, loop: LoopRecord, record: PolicyRecord, schemas: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> Trainer:
+        """Make the trainer of a loop's policy; it has learned nothing yet.
+
+        Args:
+            schemas: version -> schema of the loop's encoders but the first.
+
+        Raises:
+            ValueError: see the class.
+        """
+        return cls(
+            record,
+            d=loop.d,
+            reward_range=loop.settings.reward_range,
+            encoder=loop.encoder,
+            schema=loop.schema,
+            schemas=schemas,
+        )
+
+    def _new_policy(self, rows: Rows) -> Policy[Any]:
+        kind = KINDS[self._record.kind]
+        return kind(rows.d, kind.Params.model_validate(self._record.params), seed=self._record.seed)
+
+    @property
+    def policy(self) -> Policy[Any]:
+        """The policy that serves."""
+        return self._drift.policy
+
+    @property
+    def encoder(self) -> str:
+        """Version of the encoder that the policy learns through."""
+        return self._rows.version
+
+    @property
+    def current_encoder(self) -> Encoder:
+        """The encoder that the policy learns through."""
+        return self._rows.encoder
+
+    @property
+    def swapped(self) -> str | None:
+        """Version of that encoder, None if it is the loop's first."""
+        return None if self._rows is self._first else self._rows.version
+
+    @property
+    def memory(self) -> int | None:
+        """How many events `relearn` wants, the newest; None: all. One that trains in batches trains on all."""
+        return None if self.policy.batch_trained else MEMORY
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """Say through which encoder the policy learns, since when, and how a trial stands; as JSON."""
+        return {
+            "encoder": self._rows.version,
+            "d": self._rows.d,
+            "swaps": self._swaps,
+            "since": self._since,
+            "trial": None if self._challenger is None else self._challenger.describe(),
+        }
+
+    @property
+    def schemas(self) -> dict[str, Mapping[str, Any]]:
+        """Version -> schema of the encoders that are in use here, but for the loop's first."""
+        used = [self._rows] if self._challenger is None else [self._rows, self._challenger.rows]
+        return {rows.version: rows.schema for rows in used if rows is not self._first and rows.schema is not None}
+
+    def stand_in(self, items: Mapping[str, Features]) -> None:
+        """Take the features of the catalogue at version `catalogue` for events that do not say an item's."""
+        self._rows.stand_ins = items
+        if self._challenger is not None:
+            self._challenger.rows.stand_ins = items
 
     def resume(self, record: PolicyRecord, state: Arrays) -> bool:
         """Go on from a checkpoint.
@@ -69,6 +180,7 @@ class Trainer:
             ValueError: the state was written by another version of this policy's code.
         """
         try:
+            self._resume_encoding(state)
             self._drift.load({name: array for name, array in state.items() if not name.startswith(OWN)})
         except KeyError as error:
             raise ValueError(
@@ -82,6 +194,27 @@ class Trainer:
         self._last_seen = dict(zip(items, state[OWN + "last_seen"].tolist(), strict=True))
         self._learned = int(state[OWN + "learned"][0])
         return True
+
+    def _resume_encoding(self, state: Arrays) -> None:
+        if ENCODING not in state:
+            return
+        said = json.loads(state[ENCODING].tobytes())
+        self._swaps, self._since, self.catalogue = said["swaps"], said["since"], said["catalogue"]
+        self._rows = self._rows_of(said["encoder"], said["schema"])
+        self._drift = Drift(self._new_policy(self._rows))
+        if (trial := said["trial"]) is not None:
+            successor = Successor(trial["position"], trial["encoder"], said["next"], trial["fitted"], trial["why"])
+            self._challenger = self._challenge(successor)
+            self._challenger.load(trial, named(state, CHALLENGER))
+
+    def _rows_of(self, version: str, schema: Mapping[str, Any]) -> Rows:
+        if version == self._first.version:
+            return self._first
+        return Rows.through(version, schema, native=self._first.version)
+
+    def _challenge(self, successor: Successor) -> Challenger:
+        rows = self._rows_of(successor.encoder, successor.schema)
+        return Challenger(successor, self._new_policy(rows), rows, against=self.policy)
 
     def note_items(self, history: Iterable[Sequence[Entry]]) -> None:
         """Note which items the log up to the position names, for a checkpoint that does not say."""
@@ -97,10 +230,26 @@ class Trainer:
             OWN + "items": ItemIndex(self._last_seen).to_array(),
             OWN + "last_seen": np.array(list(self._last_seen.values()), dtype=np.int64),
             OWN + "learned": np.array([self._learned], dtype=np.int64),
+            **self._encoding_state(),
         }
 
+    def _encoding_state(self) -> Arrays:
+        """Return what there is to know of encoders; nothing where the policy has met the first alone."""
+        if self._rows is self._first and self._challenger is None and not self._swaps:
+            return {}
+        said = {
+            **self.encoding,
+            "schema": self._rows.schema,
+            "next": None if self._challenger is None else self._challenger.rows.schema,
+            "catalogue": self.catalogue,
+        }
+        arrays = {ENCODING: np.frombuffer(json.dumps(said, sort_keys=True).encode(), dtype=np.uint8).copy()}
+        if self._challenger is not None:
+            arrays |= prefixed(CHALLENGER, self._challenger.state())
+        return arrays
+
     def apply(self, entries: Sequence[Entry]) -> Applied:
-        """Learn from entries that follow the position, up to the first after which a training is due."""
+        """Learn from entries that follow the position, up to the first after which something else is due."""
         done = Applied(read=0)
         run: list[Event] = []
         for entry in entries:
@@ -114,9 +263,11 @@ class Trainer:
                 self._learn_all(run, done)  # in order, or an alarm's number of events would depend on the batches
                 run = []
                 self._refuse(entry, done)
+            elif isinstance(entry, Successor):
+                done.successor = self._successor = entry if order(entry.position) > order(self._after) else None
             else:
                 done.training_due = self._asked_to_train(entry)
-            if done.training_due:
+            if done.training_due or done.successor is not None:
                 break
         self._learn_all(run, done)
         if done.read:
@@ -125,10 +276,11 @@ class Trainer:
 
     def _wrong(self, event: Event) -> str | None:
         """Return why an event cannot be learned, None if it can."""
-        if event.x.shape != (self._d,):
-            return f"row of shape {event.x.shape}, expected ({self._d},)"
+        d = self._rows.d
+        if self._rows.has(event) and event.x.shape != (d,):
+            return f"row of shape {event.x.shape}, expected ({d},)"
         # Written so that NaN is refused as well.
-        if not np.abs(event.x).max(initial=0.0) <= LARGEST:
+        if self._rows.has(event) and not np.abs(event.x).max(initial=0.0) <= LARGEST:
             return "a feature is not finite, or larger than an encoder writes"
         low, high = self._reward_range
         if not abs((event.reward - low) / (high - low)) <= LARGEST:
@@ -163,13 +315,18 @@ class Trainer:
             part = events[rows]
             while part:
                 size = step - self._learned % step
+                if self._challenger is not None:
+                    size = min(size, self._challenger.until_look)
                 yield part[:size]
                 part = part[size:]
 
     def _learn(self, part: Sequence[Event], done: Applied) -> None:
         last = part[-1]
         positions = [event.slate_position for event in part]
-        reaction = self._drift.update(batch_of(part, self._reward_range), last.time, positions)
+        batch = self._rows.batch(part, self._reward_range)
+        reaction = self._drift.update(batch, last.time, positions)
+        if self._challenger is not None:
+            self._try(self._challenger, part, batch)
         self.events += len(part)
         for event in part:
             self._note(event)
@@ -186,6 +343,71 @@ class Trainer:
             done.alarms.append(alarm)
         if self._learned % (self._retention // CHECKS) == 0:
             self._forget_unseen()
+        if self._challenger is not None and self._challenger.look_due:
+            self._look(self._challenger, last)
+
+    def _try(self, challenger: Challenger, events: Sequence[Event], batch: Batch) -> None:
+        """Let the challenger learn what the policy has just learned; what it cannot learn ends its trial."""
+        try:
+            challenger.learn(events, batch, self._drift.expected, self._reward_range)
+        except NumericalError:
+            self._challenger = None
+
+    def _look(self, challenger: Challenger, last: Event) -> None:
+        """Let the challenger take over, or go on, or give up."""
+        better = challenger.look()
+        if better:
+            self._take_over(challenger, at=last.time, position=last.position)
+        elif better is not None:
+            self._challenger = None
+
+    def _take_over(self, challenger: Challenger, *, at: float, position: str) -> None:
+        """Go on with the challenger. It watches for changes by itself, and what it noticed so far is no alarm."""
+        self._since = {"at": at, "position": position, "events": self.events, "why": challenger.why}
+        self._since |= {"trial": challenger.describe() if challenger.events else None}
+        self._rows, self._drift, self._challenger = challenger.rows, challenger.drift, None
+        self._swaps += 1
+
+    def relearn(
+        self, history: Iterable[Sequence[Entry]], stand_ins: Mapping[str, Features] = NO_ITEMS
+    ) -> dict[str, Any] | None:
+        """Begin the trial of the successor that `apply` stopped at; a declared one takes over at once.
+
+        Args:
+            history: the log up to the position, in order and in parts: the newest `memory` events of it.
+            stand_ins: the catalogue at version `successor.catalogue`.
+
+        Returns:
+            What `encoding` says now, None where the successor has nothing to offer: the policy has its encoder, or
+            cannot learn through it.
+        """
+        successor, self._successor = self._successor, None
+        assert successor is not None, "no successor is due"
+        self._challenger = None  # one at a time
+        if successor.encoder == self.encoder:
+            return None
+        challenger = self._challenge(successor)
+        self.catalogue = successor.catalogue
+        self._rows.stand_ins = challenger.rows.stand_ins = stand_ins
+        seen: set[str] = set()
+
+        def events() -> Iterator[Sequence[Event]]:
+            for entries in history:
+                if found := [entry for entry in entries if isinstance(entry, Event) and self._wrong(entry) is None]:
+                    seen.update(event.item for event in found)
+                    yield found
+
+        try:
+            challenger.relearn(events(), self._rows, self._reward_range)
+        except NumericalError:
+            return None
+        if forgotten := sorted(seen - self._last_seen.keys()):
+            challenger.forget_items(forgotten)
+        self._challenger = challenger
+        if successor.declared:
+            ms = order(successor.position)[0]
+            self._take_over(challenger, at=ms / 1000, position=successor.position)
+        return self.encoding
 
     def _note(self, event: Event) -> None:
         self._learned += 1
@@ -203,6 +425,8 @@ class Trainer:
             del self._last_seen[item]
         if gone:
             self._drift.forget_items(gone)
+            if self._challenger is not None:
+                self._challenger.forget_items(gone)
 
     def train(self, history: Iterable[Sequence[Entry]]) -> int:
         """Train on the log up to the position, given in order and in parts; return the number of events.
@@ -210,23 +434,17 @@ class Trainer:
         Raises:
             NumericalError: the policy is as it was.
         """
-        batches = []
+        batches, challenging = [], []
         for entries in history:
             events = [entry for entry in entries if isinstance(entry, Event) and self._wrong(entry) is None]
             if events:
-                batches.append(batch_of(events, self._reward_range))
+                batches.append(self._rows.batch(events, self._reward_range))
+                if self._challenger is not None:
+                    challenging.append(self._challenger.rows.batch(events, self._reward_range))
         self.policy.train(batches)
+        if self._challenger is not None:
+            try:
+                self._challenger.drift.policy.train(challenging)
+            except NumericalError:
+                self._challenger = None
         return sum(len(batch.item) for batch in batches)
-
-
-def batch_of(events: Sequence[Event], reward_range: tuple[float, float]) -> Batch:
-    """Return B events as arrays, in log order; of each reward, the share of the loop's range that it reaches."""
-    low, high = reward_range
-    reward = np.array([event.reward for event in events], dtype=np.float64)
-    return Batch(
-        x=np.stack([event.x for event in events]),
-        item=[event.item for event in events],
-        user=[event.user for event in events],
-        reward=(reward - low) / (high - low),
-        propensity=np.array([np.nan if event.propensity is None else event.propensity for event in events]),
-    )

@@ -22,8 +22,10 @@ from service.errors import NotFound, StoreUnavailable
 from service.records import LoopRecord
 from service.represent.encoder import Encoder
 from service.represent.schema import FeatureSchema
+from service.represent.stored import stored_encoder
+from service.store import encoders as encoder_store
 from service.store import item_store, loop_store, policy_store, workers
-from service.store.codec import unpack
+from service.store.codec import encoder_of, unpack
 from service.store.connection import GONE
 from service.store.keys import CHANGES, Keys
 
@@ -162,13 +164,10 @@ class Follower:
         old = self._loops.get(name)
         if old is not None and old.id != record.id:
             old = None
-        encoder = (
-            old.encoder
-            if old is not None and old.encoder.version == record.encoder
-            else Encoder(FeatureSchema.model_validate(record.schema))
-        )
-        catalogue = await self._catalogue(keys, record, old, encoder)
-        served = await self._served(keys, record, old if old is not None and old.encoder is encoder else None)
+        encoders = _Encoders(self._redis, keys, record, old)
+        encoder = await encoders.of_loop()
+        served = await self._served(keys, record, old, encoders)
+        catalogue = await self._catalogue(keys, record, old, encoder, served)
         new = ActiveLoop(
             name=name,
             id=record.id,
@@ -183,13 +182,26 @@ class Follower:
         if old is None or old.epoch != new.epoch:
             await workers.adopt(self._redis, keys, self.worker, new.epoch)
 
-    async def _catalogue(self, keys: Keys, record: LoopRecord, old: ActiveLoop | None, encoder: Encoder) -> Catalogue:
+    async def _catalogue(
+        self,
+        keys: Keys,
+        record: LoopRecord,
+        old: ActiveLoop | None,
+        encoder: Encoder,
+        served: Mapping[str, ServedPolicy],
+    ) -> Catalogue:
+        """Return the items, encoded once for each encoder that serves."""
+        live = {policy.encoder.version: policy.encoder for policy in served.values() if policy.encoder is not None}
         if old is not None and old.encoder is encoder and old.catalogue.version == record.catalogue:
-            return old.catalogue
+            if live.keys() - {encoder.version} == old.catalogue.others.keys():
+                return old.catalogue
+            return await asyncio.to_thread(old.catalogue.encoded, live.values())
         version, features = await item_store.read_items(self._redis, keys)
-        return await asyncio.to_thread(Catalogue.of, version, features, encoder)
+        return await asyncio.to_thread(lambda: Catalogue.of(version, features, encoder).encoded(live.values()))
 
-    async def _served(self, keys: Keys, record: LoopRecord, old: ActiveLoop | None) -> dict[str, ServedPolicy]:
+    async def _served(
+        self, keys: Keys, record: LoopRecord, old: ActiveLoop | None, encoders: _Encoders
+    ) -> dict[str, ServedPolicy]:
         names = [policy for policy, share in record.traffic.items() if share > 0]
         served = {}
         for policy, (policy_id, newest) in (await policy_store.latest_versions(self._redis, keys, names)).items():
@@ -200,12 +212,12 @@ class Follower:
             if before is not None and before.version == version:
                 served[policy] = before
             else:
-                loaded = await self._load(keys, record, policy, policy_id, version)
+                loaded = await self._load(keys, record, policy, policy_id, version, encoders)
                 served[policy] = loaded or before or ServedPolicy(policy, policy_id, 0, UNIFORM.scorer)
         return served
 
     async def _load(
-        self, keys: Keys, record: LoopRecord, policy: str, policy_id: str, version: int
+        self, keys: Keys, record: LoopRecord, policy: str, policy_id: str, version: int, encoders: _Encoders
     ) -> ServedPolicy | None:
         """Load a version; None when there is nothing (good) to load: what was served before stays."""
         if version == 0 or (policy_id, version) in self._refused:
@@ -215,14 +227,15 @@ class Follower:
         if snapshot is None:  # replaced by a newer one since we looked; its announcement is on the way
             return None
         try:
-            scorer = await asyncio.to_thread(lambda: build_scorer(stored, unpack(snapshot), record.d))
+            encoder = await encoders.get(encoder_of(snapshot) or record.encoder)
+            scorer = await asyncio.to_thread(lambda: build_scorer(stored, unpack(snapshot), encoder.d))
         except (ValueError, RuntimeError) as error:  # RuntimeError: a newer version wrote it
             self._refused.add((policy_id, version))
             self.refused += 1
             log.error("snapshot refused", loop=record.name, policy=policy, version=version, why=str(error))
             return None
         self.swaps += 1
-        return ServedPolicy(policy, policy_id, version, scorer)
+        return ServedPolicy(policy, policy_id, version, scorer, encoder)
 
     def rung(self) -> str:
         """Return which rung of the degradation ladder this worker stands on: ok, store_down or store_lost."""
@@ -233,3 +246,34 @@ class Follower:
     def versions(self) -> dict[str, Any]:
         """Return loop -> policy -> version that this worker serves."""
         return {name: {p: s.version for p, s in active.served.items()} for name, active in self._loops.items()}
+
+
+class _Encoders:
+    """The encoders of one loop: those that serve already, or made from their schemas."""
+
+    def __init__(self, redis: Redis, keys: Keys, record: LoopRecord, old: ActiveLoop | None) -> None:
+        self._redis, self._keys, self._record = redis, keys, record
+        live = [] if old is None else [old.encoder, *(policy.encoder for policy in old.served.values())]
+        self._known = {encoder.version: encoder for encoder in live if encoder is not None}
+
+    async def of_loop(self) -> Encoder:
+        """Return the encoder of imports: the newest if a person declared it, else the first."""
+        newest = self._record.newest
+        if newest is not None and newest["encoder"] == self._record.declared:
+            return await self.get(newest["encoder"])
+        return await self.get(self._record.encoder)
+
+    async def get(self, version: str) -> Encoder:
+        """Return the encoder of this version.
+
+        Raises:
+            ValueError: its schema is not kept, or this code makes another encoder of it.
+        """
+        if version not in self._known:
+            if version == self._record.encoder:
+                encoder = Encoder(FeatureSchema.model_validate(self._record.schema))
+            else:
+                schemas = await encoder_store.read_schemas(self._redis, self._keys, [version])
+                encoder = stored_encoder(version, schemas.get(version))
+            self._known[version] = encoder
+        return self._known[version]

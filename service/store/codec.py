@@ -34,6 +34,7 @@ from service.records import (
     Note,
     PolicyRecord,
     SlateItem,
+    Successor,
     Training,
     Unreadable,
 )
@@ -64,9 +65,14 @@ def check_format(what: str, found: object) -> None:
 # ---- arrays: safetensors, no pickle anywhere
 
 
-def pack(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
-    """Write arrays by name; the same arrays always give the same bytes."""
-    return save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}, metadata={"v": str(FORMAT)})
+def pack(arrays: Mapping[str, NDArray[np.generic]], *, encoder: str | None = None) -> bytes:
+    """Write arrays by name; the same arrays always give the same bytes.
+
+    Args:
+        encoder: version of the encoder whose rows they fit.
+    """
+    metadata = {"v": str(FORMAT)} if encoder is None else {"v": str(FORMAT), "encoder": encoder}
+    return save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}, metadata=metadata)
 
 
 def unpack(packed: bytes) -> dict[str, NDArray[np.generic]]:
@@ -80,9 +86,21 @@ def unpack(packed: bytes) -> dict[str, NDArray[np.generic]]:
         arrays = dict(load(packed))
     except SafetensorError as error:
         raise ValueError(f"not a set of arrays: {error}") from error
-    header = json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")])
-    check_format("a set of arrays", header.get("__metadata__", {}).get("v"))
+    check_format("a set of arrays", _metadata(packed).get("v"))
     return arrays
+
+
+def _metadata(packed: bytes) -> dict[str, str]:
+    found: dict[str, str] = json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")]).get("__metadata__", {})
+    return found
+
+
+def encoder_of(packed: bytes) -> str | None:
+    """Return the version of the encoder that `pack` was given; None where it was given none, or these are no arrays."""
+    try:
+        return _metadata(packed).get("encoder")
+    except (ValueError, AttributeError):
+        return None
 
 
 # ---- loops and policies
@@ -101,6 +119,8 @@ def loop_fields(record: LoopRecord) -> dict[str, str | bytes | int]:
         "catalogue": record.catalogue,
         "traffic": orjson.dumps(record.traffic),
         "pins": orjson.dumps(record.pins),
+        "newest": orjson.dumps(record.newest),
+        "declared": record.declared or "",
     }
 
 
@@ -123,7 +143,18 @@ def read_loop_fields(name: str, stored: Mapping[bytes, bytes]) -> LoopRecord:
         catalogue=int(stored[b"catalogue"]),
         traffic=orjson.loads(stored[b"traffic"]),
         pins=orjson.loads(stored[b"pins"]),
+        newest=orjson.loads(stored.get(b"newest", b"null")),
+        declared=_declared(stored),
     )
+
+
+def _declared(stored: Mapping[bytes, bytes]) -> str | None:
+    """Return the encoder that a person declared. Older records tell it by their schema."""
+    if b"declared" in stored:
+        return stored[b"declared"].decode() or None
+    schema = orjson.loads(stored[b"schema"])
+    said = any(schema.get(part) for part in ("context", "item", "crosses"))
+    return stored[b"encoder"].decode() if said or schema.get("hash_dims", 31) != 31 else None
 
 
 def known(model: type[LoopSettings], stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,6 +176,8 @@ def policy_fields(record: PolicyRecord) -> dict[str, str | bytes | int]:
         "events": record.events,
         "skipped": record.skipped,
         "alarms": orjson.dumps(record.alarms),
+        "begun": orjson.dumps(record.begun),
+        "encoding": orjson.dumps(record.encoding),
     }
 
 
@@ -171,6 +204,8 @@ def read_policy_fields(name: str, stored: Mapping[bytes, bytes]) -> PolicyRecord
         kept=int(stored.get(b"kept", 0)),
         published=int(stored[b"published"]) / 1000 if b"published" in stored else None,
         alarms=orjson.loads(stored[b"alarms"]),
+        begun=orjson.loads(stored.get(b"begun", b"null")),
+        encoding=orjson.loads(stored.get(b"encoding", b"null")),
     )
 
 
@@ -301,6 +336,21 @@ def training_body(policy: str, policy_id: str) -> bytes:
     return orjson.dumps({"v": FORMAT, "train": policy, "policy_id": policy_id})
 
 
+def successor_body(successor: Successor) -> bytes:
+    """Write field `c` of a successor."""
+    return orjson.dumps(
+        {
+            "v": FORMAT,
+            "successor": successor.encoder,
+            "schema": successor.schema,
+            "events": successor.events,
+            "why": successor.why,
+            "declared": successor.declared,
+            "catalogue": successor.catalogue,
+        }
+    )
+
+
 def read_entry(position: str, fields: Mapping[bytes, bytes]) -> Entry:
     """Read one entry of the log; one that is garbled comes back as `Unreadable`.
 
@@ -358,6 +408,16 @@ def _control(position: str, said: Mapping[str, Any]) -> Entry:
     check_format(f"entry {position} of the log", said.get("v"))
     if "train" in said:
         return Training(position, str(said["train"]), said.get("policy_id"))
+    if "successor" in said:
+        return Successor(
+            position,
+            encoder=_a(str, said["successor"]),
+            schema=_a(dict, said["schema"]),
+            events=_a(int, said["events"]),
+            why=_a(str, said["why"]),
+            declared=_a(bool, said["declared"]),
+            catalogue=_a(int, said["catalogue"]),
+        )
     return Note(position)
 
 

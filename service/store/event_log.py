@@ -67,21 +67,40 @@ async def wait(redis: Redis, keys: Keys, after: str, *, within_ms: int, most: in
     return read_entries(entries)
 
 
-async def scan(redis: Redis, keys: Keys, *, until: str = "+", batch: int = 1000) -> AsyncIterator[list[Entry]]:
-    """Read the whole retained log in batches, up to and including `until`."""
-    after = START
+async def scan(
+    redis: Redis, keys: Keys, *, until: str = "+", batch: int = 1000, newest: int | None = None
+) -> AsyncIterator[list[Entry]]:
+    """Read the retained log in batches, up to and including `until`; of its events the `newest`, if given, else all."""
+    after = START if newest is None else await _before_newest(redis, keys, newest, until=until)
     while entries := await read(redis, keys, after, most=batch, until=until):
         yield entries
         after = entries[-1].position
 
 
-def scan_in_thread(redis: Redis, keys: Keys, *, until: str, loop: asyncio.AbstractEventLoop) -> Iterator[list[Entry]]:
+async def _before_newest(redis: Redis, keys: Keys, events: int, *, until: str) -> str:
+    """Return the position after which the log holds so many events up to `until`, START where it holds fewer."""
+    found = 0
+    while True:
+        async with answering():
+            entries = await redis.xrevrange(keys.partition().events, max=until, count=1000)
+        for position, fields in entries:
+            found += b"e" in fields
+            if found > events:
+                return str(position.decode())
+        if not entries:
+            return START
+        until = f"({entries[-1][0].decode()}"
+
+
+def scan_in_thread(
+    redis: Redis, keys: Keys, *, until: str, loop: asyncio.AbstractEventLoop, newest: int | None = None
+) -> Iterator[list[Entry]]:
     """Read like `scan`, from another thread than that of the event loop; entries are held a batch at a time.
 
     Args:
         loop: runs meanwhile, and belongs to `redis`.
     """
-    batches = scan(redis, keys, until=until)
+    batches = scan(redis, keys, until=until, newest=newest)
 
     async def following() -> list[Entry] | None:
         return await anext(batches, None)

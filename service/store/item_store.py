@@ -46,6 +46,17 @@ async def read_items(redis: Redis, keys: Keys) -> tuple[int, dict[str, dict[str,
     return int(version or 0), {item.decode(): orjson.loads(items[item]) for item in sorted(items)}
 
 
+async def read_stand_ins(redis: Redis, keys: Keys, version: int) -> dict[str, dict[str, Any]]:
+    """Return the catalogue as it was at `version` for events that do not say an item's features; empty once it is gone.
+
+    Such events are of a version of Rebound before, or of an item whose features are large.
+    """
+    try:
+        return await read_items_at(redis, keys, version)
+    except Conflict:
+        return {}
+
+
 async def read_items_at(redis: Redis, keys: Keys, version: int) -> dict[str, dict[str, Any]]:
     """Return the catalogue as it was at `version`, by undoing what came later.
 

@@ -22,7 +22,7 @@ CHANGES = "rebound:changes"  # channel: the name of a loop in which something ch
 
 
 def loop_record(loop: str) -> str:
-    """Hash: id, settings, schema, d, encoder, epoch, catalogue, traffic, pins."""
+    """Hash: id, settings, schema, d, encoder, epoch, catalogue, traffic, pins, newest, declared."""
     return f"rebound:{{{loop}}}:loop"
 
 
@@ -60,6 +60,11 @@ class Partition:
     def stats(self) -> str:
         """Hash: counters."""
         return self.prefix + "stats"
+
+    @property
+    def successor(self) -> str:
+        """Hash: encoder, events, declared, fixed, position of the newest successor in the log."""
+        return self.prefix + "successor"
 
     @property
     def misfits(self) -> str:
@@ -108,6 +113,11 @@ class Keys:
         return self.home + "policies"
 
     @property
+    def encoders(self) -> str:
+        """Hash: version -> schema, of the encoders that came after the first. Bounded (`publish.lua`)."""
+        return self.home + "encoders"
+
+    @property
     def alarms(self) -> str:
         """Stream: changes of the world that policies noticed. Bounded (`publish.lua`)."""
         return self.home + "alarms"
@@ -130,7 +140,7 @@ class Keys:
         return f"{self.home}snapshots:{name}"
 
     def versions(self, name: str) -> str:
-        """Sorted set: `version:bytes` of the kept versions, by version."""
+        """Sorted set: `version:bytes[:encoder]` of the kept versions, by version. The first encoder is not named."""
         return f"{self.home}versions:{name}"
 
     def history(self, name: str) -> str:

@@ -122,6 +122,13 @@ async def kept_versions(redis: Redis, keys: Keys, name: str) -> list[int]:
         return [int(member.split(b":")[0]) for member in await redis.zrange(keys.versions(name), 0, -1)]
 
 
+async def kept_encoders(redis: Redis, keys: Keys, name: str) -> dict[int, str | None]:
+    """Return kept version -> its encoder, oldest first; None is the loop's first encoder."""
+    async with answering():
+        members = [member.decode().split(":") for member in await redis.zrange(keys.versions(name), 0, -1)]
+    return {int(version): encoder[0] if encoder else None for version, _, *encoder in members}
+
+
 async def version_position(redis: Redis, keys: Keys, name: str, version: int) -> str | None:
     """Return the position in the log that a version had learned to, None when no longer known."""
     async with answering():
@@ -194,6 +201,9 @@ class Lease:
         snapshot: bytes,
         budget: int,
         new_alarms: Sequence[Mapping[str, Any]],
+        encoder: str | None = None,
+        schemas: Mapping[str, Mapping[str, Any]] | None = None,
+        most_encoders: int | None = None,
     ) -> bool:
         """Checkpoint (and publish, unless `snapshot` is empty) in one atomic write; False when the lease was lost.
 
@@ -201,7 +211,11 @@ class Lease:
             record: the policy as it is now: position, events, skipped, version, alarms.
             budget: bytes for the kept versions.
             new_alarms: those that are not in the loop's stream of alarms yet.
+            encoder: version of the encoder that the snapshot is for; None: the loop's first.
+            schemas: version -> schema of encoders that may not be written down yet.
+            most_encoders: encoders for which versions are kept; None: no new one has come.
         """
+        known = [part for version, schema in (schemas or {}).items() for part in (version, orjson.dumps(schema))]
         keys, name = self._keys, self._policy
         done = await script("publish")(
             self._redis,
@@ -214,6 +228,7 @@ class Lease:
                 keys.snapshots(name),
                 keys.record,
                 keys.alarms,
+                keys.encoders,
             ),
             (
                 self.token or 0,
@@ -230,6 +245,11 @@ class Lease:
                 snapshot,
                 budget,
                 orjson.dumps(record.alarms),
+                orjson.dumps(record.encoding),
+                encoder or "",
+                "" if most_encoders is None else most_encoders,
+                len(schemas or {}),
+                *known,
                 *(orjson.dumps({"policy": name, **alarm}) for alarm in new_alarms),
             ),
         )

@@ -214,11 +214,30 @@ def test_a_loop_made_again_learns_anew(client: httpx.Client, other_client: httpx
         check_loop([client, other_client], loop)
 
 
-def test_a_schema_in_use_is_kept(client: httpx.Client, make_loop: Make) -> None:
+def test_a_schema_may_change_while_the_loop_is_in_use(client: httpx.Client, make_loop: Make) -> None:
+    loop = make_loop(policy="adaptive")
+    before = client.get(f"/loops/{loop}").json()
+    first = client.post("/recommend", json={"loop": loop, "context": {"age": 30}}).json()
+    client.post("/feedback", json={"loop": loop, "decision_id": first["decision_id"], "reward": 1}).raise_for_status()
+
+    def told() -> Any:
+        return client.get("/status").json()["loops"][loop]
+
+    for encoders, schema in ((2, AGE), (2, AGE), (3, LEVEL), (3, {})):
+        reply = client.put(f"/loops/{loop}", json={"schema": schema})
+        assert reply.status_code == 200
+        declared = reply.json()
+        assert declared == client.get(f"/loops/{loop}").json()
+        until(lambda: told()["policies"]["adaptive"]["encoder"] == declared["encoder"], "the policy moves")  # noqa: B023
+        assert told()["encoders"] == encoders
+    assert declared["schema"] == before["schema"]
+    assert told()["policies"]["adaptive"]["encoder_swaps"] == 3
+    assert told()["policies"]["adaptive"]["encoder_since"]["why"] == "left to the service"
+
+
+def test_a_reward_range_in_use_is_kept(client: httpx.Client, make_loop: Make) -> None:
     loop = make_loop(policy=None)
     recommend(client, loop)
-    reply = client.put(f"/loops/{loop}", json={"schema": AGE})
-    assert (reply.status_code, reply.json()["code"]) == (409, "schema_in_use")
     assert client.put(f"/loops/{loop}", json={"schema": {}, "wait_time": 5}).status_code == 200
     reply = client.put(f"/loops/{loop}", json={"reward_range": [0, 2]})
     assert (reply.status_code, reply.json()["code"]) == (409, "reward_range_in_use")

@@ -19,6 +19,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
+from service.learn import sweeper
 from service.run.embedded import find_redis_server
 from service.settings import Settings
 from service.store.connection import script
@@ -191,6 +192,11 @@ def everything(url: str, node: ClusterNode) -> None:
         until(settled, "all decisions are settled and learned")
         [stats] = node.redis.keys("rebound:{shop:0}:*:stats")
         until(lambda: node.redis.hexists(stats, "trimmed"), "the log is trimmed")
+        call("PUT", "/loops/shop", {"schema": {"hash_dims": 8}})
+        until(
+            lambda: client.get("/status").json()["loops"]["shop"]["policies"]["linucb"]["encoder_swaps"],
+            "the policy moves to the encoder that was declared",
+        )
         version = call("GET", "/policies/linucb")["version"]
         call("POST", "/policies/linucb/rollback", {"version": version})
         call("POST", "/policies/linucb/activate")
@@ -199,7 +205,8 @@ def everything(url: str, node: ClusterNode) -> None:
         call("DELETE", "/loops/shop", expect=204)
 
 
-def test_the_whole_service_runs_on_a_node_of_a_cluster(node: ClusterNode) -> None:
+def test_the_whole_service_runs_on_a_node_of_a_cluster(node: ClusterNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeper, "ENCODERS_S", 0.1)
     with (
         Monitor(node.socket) as monitor,
         Worker(Settings(redis_url=node.url, publish_period_ms=20), learner=True) as url,

@@ -35,12 +35,13 @@ async def put_loop(loop: str, body: LoopBody, redis: RedisDep, follower: Followe
 async def get_loop(loop: str, redis: RedisDep) -> LoopReply:
     """Return a loop's settings, schema and traffic."""
     record = await read_loop(redis, loop)
+    encoder = await administration.declared_encoder(redis, record)
     return LoopReply(
         loop=loop,
         settings=record.settings,
-        feature_schema=dict(record.schema),
-        features=record.d,
-        encoder=record.encoder,
+        feature_schema=encoder.schema.model_dump(mode="json"),
+        features=encoder.d,
+        encoder=encoder.version,
         catalogue=record.catalogue,
         epoch=record.epoch,
         traffic=dict(record.traffic),

@@ -39,6 +39,7 @@ class Drift:
 
     def __init__(self, policy: Policy[Any]) -> None:
         self.policy = policy
+        self.expected: Array | None = None  # of the events of the last `update`, before they were learned
         params = policy.params
         self._acts = params.half_life is not None or params.half_life_s is not None or params.detect_change
         self._events, self._forgot_at = 0, math.nan
@@ -70,7 +71,7 @@ class Drift:
         Raises:
             NumericalError: nothing was changed.
         """
-        expected = self.policy.update(batch)
+        self.expected = expected = self.policy.update(batch)
         self._events += len(batch.item)
         if self._cusum is not None:
             self._observe(self._cusum, batch, expected, slate_positions or [None] * len(batch.item))
@@ -82,7 +83,7 @@ class Drift:
         """Give the CUSUM what the model and its rivals expected, each before it learned the event."""
         if expected is None:
             if self._reference is None:
-                self._reference = self._new_reference()
+                self._reference = reference_of(self.policy)
                 self._successor = copy(self._reference)
             expected = self._reference.update(batch)
         assert expected is not None
@@ -178,7 +179,7 @@ class Drift:
             self._cusum.order.load(state["drift.order"])
         self._reference = None
         if reference := named(state, REFERENCE):
-            self._reference = self._new_reference()
+            self._reference = reference_of(self.policy)
             self._reference.load(reference)
         watched = self._reference or self.policy
         self._successor = copy(watched) if watched.comparable else None
@@ -189,8 +190,10 @@ class Drift:
             self._former.append(copy(self.policy))
             self._former[-1].load(former)
 
-    def _new_reference(self) -> Policy[Any]:
-        return KINDS["adaptive"](self.policy.d, KINDS["adaptive"].Params())
+
+def reference_of(policy: Policy[Any]) -> Policy[Any]:
+    """Make a model of the same rows that says what it expects, for a policy that does not."""
+    return KINDS["adaptive"](policy.d, KINDS["adaptive"].Params())
 
 
 def copy(policy: Policy[Any]) -> Policy[Any]:

@@ -1,0 +1,83 @@
+"""Gives events their rows through one encoder: as they were served, or encoded anew from the raw record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from service.policies import Array, Batch
+from service.records import Event, Features
+from service.represent.encoder import Encoder
+from service.represent.schema import FeatureSchema
+from service.represent.stored import stored_encoder
+
+NO_ITEMS: Mapping[str, Features] = {}
+
+
+class Rows:
+    """The rows of a loop's events through one of its encoders.
+
+    Args:
+        version: of the encoder.
+        native: version of the encoder of events that name none.
+        d: columns of a row.
+        schema: of the encoder; None: every event has its row, and none is encoded.
+    """
+
+    def __init__(self, version: str, *, native: str, d: int, schema: Mapping[str, Any] | None) -> None:
+        self.version, self.native, self.d, self.schema = version, native, d, schema
+        self.stand_ins = NO_ITEMS  # item -> its features, where an event does not say them
+        self._made: Encoder | None = None
+
+    @classmethod
+    def through(cls, version: str, schema: Mapping[str, Any], *, native: str) -> Rows:
+        """Make the rows of an encoder that is known by its schema.
+
+        Raises:
+            ValueError: this code makes another encoder of the schema.
+        """
+        encoder = stored_encoder(version, schema)
+        rows = cls(version, native=native, d=encoder.d, schema=schema)
+        rows._made = encoder
+        return rows
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder, made when it is first needed.
+
+        Raises:
+            ValueError: its schema is not known.
+        """
+        if self._made is None:
+            if self.schema is None:
+                raise ValueError(f"there is no schema of encoder {self.version!r}")
+            self._made = Encoder(FeatureSchema.model_validate(self.schema))
+        return self._made
+
+    def has(self, event: Event) -> bool:
+        """Return whether the event holds its row through this encoder."""
+        return (event.encoder or self.native) == self.version
+
+    def of(self, event: Event) -> Array:
+        """Return the row (d,) float32 of an event."""
+        if self.has(event):
+            return event.x
+        features = event.features
+        if features is None:
+            features = self.stand_ins.get(event.item, {})
+        [row] = self.encoder.encode(event.context, self.encoder.items([features], [event.item]))
+        return np.asarray(row)
+
+    def batch(self, events: Sequence[Event], reward_range: tuple[float, float]) -> Batch:
+        """Make the batch of events, with rewards as shares of the loop's range."""
+        low, high = reward_range
+        reward = np.array([event.reward for event in events], dtype=np.float64)
+        return Batch(
+            x=np.stack([self.of(event) for event in events]),
+            item=[event.item for event in events],
+            user=[event.user for event in events],
+            reward=(reward - low) / (high - low),
+            propensity=np.array([np.nan if event.propensity is None else event.propensity for event in events]),
+        )
