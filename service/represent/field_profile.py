@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from service.represent.fields import MAX_STRING
@@ -22,6 +23,7 @@ HALF = 128
 MOST_ELEMENTS = 16  # of a set that are counted as levels
 MOST_SIZES = 8
 MOST_TEXT = 80  # characters of an example
+SLOW = 0.1  # a field whose value changes more rarely
 RARE = 0.01  # a type with a smaller share of the earlier values counts as new
 LAG = 16  # values between two that are compared to see whether a text rises: rewards arrive a little out of order
 
@@ -58,10 +60,16 @@ class Window:
     quantiles: tuple[float, ...] = ()  # .05, .25, .5, .75, .95
     levels: tuple[tuple[str, float], ...] = ()  # the eight most frequent that are still known → share
     distinct: int = 0
+    changes: float = 0.0  # share of values that differ from the one before: small for a weekday or a campaign
     at_ends: float = 0.0  # share of the numbers that equal the lowest, or the highest: the larger of both
     size: int | None = None  # of the vectors, where all had the same
     serial: int = 0  # levels from here on were new afterwards
     settled: bool = False  # hardly a level was new in its second half
+
+    @property
+    def slow(self) -> bool:
+        """Whether the value stays for long, so that another one is no news."""
+        return self.changes < SLOW
 
     @property
     def spread(self) -> float:
@@ -266,13 +274,13 @@ class FieldProfile:
         if self._declared is not None:
             return
         low, high = -math.inf, math.inf
-        if window.low is not None and window.high is not None and window.distinct > 12:
+        if window.low is not None and window.high is not None and window.distinct > 12 and not window.slow:
             margin = max(window.high - window.low, 4 * window.spread)
             low, high = window.low - margin, window.high + margin
         groups = 0
         for name, share in window.types.items():
             groups |= GROUPS[name] if share >= RARE else 0
-        settled = window.settled and not self.levels.full
+        settled = window.settled and not window.slow and not self.levels.full
         # After nothing but null any type may come: the field begins to speak, and that is no change of its type.
         self.reference = Reference(groups or 31, low, high, window.serial if settled else 0, window.size)
 
@@ -312,6 +320,7 @@ class FieldProfile:
             "types": types,
             "levels": tuple(levels),
             "serial": self.levels.next,
+            "changes": self._changes(n),
             "settled": bool(self._half) and fresh <= len(young) / HALF,
         }
         if numbers:
@@ -329,6 +338,12 @@ class FieldProfile:
         fractions = {number for number, serial in zip(self._number[:n], serials, strict=True) if not serial}
         found["distinct"] = len(counts) + len({number for number in fractions if number == number})
         return Window(**found)
+
+    def _changes(self, n: int) -> float:
+        start = self.seen - n
+        order = [(start + i) % NEWEST for i in range(n)]
+        values = [(self._serial[at], 0.0 if self._serial[at] else self._number[at]) for at in order]
+        return sum(a != b for a, b in pairwise(values)) / max(1, n - 1)
 
     def _young(self) -> list[int]:
         """Serials of the newest 128 values."""

@@ -18,8 +18,10 @@ from service.represent.profile import NEWEST_REWARDS, Kind, Profile
 
 WARM_UP = 200  # records before anything is said
 LONG = 512  # values before a field counts as constant, and records before a field counts as new
+FAIR = 1000  # requests before users could have come back
 SHARE = 0.05  # of the newest values (13 of 256) that must be at fault
 NEW_FOR = 2048  # records for which a field is new
+KNOWN = ("levels", "set", "boolean", "left_out")  # kinds whose levels are told apart
 GONE_FOR = 20_000  # records after which nobody waits for a field
 USED = 0.25  # of the reward range
 SCALE = 10.0  # times wider or narrower
@@ -160,7 +162,11 @@ def _compared(field: FieldProfile, kind: Kind) -> Iterator[Notice]:
         )
         return  # what follows from it is no news
     always_new = kind.reason in ("clock", "new_each_time") or _is_mostly_new(field)
-    if NEW_LEVEL in marks and field.marked(NEW_LEVEL) >= enough and not always_new:
+    if (
+        NEW_LEVEL in marks
+        and field.marked(NEW_LEVEL) >= enough
+        and (declared or (kind.type in KNOWN and not always_new))
+    ):
         yield _marked(
             field,
             "unseen_levels",
@@ -184,7 +190,13 @@ def _compared(field: FieldProfile, kind: Kind) -> Iterator[Notice]:
         return
     outside = field.marked(OUTSIDE) if OUTSIDE in marks else 0
     wider = window.spread / before.spread if before is not None and before.spread > 0 else 1.0
-    rescaled = window.spread > 0 and before is not None and before.distinct > 12 and not 1 / SCALE < wider < SCALE
+    rescaled = (
+        window.spread > 0
+        and before is not None
+        and before.distinct > 12
+        and not before.slow
+        and not 1 / SCALE < wider < SCALE
+    )
     if rescaled and not declared:
         assert before is not None
         yield _notice(
@@ -235,14 +247,14 @@ def _useless(profile: Profile, field: FieldProfile, kind: Kind) -> Iterator[Noti
     window = field.newest()
     present = field.seen >= 0.99 * (profile.records(field.side) - field.born)
     never_varied = field.count_distinct() <= 1 and field.seen >= LONG and not field.share("vector", "set")
-    # Varied before, and in one of ten values at least: then 256 of one kind are no chance.
-    usual = max((count for _, count in field.levels.most_frequent(1)), default=0) / max(1, field.values)
+    # It changed at every tenth value at least, in the earlier window: then 256 of one kind are no chance.
     stuck = (
         window.n == NEWEST
         and window.distinct == 1
         and len(window.types) == 1
         and not field.share("vector", "set")
-        and 1 - usual - NEWEST / field.seen >= 0.1
+        and field.before is not None
+        and not field.before.slow
     )
     if present and (never_varied or stuck):
         if profile.items < 2 and field.side == "item":
@@ -286,7 +298,8 @@ def _of_the_loop(profile: Profile) -> Iterator[Notice]:
     fields = profile.fields["context"].values()
     varies = any(field.newest().distinct > 1 or field.share("vector", "set") for field in fields)
     partly = any(0.0 < profile.missing(field) < 1.0 for field in fields)
-    if requests >= LONG and not varies and not partly and (returning is None or returning < 0.1):
+    strangers = returning is None or (returning < SHARE and profile.with_user >= FAIR)
+    if requests >= LONG and not varies and not partly and strangers:
         yield Notice(
             "constant_context",
             "context",
@@ -299,7 +312,7 @@ def _of_the_loop(profile: Profile) -> Iterator[Notice]:
             "Send what you know when you ask: a segment, a page, a device, the hour, or a `user_id` that stays.",
             True,
         )
-    if profile.with_user >= 1000 and returning is not None and returning < SHARE:
+    if profile.with_user >= FAIR and returning is not None and returning < SHARE:
         yield Notice(
             "users_once",
             None,
