@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -144,10 +145,13 @@ def show(console: Console, seen: Seen, findings: Sequence[Finding], *, fields: b
 
 def _print(console: Console, findings: Sequence[Finding]) -> None:
     for finding in findings:
-        text = f"{SIGNS[finding.level]} {escape(finding.says)}"
-        console.print(Padding(text, (0, 0, 0, 2)), highlight=False)
+        lines = Table.grid(padding=(0, 1))
+        lines.add_row(
+            SIGNS[finding.level], escape(finding.says) + (f" [dim]({finding.code})[/]" if finding.code else "")
+        )
         if finding.do:
-            console.print(Padding(f"→ {escape(finding.do)}", (0, 0, 0, 4)), highlight=False, style="dim")
+            lines.add_row("", f"[dim]→ {escape(finding.do)}[/]")
+        console.print(Padding(lines, (0, 0, 0, 2)), highlight=False)
 
 
 def _table(profile: ProfileReply) -> Table:
@@ -157,9 +161,12 @@ def _table(profile: ProfileReply) -> Table:
         f"{_numbers(profile.rewards.quantiles)}",
         title_justify="left",
         title_style="",
+        box=box.SIMPLE_HEAD,
     )
     for column in ("field", "taken as", "missing", "different", "newest values"):
-        table.add_column(column, justify="right" if column in ("missing", "different") else "left", overflow="fold")
+        table.add_column(
+            column, justify="right" if column in ("missing", "different") else "left", no_wrap=column == "field"
+        )
     for field in profile.fields[:MOST_FIELDS]:
         left_out = field.kind == "left_out"
         taken = f"left out: {(field.reason or '').replace('_', ' ')}" if left_out else field.kind
@@ -183,8 +190,8 @@ def _values(field: FieldReply) -> str:
         return _numbers(field.quantiles)
     if field.kind in ("levels", "boolean") and field.newest.levels:
         shares = list(field.newest.levels.items())
-        shown = ", ".join(f"{level[:20]} {share:.0%}" for level, share in shares[:4])
-        return shown + (", …" if len(shares) > 4 else "")
+        shown = ", ".join(f"{level[:20]} {share:.0%}" for level, share in shares[:3])
+        return shown + (", …" if len(shares) > 3 else "")
     if field.kind == "set":
         return ", ".join(level[:20] for level in list(field.levels)[:6])
     return field.last.value[:40] if field.last else ""

@@ -42,6 +42,7 @@ class Finding:
     loop: str | None
     says: str
     do: str = ""
+    code: str = ""  # of a notice
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _of_loop(name: str, status: LoopStatus, profile: ProfileReply | None, *, run
     if profile is None:
         return
     for notice in profile.notices:
-        yield Finding("bad" if notice.needs_person else "note", name, notice.means, notice.do)
+        yield Finding("bad" if notice.needs_person else "note", name, notice.means, notice.do, notice.code)
 
 
 def _of_feedback(name: str, status: LoopStatus) -> Iterator[Finding]:

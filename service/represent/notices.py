@@ -149,16 +149,16 @@ def _compared(field: FieldProfile, kind: Kind) -> Iterator[Notice]:
     window, before, declared = field.newest(), field.before, field.reference.declared
     enough = max(8, round(SHARE * window.n))
     marks = field.marks
-    said = "its schema" if declared else "what came before"
+    said = "its schema" if declared else "the values that came before"
     if NEW_TYPE in marks and field.marked(NEW_TYPE) >= enough:
         types = ", ".join(f"{share:.0%} {name}" for name, share in sorted(window.types.items(), key=lambda p: -p[1]))
         yield _marked(
             field,
             "changed_type",
             NEW_TYPE,
-            f"{_name(field)} has another type than {said}: now {types}. Levels are told by their text (1 and "
-            '"1" are the same); numbers and lists are not.',
-            "Send one type. Whoever changed the client can change it back, or the schema can be declared anew.",
+            f"{_name(field)} has another type than {said}: of the newest {window.n} are {types}.",
+            'Send the type of before, or declare the field anew. As a level 1 and "1" are the same; as numbers and '
+            "lists they are not.",
         )
         return  # what follows from it is no news
     always_new = kind.reason in ("clock", "new_each_time") or _is_mostly_new(field)
@@ -171,9 +171,9 @@ def _compared(field: FieldProfile, kind: Kind) -> Iterator[Notice]:
             field,
             "unseen_levels",
             NEW_LEVEL,
-            f"{field.marked(NEW_LEVEL)} of the newest {window.n} values of {_named(field)} were not in {said}; "
-            "they share one column until the rows are made anew.",
-            "Check the spelling of the examples. If the levels are meant, declare them or wait for the next encoder.",
+            f"{field.marked(NEW_LEVEL)} of the newest {window.n} values of {_named(field)} are "
+            f"{'not listed in its schema' if declared else 'new'}, so nothing was learned from them before.",
+            "Check the spelling of the examples. If they are meant, declare them, or leave it to the service.",
         )
     vector = field.share("vector") >= 0.5
     if OUTSIDE in marks and field.marked(OUTSIDE) >= enough and vector:
@@ -265,8 +265,7 @@ def _useless(profile: Profile, field: FieldProfile, kind: Kind) -> Iterator[Noti
             "constant_field",
             field.seen if never_varied else NEWEST,
             f"{_name(field)} is {value.value if value else 'the same'} every time"
-            f"{'' if never_varied else ' by now, and varied before'}; what never varies explains nothing, so it is "
-            "left out.",
+            f"{'' if never_varied else ' by now, and varied before'}; what never varies explains nothing.",
             "Nothing, if it is meant. Otherwise look why the client always sends the same.",
             needs_person=not never_varied,
         )
@@ -387,9 +386,8 @@ def _of_rewards(profile: Profile, reward_range: tuple[float, float]) -> Iterator
             len(rewards),
             profile.first_reward,
             profile.last_reward,
-            f"Rewards lie between {bottom:g} and {top:g} and the range is {low:g} to {high:g}, so they use "
-            f"{min(used, inside) if inside else used:.0%} of it; whoever counts in the unit of the range sees little "
-            "difference.",
+            f"Rewards lie between {bottom:g} and {top:g}, which is {min(used, inside) if inside else used:.0%} of the "
+            f"range {low:g} to {high:g}; differences of that size look small to a policy.",
             f"Make the loop with a `reward_range` near [{bottom:.3g}, {top:.3g}].",
             True,
         )

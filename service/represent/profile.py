@@ -363,7 +363,8 @@ class Profile:
         }
         return {
             "json": np.frombuffer(json.dumps(said).encode(), dtype=np.uint8).copy(),
-            "rings": np.array([rings for _, rings, _ in fields], dtype=np.int64).reshape(-1, 3, NEWEST),
+            "kinds": np.array([rings[:2] for _, rings, _ in fields], dtype=np.uint8).reshape(-1, 2, NEWEST),
+            "serials": np.array([rings[2] for _, rings, _ in fields], dtype=np.int64).reshape(-1, NEWEST),
             "numbers": np.array([numbers for _, _, numbers in fields], dtype=np.float64).reshape(-1, NEWEST),
             "rewards": np.array(self._newest_rewards, dtype=np.float64),
         }
@@ -399,8 +400,11 @@ class Profile:
         found._returns = said["returns"]
         found._newest_rewards = state["rewards"].tolist()
         found._schema = None if said["schema"] is None else FeatureSchema.model_validate(said["schema"])
-        for field, rings, numbers in zip(said["fields"], state["rings"], state["numbers"], strict=True):
-            found.fields[field["side"]][field["path"]] = FieldProfile.of(field, rings.tolist(), numbers.tolist())
+        for field, kinds, serials, numbers in zip(
+            said["fields"], state["kinds"], state["serials"], state["numbers"], strict=True
+        ):
+            rings = [*kinds.tolist(), serials.tolist()]
+            found.fields[field["side"]][field["path"]] = FieldProfile.of(field, rings, numbers.tolist())
         return found
 
 
