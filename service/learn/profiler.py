@@ -41,16 +41,21 @@ class CountedElsewhere(Exception):
 
 
 class Profiler:
-    """Profiles one loop. `step` is one iteration; `run` loops it; `drain` runs it until the log is empty."""
+    """Profiles one loop. `step` is one iteration; `run` loops it; `drain` runs it until the log is empty.
+
+    Attributes:
+        position: of the last entry that was counted.
+        due_at: when the profile is to be written down next, on the monotonic clock, in seconds.
+    """
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis, self._keys = redis, keys
         self._lease = Lease(redis, keys, LEASE, ttl_ms=LEASE_MS)
         self._loop: LoopRecord
         self._profile: Profile
-        self._position: str  # the last entry that was counted
+        self.position: str
         self._saved: str  # and the last whose count was written
-        self._due = 0.0
+        self.due_at = 0.0
 
     async def open(self) -> bool:
         """Take the lease and go on from the checkpoint; False while another learner holds it.
@@ -70,7 +75,7 @@ class Profiler:
             log.warning("the profile is made anew", loop=self._keys.loop, why=str(error))
             await profile_store.drop_profile(self._redis, self._keys)
             record, self._profile = ProfileRecord(), Profile()
-        self._position = self._saved = record.position
+        self.position = self._saved = record.position
         self._profile.declare(_declared(self._loop))
         return True
 
@@ -87,17 +92,17 @@ class Profiler:
             CountedElsewhere: what was counted since the checkpoint is thrown away.
             NewerFormat: a newer version wrote the next entry.
         """
-        entries = await event_log.read(self._redis, self._keys, self._position)
+        entries = await event_log.read(self._redis, self._keys, self.position)
         if entries:
             await asyncio.to_thread(self._count, entries)
-        if self._position != self._saved and time.monotonic() >= self._due:
+        if self.position != self._saved and time.monotonic() >= self.due_at:
             await self.save()
         return len(entries)
 
     async def drain(self) -> int:
         """Count all that is in the log now, write it down, and return the number of entries read."""
         total = 0
-        while entries := await event_log.read(self._redis, self._keys, self._position):
+        while entries := await event_log.read(self._redis, self._keys, self.position):
             await asyncio.to_thread(self._count, entries)
             total += len(entries)
         await self.save()
@@ -115,7 +120,7 @@ class Profiler:
                     at=entry.time,
                     request=entry.decision_id,
                 )
-        self._position = entries[-1].position
+        self.position = entries[-1].position
 
     async def save(self) -> None:
         """Write the profile and its position down.
@@ -126,14 +131,14 @@ class Profiler:
         started = time.monotonic()
         await self._read_loop()
         state, notices = await asyncio.to_thread(self._state)
-        record = ProfileRecord(self._position, self._profile.events, state)
+        record = ProfileRecord(self.position, self._profile.events, state)
         if not await profile_store.save_profile(
             self._redis, self._keys, seen=self._saved, record=record, notices=notices
         ):
             raise CountedElsewhere(self._keys.loop)
-        self._saved = self._position
+        self._saved = self.position
         now = time.monotonic()
-        self._due = now + max(PERIOD_S, (now - started) / SHARE)
+        self.due_at = now + max(PERIOD_S, (now - started) / SHARE)
 
     def _state(self) -> tuple[bytes, list[dict[str, object]]]:
         self._profile.declare(_declared(self._loop))
@@ -182,7 +187,7 @@ class Profiler:
             if read < 1000:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), POLL_S)
-        if self._position != self._saved:
+        if self.position != self._saved:
             await self.save()
         await self._lease.release()
 

@@ -79,7 +79,7 @@ async def test_it_goes_on_from_the_checkpoint(redis: Redis, keys: Keys) -> None:
     assert await (await opened(redis, keys)).drain() == 30
     await append(redis, keys, 300, first=30)
     second = await opened(redis, keys)
-    second._due = 1e18  # it counts, and "crashes" before it writes that down
+    second.due_at = 1e18  # it counts, and "crashes" before it writes that down
     assert await second.step() == 300
     assert await counted(redis, keys) == 30
     assert await (await opened(redis, keys)).drain() == 300
