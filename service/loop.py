@@ -51,6 +51,12 @@ class LoopChanges(BaseModel):
         le=30 * 86_400,
         description="seconds that a settled decision stays readable, after its wait time",
     )
+    strict: bool = Field(
+        False,
+        strict=True,
+        description="refuse a request with a field that the declared schema cannot use; else it is used as far as it "
+        "can be, and counted",
+    )
 
 
 class LoopSettings(LoopChanges):

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable
-from service.records import Entry, Event, LoopRecord
+from service.records import START, Entry, Event, LoopRecord, Successor
 from service.represent.notices import notices_of
 from service.represent.profile import Profile
 from service.represent.schema import FeatureSchema
@@ -76,7 +77,6 @@ class Profiler:
             await profile_store.drop_profile(self._redis, self._keys)
             record, self._profile = ProfileRecord(), Profile()
         self.position = self._saved = record.position
-        self._profile.declare(_declared(self._loop))
         return True
 
     async def _read_loop(self) -> None:
@@ -94,7 +94,7 @@ class Profiler:
         """
         entries = await event_log.read(self._redis, self._keys, self.position)
         if entries:
-            await asyncio.to_thread(self._count, entries)
+            await self._take(entries)
         if self.position != self._saved and time.monotonic() >= self.due_at:
             await self.save()
         return len(entries)
@@ -103,14 +103,22 @@ class Profiler:
         """Count all that is in the log now, write it down, and return the number of entries read."""
         total = 0
         while entries := await event_log.read(self._redis, self._keys, self.position):
-            await asyncio.to_thread(self._count, entries)
+            await self._take(entries)
             total += len(entries)
         await self.save()
         return total
 
+    async def _take(self, entries: Sequence[Entry]) -> None:
+        if self.position == START:  # the first schema may change until there are events; later ones are in the log
+            await self._read_loop()
+            self._profile.declare(_schema(self._loop.schema))
+        await asyncio.to_thread(self._count, entries)
+
     def _count(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            if isinstance(entry, Event):
+            if isinstance(entry, Successor) and entry.declared:
+                self._profile.declare(_schema(entry.schema))
+            elif isinstance(entry, Event):
                 self._profile.add(
                     context=entry.context,
                     item=entry.item,
@@ -141,7 +149,6 @@ class Profiler:
         self.due_at = now + max(PERIOD_S, (now - started) / SHARE)
 
     def _state(self) -> tuple[bytes, list[dict[str, object]]]:
-        self._profile.declare(_declared(self._loop))
         found = notices_of(self._profile, reward_range=self._loop.settings.reward_range)
         return pack(self._profile.state()), [asdict(notice) for notice in found]
 
@@ -192,7 +199,10 @@ class Profiler:
         await self._lease.release()
 
 
-def _declared(loop: LoopRecord) -> FeatureSchema | None:
-    """Return the schema that a person declared; None where there is none."""
-    schema = FeatureSchema.model_validate(loop.schema)
+def _schema(said: Mapping[str, Any]) -> FeatureSchema | None:
+    """Return the schema that a person declared; None where it leaves the fields to the service."""
+    try:
+        schema = FeatureSchema.model_validate(said)
+    except ValueError:  # one that was fitted: its fields are no contract
+        return None
     return schema if schema.context or schema.item else None

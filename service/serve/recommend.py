@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from service.decide.decision import Request, decide
 from service.errors import InvalidRequest
 from service.records import Decision, Features
+from service.represent.misfits import Misfits
 from service.serve.follower import Follower
 from service.serve.ids import check_own_id, new_decision_id
 from service.serve.misfit_counter import MisfitCounter
+from service.serve.strict import refuse
 from service.settings import Settings
 from service.store.decisions import DecisionWriter, PendingDecision
 from service.store.keys import Keys
@@ -45,8 +47,8 @@ class Recommender:
         Raises:
             NotFound: there is no such loop.
             NoCandidates: nothing is eligible.
-            InvalidRequest: too many candidates, one that stands twice, a slate that is too long, or a decision id of
-                another loop.
+            InvalidRequest: too many candidates, one that stands twice, a slate that is too long, a decision id of
+                another loop, or, in a strict loop, a field that its schema cannot use.
         """
         active = self._follower.loop(loop)
         self._check(candidates, k)
@@ -56,7 +58,12 @@ class Recommender:
             check_own_id(decision_id, loop)
         request = Request(decision_id, user_id, context or {}, candidates, exclude, k)
         keys = Keys(active.name, active.id)
-        decision, rows = decide(request, active, at=time.time(), misfits=self._misfits.of(keys))
+        strict = active.settings.strict
+        misfits = Misfits() if strict else self._misfits.of(keys)
+        decision, rows = decide(request, active, at=time.time(), misfits=misfits)
+        if strict:
+            served = active.policy_for(user_id or decision_id)
+            refuse(request, served.encoder or active.encoder, misfits)
         shown = active.catalogue.shown(candidates, [item.id for item in decision.items])
         return await self._decisions.append(PendingDecision(keys, decision, rows, shown, active.settings.wait_ms))
 

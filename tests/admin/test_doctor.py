@@ -12,7 +12,8 @@ from service.admin.status import LoopStatus, PolicyStatus
 
 def policy(**changes: Any) -> PolicyStatus:
     said = {"kind": "k", "version": 3, "events": 100, "lag": 0, "bytes": 1, "snapshot_age_s": 1.0, "alarms": 0}
-    return PolicyStatus.model_validate({**said, "last_alarm": None, **changes})
+    said |= {"last_alarm": None, "encoder": "e", "encoder_since": None, "encoder_swaps": 0, "trial": None}
+    return PolicyStatus.model_validate({**said, **changes})
 
 
 def status(**changes: Any) -> LoopStatus:

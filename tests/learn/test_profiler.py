@@ -19,7 +19,7 @@ from service.learn import profiler
 from service.learn.profiler import CountedElsewhere, Profiler
 from service.records import LoopRecord
 from service.represent.profile import Profile
-from service.store import codec, event_log, loop_store, profile_store
+from service.store import codec, encoders, event_log, loop_store, profile_store
 from service.store.codec import NewerFormat, unpack
 from service.store.keys import Keys
 from service.store.profile_store import LEASE
@@ -219,5 +219,15 @@ async def test_values_are_compared_with_the_declared_schema(redis: Redis, loop: 
     await redis.hset(keys.record, "schema", schema)
     await append(redis, keys, 600)
     await (await opened(redis, keys)).drain()
-    codes = {(notice.code, notice.path): notice.count for notice in (await read_profile(redis, keys.loop)).notices}
-    assert codes[("unseen_levels", "segment")] == 200
+    assert (await unseen(redis, keys)) == 200
+    # Declared anew in the log, with all levels: the notice goes.
+    whole = {"context": {"segment": {"type": "categorical", "levels": ["s0", "s1", "s2"]}}}
+    await encoders.append_successor(redis, keys, whole, encoder="other", events=0, why="declared", declared=True)
+    await append(redis, keys, 300, first=600)
+    await (await opened(redis, keys)).drain()
+    assert (await unseen(redis, keys)) == 0
+
+
+async def unseen(redis: Redis, keys: Keys) -> int:
+    found = (await read_profile(redis, keys.loop)).notices
+    return sum(notice.count for notice in found if (notice.code, notice.path) == ("unseen_levels", "segment"))
