@@ -167,7 +167,7 @@ async def test_swaps_of_the_encoder_under_load(data: Path, size: float) -> None:
         first = status(served.url)["policies"]["adaptive"]
         tried = Encoder(FeatureSchema.model_validate({**SEEING, "hash_dims": 8}))
         redis, keys = connect(served.redis_url, name="test", timeout_s=10), served.keys(LOOP)
-        said = {"encoder": tried.version, "events": 10**9, "why": "a test"}
+        said: dict[str, Any] = {"encoder": tried.version, "events": 10**9, "why": "a test"}
         schema = orjson.loads(orjson.dumps(tried.schema.model_dump(mode="json")))
         found = await asyncio.gather(*(encoders.append_successor(redis, keys, schema, **said) for _ in range(4)))
         assert [position is not None for position in found].count(True) == 1, "of four that append the same, one does"
@@ -205,7 +205,7 @@ async def back_to_the_first_encoder(served: Served, admin: httpx.AsyncClient, fi
     before = status(served.url)["policies"]["adaptive"]
     answer = await admin.post("/policies/adaptive/rollback", json={"version": version})
     assert answer.json()["adopted"], answer.text
-    body = {"loop": LOOP, "user_id": "u", "context": {"persona": "a"}}
+    body: dict[str, Any] = {"loop": LOOP, "user_id": "u", "context": {"persona": "a"}}
     served_by = ""
     while served_by != "adaptive":
         reply = (await admin.post("/recommend", json=body)).json()
