@@ -114,7 +114,7 @@ def test_gains(request: pytest.FixtureRequest, quick: bool) -> None:
     changing = {world: row for world, row in found.items() if SHAPES[world].changes_at}
     if changing:
         console.print(times("Decisions from the change to .9 of the gain before", "regained", changing, arms))
-    for line in (*of_reference(found), *differences(found)):
+    for line in (*of_reference(found), *(differences(found) if steps is None else ())):
         console.print(line, highlight=False)
     for world, row in found.items():
         for arm, cell in row.items():
