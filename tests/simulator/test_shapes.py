@@ -323,7 +323,10 @@ def test_users_of_kinds() -> None:
     p = make("users-of-kinds", SEED).state(0).p
     assert p.shape == (200, 8)
     assert {tuple(sorted(row)) for row in p.tolist()} == {(*[0.15] * 6, 0.45, 0.65)}
-    assert 2 <= len({tuple(row) for row in p.tolist()}) <= 4
+    kinds = np.array(sorted({tuple(row) for row in p.tolist()}))
+    assert len(kinds) == 4
+    assert ((kinds > 0.15).sum(axis=0) == 1).all(), "each item is the favourite of one kind"
+    assert make("users-of-6-kinds", SEED).state(0).p.shape == (200, 12)
 
 
 def test_embeddings() -> None:

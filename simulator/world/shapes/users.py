@@ -19,7 +19,8 @@ class Users(Shape):
     Args:
         items: on offer, without features.
         hidden_kinds: kinds of users, each with one item of probability `best`, one of `second`, and `else_` for all
-            others; each user is of one kind, uniformly. None: each user is by himself, with probabilities
+            others, and no item is a favourite of two kinds while there are others; each user is of one kind,
+            uniformly. None: each user is by himself, with probabilities
             σ(N(mean, sd²)) for each item.
     """
 
@@ -50,8 +51,10 @@ class UsersWorld(ShapedWorld[Tastes, Users]):
             p = 1 / (1 + np.exp(-generator.normal(shape.mean, shape.sd, (shape.users, shape.items))))
         else:
             of_kind = np.full((shape.hidden_kinds, shape.items), shape.else_)
-            for row in of_kind:
-                row[generator.choice(shape.items, 2, replace=False)] = shape.best, shape.second
+            rounds = -(-2 * shape.hidden_kinds // shape.items)
+            favourites = np.concatenate([generator.permutation(shape.items) for _ in range(rounds)])
+            for kind, row in enumerate(of_kind):
+                row[favourites[2 * kind : 2 * kind + 2]] = shape.best, shape.second
             p = of_kind[generator.integers(shape.hidden_kinds, size=shape.users)]
         items = (Item(f"i{slot}", slot, {"name": f"i{slot}"} if self.declared else {}) for slot in range(shape.items))
         return Tastes(p, Catalogue(tuple(items)))
