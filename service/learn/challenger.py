@@ -4,7 +4,7 @@ Both learn the same events. Of each event after the successor's place in the log
 the logarithmic losses of the two are added up: neither had learned any of these events. The challenger takes over as
 soon as it is ahead by more than MARGIN nats, at one of the looks: after FIRST_LOOK events, and then whenever their
 number has grown by a quarter. If the policy of before tells the truth, this happens by chance with a probability of at
-most e^-MARGIN, however often one looks (Ville 1939). Where both expect the same of every event, to the last bit, the
+most e^-MARGIN, however often one looks (Ville 1939). Where both expect the same of every event, but for rounding, the
 rows do not matter to the policy, and it moves at the first look. The trial is given up PATIENCE events after there were
 as many as the successor was fitted on, or where a newer successor comes.
 
@@ -26,6 +26,7 @@ from service.records import Event, Successor
 MARGIN = 2.0  # nats
 FIRST_LOOK = 25  # events
 PATIENCE = 500  # events
+SAME = 1e-9  # of a loss: rounding, where the same is computed in another order
 CERTAIN = 1e-3  # nobody is surer of a reward, or of none
 DRIFT, REFERENCE, BASELINE = "drift-of.", "reference.", "baseline."  # of names of arrays
 
@@ -60,7 +61,8 @@ class Challenger:
     def look(self) -> bool | None:
         """Return whether the challenger takes over now, None where the trial goes on."""
         self._next_look += max(1, self.events // 4)
-        if self.loss_before - self.loss > MARGIN or self.loss == self.loss_before:
+        ahead = self.loss_before - self.loss
+        if ahead > MARGIN or abs(ahead) <= SAME * self.loss:
             return True
         return False if self.events >= self.fitted + PATIENCE else None
 
