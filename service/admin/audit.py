@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from service.admin.encoders import encoder_for
-from service.decide.active import UNIFORM, ServedPolicy, build_scorer
+from service.decide.active import UNIFORM, ServedPolicy, serving
 from service.decide.catalogue import Catalogue
 from service.errors import Conflict, NotFound
 from service.evaluate.propensities import PropensityCheck, PropensityChecker
@@ -26,7 +26,7 @@ from service.evaluate.replay import same_arrays, same_decision
 from service.learn.trainer import Trainer
 from service.policies import NumericalError
 from service.records import Decision, Entry, LoopRecord, order
-from service.represent.encoder import Encoder
+from service.represent.stored import AnyEncoder
 from service.store import encoders, event_log, item_store, loop_store, policy_store
 from service.store.codec import encoder_of, unpack
 from service.store.decisions import read_stored_decision
@@ -150,7 +150,7 @@ async def _newest(redis: Redis, keys: Keys, most: int) -> list[Decision]:
     return list(seen.values())
 
 
-async def _encoder(redis: Redis, record: LoopRecord, version: str) -> Encoder | None:
+async def _encoder(redis: Redis, record: LoopRecord, version: str) -> AnyEncoder | None:
     try:
         encoder = await encoder_for(redis, record, version)
     except ValueError:
@@ -158,7 +158,7 @@ async def _encoder(redis: Redis, record: LoopRecord, version: str) -> Encoder | 
     return encoder if encoder.version == version else None
 
 
-async def _catalogue(redis: Redis, keys: Keys, version: int, encoder: Encoder) -> Catalogue | None:
+async def _catalogue(redis: Redis, keys: Keys, version: int, encoder: AnyEncoder) -> Catalogue | None:
     try:
         return Catalogue.of(version, await item_store.read_items_at(redis, keys, version), encoder)
     except Conflict:
@@ -181,8 +181,7 @@ async def _served(
             found[name, 0] = ServedPolicy(name, policy.id, 0, UNIFORM.scorer)
         elif snapshot := await policy_store.read_snapshot(redis, keys, name, version):
             encoder = await encoder_for(redis, record, encoder_of(snapshot))
-            scorer = build_scorer(policy, unpack(snapshot), encoder.d)
-            found[name, version] = ServedPolicy(name, policy.id, version, scorer, encoder)
+            found[name, version] = serving(policy, version, unpack(snapshot), encoder)
         elif position := await policy_store.version_position(redis, keys, name, version):
             learn_again[name][position] = version
     for name, versions in learn_again.items():
@@ -190,8 +189,6 @@ async def _served(
         trainer = Trainer.of(record, policy, await encoders.read_schemas(redis, keys, policy.needs))
         for position in sorted(versions, key=order):
             await advance(redis, keys, trainer, until=position)
-            scorer = build_scorer(policy, trainer.policy.snapshot(), trainer.policy.d)
-            found[name, versions[position]] = ServedPolicy(
-                name, policy.id, versions[position], scorer, trainer.current_encoder
-            )
+            version = versions[position]
+            found[name, version] = serving(policy, version, trainer.policy.snapshot(), trainer.current_encoder)
     return found

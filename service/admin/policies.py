@@ -126,7 +126,7 @@ async def _summary(redis: Redis, loop: LoopRecord, policy: PolicyRecord) -> dict
     if not snapshot:
         return {}
     encoder = await encoder_for(redis, loop, encoder_of(snapshot))
-    return build_scorer(policy, unpack(snapshot), encoder.d).summary()
+    return build_scorer(policy, unpack(snapshot), encoder).summary()
 
 
 async def describe_all(redis: Redis, loop: str) -> list[PolicyDescription]:

@@ -74,7 +74,7 @@ async def rollback(redis: Redis, follower: Follower, loop: str, name: str, versi
         if snapshot is not None:  # else the script says that it is missing
             try:
                 encoder = await encoder_for(redis, seen, encoder_of(snapshot))
-                build_scorer(policy, unpack(snapshot), encoder.d)
+                build_scorer(policy, unpack(snapshot), encoder)
             except (ValueError, RuntimeError) as error:
                 raise Conflict(
                     f"version {version} of policy {name!r} does not load: {error}", code="bad_snapshot"

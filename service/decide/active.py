@@ -13,10 +13,10 @@ from itertools import accumulate
 
 from service.decide.catalogue import Catalogue
 from service.loop import LoopSettings
-from service.policies import KINDS, Array, Scorer
+from service.policies import KINDS, Array, Scorer, class_for, columns_for
 from service.policies.random import RandomScorer
 from service.records import PolicyRecord
-from service.represent.encoder import Encoder
+from service.represent.stored import AnyEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class ServedPolicy:
     id: str
     version: int
     scorer: Scorer
-    encoder: Encoder | None = None  # whose rows the scorer takes; None: the loop's
+    encoder: AnyEncoder | None = None  # whose rows the scorer takes; None: the loop's
+    columns: int | None = None  # of a row that the scorer takes, the first ones; None: all
 
 
 UNIFORM = ServedPolicy("random", "", 0, RandomScorer())
@@ -40,7 +41,7 @@ class ActiveLoop:
     name: str
     id: str
     settings: LoopSettings
-    encoder: Encoder  # of imports, and of policies without one of their own
+    encoder: AnyEncoder  # of imports, and of policies without one of their own
     catalogue: Catalogue  # encoded for every policy that serves
     traffic: Mapping[str, float]  # policy -> share; sums to 1, or is empty: uniform
     served: Mapping[str, ServedPolicy]
@@ -61,7 +62,7 @@ class ActiveLoop:
         return self.served[tuple(self.traffic)[bisect_right(self.cumulative, at)]]
 
 
-def build_scorer(record: PolicyRecord, snapshot: Mapping[str, Array], d: int) -> Scorer:
+def build_scorer(record: PolicyRecord, snapshot: Mapping[str, Array], encoder: AnyEncoder) -> Scorer:
     """Make the serving half from a snapshot, checked.
 
     Raises:
@@ -69,5 +70,17 @@ def build_scorer(record: PolicyRecord, snapshot: Mapping[str, Array], d: int) ->
     """
     if record.kind not in KINDS:
         raise ValueError(f"unknown kind {record.kind!r}")
-    kind = KINDS[record.kind]
-    return kind.scorer(snapshot, d=d, params=kind.Params.model_validate(record.params))
+    kind = class_for(record.kind, encoder.layout)
+    columns = columns_for(record.kind, encoder.d, encoder.layout)
+    return kind.scorer(snapshot, d=columns, params=kind.Params.model_validate(record.params))
+
+
+def serving(record: PolicyRecord, version: int, snapshot: Mapping[str, Array], encoder: AnyEncoder) -> ServedPolicy:
+    """Make a policy ready to score.
+
+    Raises:
+        ValueError: see `build_scorer`.
+    """
+    scorer = build_scorer(record, snapshot, encoder)
+    columns = columns_for(record.kind, encoder.d, encoder.layout)
+    return ServedPolicy(record.name, record.id, version, scorer, encoder, columns)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from service.records import Features
-from service.represent.encoder import Encoder, ItemBlock
 from service.represent.misfits import Misfits
+from service.represent.stored import AnyEncoder, Block
 
 
 @dataclass(frozen=True)
@@ -18,19 +18,19 @@ class Catalogue:
     ids: tuple[str, ...]
     index: Mapping[str, int]
     features: Mapping[str, Features]
-    block: ItemBlock  # of the loop's encoder
-    others: Mapping[str, ItemBlock] = field(default_factory=dict)  # version of another encoder -> its block
+    block: Block  # of the loop's encoder
+    others: Mapping[str, Block] = field(default_factory=dict)  # version of another encoder -> its block
 
     @classmethod
     def of(
-        cls, version: int, features: Mapping[str, Features], encoder: Encoder, misfits: Misfits | None = None
+        cls, version: int, features: Mapping[str, Features], encoder: AnyEncoder, misfits: Misfits | None = None
     ) -> Catalogue:
         """Encode items; values that the encoder cannot use are counted in `misfits`."""
         ids = tuple(features)
         block = encoder.items(list(features.values()), ids, misfits=misfits)
         return cls(version, ids, {item: row for row, item in enumerate(ids)}, features, block)
 
-    def encoded(self, encoders: Iterable[Encoder]) -> Catalogue:
+    def encoded(self, encoders: Iterable[AnyEncoder]) -> Catalogue:
         """Return this catalogue encoded for these encoders, too, and for no others but the loop's."""
         wanted = {encoder.version: encoder for encoder in encoders if encoder.version != self.block.version}
         if wanted.keys() == self.others.keys():
@@ -43,7 +43,7 @@ class Catalogue:
         }
         return replace(self, others=blocks)
 
-    def _block_of(self, encoder: Encoder) -> ItemBlock:
+    def _block_of(self, encoder: AnyEncoder) -> Block:
         return self.block if encoder.version == self.block.version else self.others[encoder.version]
 
     def shown(self, candidates: Sequence[tuple[str, Features | None]] | None, items: Sequence[str]) -> list[Features]:
@@ -55,9 +55,9 @@ class Catalogue:
         self,
         candidates: Sequence[tuple[str, Features | None]] | None,
         exclude: Sequence[str],
-        encoder: Encoder,
+        encoder: AnyEncoder,
         misfits: Misfits | None = None,
-    ) -> tuple[Sequence[str], ItemBlock]:
+    ) -> tuple[Sequence[str], Block]:
         """Return the n candidates of one request: their ids, and their item columns.
 
         A candidate with features of its own is used with these; one without has the catalogue's, or none.

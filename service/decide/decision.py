@@ -97,11 +97,11 @@ def decide(
             "none is left: send `candidates`, or fill the loop's catalogue with POST /items, and check `exclude`",
         )
     x = encoder.encode(request.context, block, misfits=misfits)  # (n, d)
-    estimates = served.scorer.estimate(Candidates(x, ids, request.user_id))  # (n, s)
+    estimates = served.scorer.estimate(Candidates(x[:, : served.columns], ids, request.user_id))  # (n, s)
     seed = seed_of(active.name, request.decision_id)
     floor = active.settings.exploration_floor
     slate = draw_slate(served.scorer, estimates, k=request.k, floor=floor, seed=seed)
-    low, high = active.settings.reward_range  # policies see rewards as shares of it
+    low, high = encoder.reward_range or active.settings.reward_range  # policies see rewards as shares of it
     decision = Decision(
         decision_id=request.decision_id,
         loop=active.name,

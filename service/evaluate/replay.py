@@ -10,11 +10,11 @@ from service.decide.catalogue import Catalogue
 from service.decide.decision import decide, request_of
 from service.policies import Array
 from service.records import Decision, LoopRecord
-from service.represent.encoder import Encoder
+from service.represent.stored import AnyEncoder
 
 
 def same_decision(
-    decision: Decision, loop: LoopRecord, encoder: Encoder, catalogue: Catalogue, served: ServedPolicy
+    decision: Decision, loop: LoopRecord, encoder: AnyEncoder, catalogue: Catalogue, served: ServedPolicy
 ) -> bool:
     """Return whether a decision comes out the same, from its record, the catalogue of then and the version of then."""
     settings = loop.settings.model_copy(update={"exploration_floor": decision.exploration_floor})

@@ -38,15 +38,18 @@ class Challenger:
         policy: has learned nothing; its d is that of `rows`.
         rows: through the successor's encoder.
         against: the policy that serves, in case it needs a reference.
+        before: the rows of that policy.
     """
 
-    def __init__(self, successor: Successor, policy: Policy[Any], rows: Rows, *, against: Policy[Any]) -> None:
+    def __init__(
+        self, successor: Successor, policy: Policy[Any], rows: Rows, *, against: Policy[Any], before: Rows
+    ) -> None:
         self.position, self.fitted, self.why = successor.position, successor.events, successor.why
         self.rows, self.drift = rows, Drift(policy)
         self.events = 0  # since the successor
         self.loss = self.loss_before = 0.0  # nats, of the challenger and of the policy that serves
         self._next_look = FIRST_LOOK
-        self._against = against
+        self._against, self._before = against, before
         self._references: tuple[Policy[Any], Policy[Any]] | None = None  # of the challenger; of the one that serves
 
     @property
@@ -116,10 +119,20 @@ class Challenger:
             own = np.concatenate(said)
         else:
             own, expected = self._judge(batch, before)
+        expected = self._in_own_unit(expected, reward_range)
         self.events += len(events)
         for mine, other in zip(_losses(own, batch.reward), _losses(expected, batch.reward), strict=True):
             self.loss += mine  # one by one: the sum may not depend on the batches
             self.loss_before += other
+
+    def _in_own_unit(self, expected: Array, reward_range: tuple[float, float]) -> Array:
+        """Return what the other expects in the challenger's unit of reward, so that losses can be compared."""
+        (low, high), (other_low, other_high) = self.rows.range_of(reward_range), self._before.range_of(reward_range)
+        if (low, high) == (other_low, other_high):
+            return expected
+        in_reward = other_low + expected * (other_high - other_low)
+        in_own_unit: Array = (in_reward - low) / (high - low)
+        return in_own_unit
 
     def _update(self, events: Sequence[Event], batch: Batch) -> Array | None:
         """Learn events up to the end of a block; return what the policy expected of them, if it says so."""

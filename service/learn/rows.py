@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from service.policies import Array, Batch
+from service.layout import Layout
+from service.policies import Array, Batch, columns_for
 from service.records import Event, Features
-from service.represent.encoder import Encoder
-from service.represent.schema import FeatureSchema
-from service.represent.stored import stored_encoder
+from service.represent.stored import AnyEncoder, make_encoder, schema_of, stored_encoder
 
 NO_ITEMS: Mapping[str, Features] = {}
 
@@ -23,28 +22,34 @@ class Rows:
         version: of the encoder.
         native: version of the encoder of events that name none.
         d: columns of a row.
+        kind: of the policy that learns them; it may be given the first columns only.
         schema: of the encoder; None: every event has its row, and none is encoded.
     """
 
-    def __init__(self, version: str, *, native: str, d: int, schema: Mapping[str, Any] | None) -> None:
+    def __init__(self, version: str, *, native: str, d: int, kind: str, schema: Mapping[str, Any] | None) -> None:
         self.version, self.native, self.d, self.schema = version, native, d, schema
+        self.layout: Layout | None = None
+        self.columns = d  # that the policy is given
+        self._kind = kind
+        self._reward_range: tuple[float, float] | None = None
         self.stand_ins = NO_ITEMS  # item -> its features, where an event does not say them
-        self._made: Encoder | None = None
+        self._made: AnyEncoder | None = None
 
     @classmethod
-    def through(cls, version: str, schema: Mapping[str, Any], *, native: str) -> Rows:
+    def through(cls, version: str, schema: Mapping[str, Any], *, native: str, kind: str) -> Rows:
         """Make the rows of an encoder that is known by its schema.
 
         Raises:
             ValueError: this code makes another encoder of the schema.
         """
         encoder = stored_encoder(version, schema)
-        rows = cls(version, native=native, d=encoder.d, schema=schema)
-        rows._made = encoder
+        rows = cls(version, native=native, d=encoder.d, kind=kind, schema=schema)
+        rows.layout, rows._reward_range, rows._made = encoder.layout, encoder.reward_range, encoder
+        rows.columns = columns_for(kind, encoder.d, encoder.layout)
         return rows
 
     @property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> AnyEncoder:
         """The encoder, made when it is first needed.
 
         Raises:
@@ -53,7 +58,7 @@ class Rows:
         if self._made is None:
             if self.schema is None:
                 raise ValueError(f"there is no schema of encoder {self.version!r}")
-            self._made = Encoder(FeatureSchema.model_validate(self.schema))
+            self._made = make_encoder(schema_of(self.schema))
         return self._made
 
     def has(self, event: Event) -> bool:
@@ -61,18 +66,22 @@ class Rows:
         return (event.encoder or self.native) == self.version
 
     def of(self, event: Event) -> Array:
-        """Return the row (d,) float32 of an event."""
+        """Return the row of an event as the policy is given it: (columns,) float32."""
         if self.has(event):
-            return event.x
+            return event.x[: self.columns]
         features = event.features
         if features is None:
             features = self.stand_ins.get(event.item, {})
         [row] = self.encoder.encode(event.context, self.encoder.items([features], [event.item]))
-        return np.asarray(row)
+        return np.asarray(row)[: self.columns]
+
+    def range_of(self, reward_range: tuple[float, float]) -> tuple[float, float]:
+        """Return the rewards that the policy sees as 0 and 1: those of the schema, else the loop's range."""
+        return self._reward_range or reward_range
 
     def batch(self, events: Sequence[Event], reward_range: tuple[float, float]) -> Batch:
-        """Make the batch of events, with rewards as shares of the loop's range."""
-        low, high = reward_range
+        """Make the batch of events, with rewards as shares of their range."""
+        low, high = self.range_of(reward_range)
         reward = np.array([event.reward for event in events], dtype=np.float64)
         return Batch(
             x=np.stack([self.of(event) for event in events]),

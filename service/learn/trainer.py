@@ -17,7 +17,7 @@ import numpy as np
 from service.learn.challenger import Challenger
 from service.learn.change.drift import Drift, named, prefixed
 from service.learn.rows import NO_ITEMS, Rows
-from service.policies import KINDS, Arrays, Batch, ItemIndex, NumericalError, Policy
+from service.policies import KINDS, Arrays, Batch, ItemIndex, NumericalError, Policy, new_policy
 from service.records import (
     START,
     Entry,
@@ -30,7 +30,7 @@ from service.records import (
     Unreadable,
     order,
 )
-from service.represent.encoder import Encoder
+from service.represent.stored import AnyEncoder
 
 ALARMS_KEPT = 100  # in a policy's record; the loop's stream of alarms holds more
 MEMORY = 12_000  # the newest events that are learned again through a successor's encoder
@@ -77,13 +77,13 @@ class Trainer:
     ) -> None:
         if record.kind not in KINDS:
             raise ValueError(f"there is no kind {record.kind!r} here: install the package that brought it, and restart")
-        self._first = Rows(encoder, native=encoder, d=d, schema=schema)
+        self._first = Rows(encoder, native=encoder, d=d, kind=record.kind, schema=schema)
         self._rows = self._first
         if record.begun is not None and record.begun["encoder"] != encoder:
             version = record.begun["encoder"]
             if version not in (schemas or {}):
                 raise ValueError(f"there is no schema of encoder {version!r}, which the policy began with")
-            self._rows = Rows.through(version, (schemas or {})[version], native=encoder)
+            self._rows = Rows.through(version, (schemas or {})[version], native=encoder, kind=record.kind)
         self._after = START if record.begun is None else record.begun["position"]  # of successors
         self.catalogue: int | None = None if record.begun is None else record.begun["catalogue"]
         self._swaps: int = 0
@@ -119,8 +119,9 @@ class Trainer:
         )
 
     def _new_policy(self, rows: Rows) -> Policy[Any]:
-        kind = KINDS[self._record.kind]
-        return kind(rows.d, kind.Params.model_validate(self._record.params), seed=self._record.seed)
+        kind, seed = self._record.kind, self._record.seed
+        params = KINDS[kind].Params.model_validate(self._record.params)
+        return new_policy(kind, rows.d, rows.layout, params, seed=seed)
 
     @property
     def policy(self) -> Policy[Any]:
@@ -133,7 +134,7 @@ class Trainer:
         return self._rows.version
 
     @property
-    def current_encoder(self) -> Encoder:
+    def current_encoder(self) -> AnyEncoder:
         """The encoder that the policy learns through."""
         return self._rows.encoder
 
@@ -210,11 +211,11 @@ class Trainer:
     def _rows_of(self, version: str, schema: Mapping[str, Any]) -> Rows:
         if version == self._first.version:
             return self._first
-        return Rows.through(version, schema, native=self._first.version)
+        return Rows.through(version, schema, native=self._first.version, kind=self._record.kind)
 
     def _challenge(self, successor: Successor) -> Challenger:
         rows = self._rows_of(successor.encoder, successor.schema)
-        return Challenger(successor, self._new_policy(rows), rows, against=self.policy)
+        return Challenger(successor, self._new_policy(rows), rows, against=self.policy, before=self._rows)
 
     def note_items(self, history: Iterable[Sequence[Entry]]) -> None:
         """Note which items the log up to the position names, for a checkpoint that does not say."""

@@ -18,7 +18,7 @@ from service.policies.base import (
     part,
 )
 from service.policies.item_index import ItemIndex
-from service.policies.kinds import KINDS, KindInfo, PolicyClass, describe_kinds
+from service.policies.kinds import KINDS, KindInfo, PolicyClass, class_for, columns_for, describe_kinds, new_policy
 
 __all__ = [
     "KINDS",
@@ -33,9 +33,12 @@ __all__ = [
     "Policy",
     "PolicyClass",
     "Scorer",
+    "class_for",
+    "columns_for",
     "describe_kinds",
     "expect",
     "finite_batch",
     "greedy_pmf",
+    "new_policy",
     "part",
 ]

@@ -79,6 +79,9 @@ class AdaptiveOnLayers(Policy[AdaptiveParams]):
         self._items = Effects(layout.of_item, ridge=params.ridge)
         self._users = Effects(layout.of_user, ridge=params.ridge, limit=USERS)
 
+    def fresh(self) -> AdaptiveOnLayers:
+        return type(self)(self._layout, self.params, seed=self.seed)
+
     def update(self, batch: Batch) -> Array:
         expected = np.empty(len(batch.item))
         rows = zip(finite_batch(batch, self.d), batch.item, batch.user, batch.reward.tolist(), strict=True)

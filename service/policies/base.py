@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, get_args, overload
 
 import numpy as np
@@ -121,10 +121,14 @@ class Policy(ABC, Generic[P]):
     comparable: ClassVar[bool] = False
     # The same policy for rows that have layers (`service/represent/learned.py`), made with their layout in place of d;
     # None: it is given the first layer, which all items share.
-    on_layers: ClassVar[Callable[..., Policy[Any]] | None] = None
+    on_layers: ClassVar[Any] = None  # a class like this one
 
     def __init__(self, d: int, params: P, *, seed: int = 0) -> None:
         self.d, self.params, self.seed = d, params, seed
+
+    def fresh(self) -> Policy[P]:
+        """Make another one for the same rows, with the same parameters and seed, that has learned nothing."""
+        return type(self)(self.d, self.params, seed=self.seed)
 
     @abstractmethod
     def update(self, batch: Batch) -> Array | None:

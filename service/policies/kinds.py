@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.layout import Layout
 from service.policies.base import Params, Policy
 
 GROUP = "rebound.policies"  # of the entry points; each value is a Policy class
@@ -118,6 +119,38 @@ def _package(entry: EntryPoint) -> str:
 
 
 KINDS: dict[str, PolicyClass] = discover()
+
+
+def class_for(kind: str, layout: Layout | None) -> PolicyClass:
+    """Return the class that learns and serves rows of this layout; None: rows without layers.
+
+    Raises:
+        KeyError: there is no such kind.
+    """
+    policy = KINDS[kind]
+    return policy if layout is None or policy.on_layers is None else policy.on_layers
+
+
+def columns_for(kind: str, d: int, layout: Layout | None) -> int:
+    """Return how many of the d columns of a row a kind is given: all, or those of the layer that all items share.
+
+    Raises:
+        KeyError: there is no such kind.
+    """
+    return d if layout is None or KINDS[kind].on_layers is not None else layout.shared
+
+
+def new_policy(kind: str, d: int, layout: Layout | None, params: Params, *, seed: int) -> Policy[Any]:
+    """Make a policy for rows of d columns that has learned nothing.
+
+    Raises:
+        KeyError: there is no such kind.
+    """
+    policy = KINDS[kind]
+    if layout is not None and policy.on_layers is not None:
+        made: Policy[Any] = policy.on_layers(layout, params, seed=seed)
+        return made
+    return policy(columns_for(kind, d, layout), params, seed=seed)
 
 
 def describe_kinds() -> list[KindInfo]:

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.layout import Layout
 from service.represent.fields import AnyField
 from service.represent.misfits import Misfits, Side
 from service.represent.schema import FeatureSchema
@@ -94,8 +95,12 @@ class Encoder:
         schema: as given.
         d: columns of a row, the bias among them: 1 to 4097.
         version: 12 hexadecimal digits, a hash of the code's version and the schema.
+        layout, reward_range: None; those of a learned schema say more.
         columns: (d,) names of the columns, for people.
     """
+
+    layout: Layout | None = None
+    reward_range: tuple[float, float] | None = None
 
     def __init__(self, schema: FeatureSchema) -> None:
         self.schema = schema
@@ -126,7 +131,7 @@ class Encoder:
         self._item_start = 1 + len(self._context.columns)
         self._cross_start = self._item_start + len(self._item.columns)
         self._hash_start = self._cross_start + len(pairs)
-        self.columns = (
+        self.columns: tuple[str, ...] = (
             "bias",
             *self._context.columns,
             *self._item.columns,

@@ -285,12 +285,13 @@ class LearnedEncoder:
                         right.append(j)
                         scale.append(math.sqrt(block.variance * RIDGE))
             sizes.append(len(scale) - before)
-        self.layout = Layout(*sizes)
+        self.layout: Layout | None = Layout(*sizes)
+        self.reward_range = schema.reward_range
         self.d = len(scale)
         self._left, self._right = np.array(left, dtype=np.intp), np.array(right, dtype=np.intp)
         self._scale = np.array(scale, dtype=np.float32)
         names = ((self._context.names[i], self._item.names[j]) for i, j in zip(left, right, strict=True))
-        self.columns = tuple(" × ".join(name for name in pair if name != "1") or "1" for pair in names)
+        self.columns: tuple[str, ...] = tuple(" × ".join(name for name in pair if name != "1") or "1" for pair in names)
 
     def items(
         self, features: Sequence[Mapping[str, Any]], ids: Sequence[str] | None = None, *, misfits: Misfits | None = None

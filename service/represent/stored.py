@@ -2,14 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
+from numpy.typing import NDArray
+
+from service.layout import Layout
 from service.represent.encoder import Encoder
+from service.represent.learned import LearnedEncoder, LearnedSchema
+from service.represent.misfits import Misfits
 from service.represent.schema import FeatureSchema
 
+Array = NDArray[Any]
 
-def stored_encoder(version: str, schema: Mapping[str, Any] | None) -> Encoder:
+
+Block: TypeAlias = Any  # n items, encoded once for all contexts: an ItemBlock or ItemColumns, as its encoder makes them
+
+
+class AnyEncoder(Protocol):
+    """An encoder of a declared or of a learned schema.
+
+    Attributes:
+        version: 12 hexadecimal digits.
+        d: columns of a row.
+        columns: (d,) their names, for people.
+        layout: where the layers of a row lie; None: a row has no layers.
+        reward_range: which policies see as [0, 1]; None: the loop's.
+    """
+
+    version: str
+    d: int
+    columns: tuple[str, ...]
+    layout: Layout | None
+    reward_range: tuple[float, float] | None
+
+    @property
+    def schema(self) -> FeatureSchema | LearnedSchema:
+        """What made it."""
+
+    def items(
+        self, features: Sequence[Mapping[str, Any]], ids: Sequence[str] | None = None, *, misfits: Misfits | None = None
+    ) -> Block:
+        """Encode n items, once for all contexts."""
+
+    def encode(self, context: Mapping[str, Any], items: Block, *, misfits: Misfits | None = None) -> Array:
+        """Encode one context with each of n items: (n, d) float32."""
+
+
+def schema_of(said: Mapping[str, Any]) -> FeatureSchema | LearnedSchema:
+    """Read a schema as JSON. One that has blocks was learned, or is written like one that was.
+
+    Raises:
+        ValueError: it is no schema.
+    """
+    return LearnedSchema.model_validate(said) if "blocks" in said else FeatureSchema.model_validate(said)
+
+
+def make_encoder(schema: FeatureSchema | LearnedSchema) -> AnyEncoder:
+    """Make the encoder of a schema."""
+    return LearnedEncoder(schema) if isinstance(schema, LearnedSchema) else Encoder(schema)
+
+
+def stored_encoder(version: str, schema: Mapping[str, Any] | None) -> AnyEncoder:
     """Make the encoder of this version.
 
     Raises:
@@ -17,7 +71,7 @@ def stored_encoder(version: str, schema: Mapping[str, Any] | None) -> Encoder:
     """
     if schema is None:
         raise ValueError(f"the schema of encoder {version!r} is not kept")
-    encoder = Encoder(FeatureSchema.model_validate(schema))
+    encoder = make_encoder(schema_of(schema))
     if encoder.version != version:
         raise ValueError(
             f"encoder {version!r} was made by another version of Rebound, whose rows this one does not make: "

@@ -11,18 +11,17 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import structlog
 from redis.asyncio import Redis
 
-from service.decide.active import UNIFORM, ActiveLoop, ServedPolicy, build_scorer
+from service.decide.active import UNIFORM, ActiveLoop, ServedPolicy, serving
 from service.decide.catalogue import Catalogue
 from service.errors import NotFound, StoreUnavailable
 from service.records import LoopRecord
-from service.represent.encoder import Encoder
-from service.represent.schema import FeatureSchema
-from service.represent.stored import stored_encoder
+from service.represent.stored import AnyEncoder, make_encoder, schema_of, stored_encoder
 from service.store import encoders as encoder_store
 from service.store import item_store, loop_store, policy_store, workers
 from service.store.codec import encoder_of, unpack
@@ -187,7 +186,7 @@ class Follower:
         keys: Keys,
         record: LoopRecord,
         old: ActiveLoop | None,
-        encoder: Encoder,
+        encoder: AnyEncoder,
         served: Mapping[str, ServedPolicy],
     ) -> Catalogue:
         """Return the items, encoded once for each encoder that serves."""
@@ -228,14 +227,14 @@ class Follower:
             return None
         try:
             encoder = await encoders.get(encoder_of(snapshot) or record.encoder)
-            scorer = await asyncio.to_thread(lambda: build_scorer(stored, unpack(snapshot), encoder.d))
+            made = await asyncio.to_thread(lambda: serving(stored, version, unpack(snapshot), encoder))
         except (ValueError, RuntimeError) as error:  # RuntimeError: a newer version wrote it
             self._refused.add((policy_id, version))
             self.refused += 1
             log.error("snapshot refused", loop=record.name, policy=policy, version=version, why=str(error))
             return None
         self.swaps += 1
-        return ServedPolicy(policy, policy_id, version, scorer, encoder)
+        return replace(made, policy=policy, id=policy_id)
 
     def rung(self) -> str:
         """Return which rung of the degradation ladder this worker stands on: ok, store_down or store_lost."""
@@ -256,14 +255,14 @@ class _Encoders:
         live = [] if old is None else [old.encoder, *(policy.encoder for policy in old.served.values())]
         self._known = {encoder.version: encoder for encoder in live if encoder is not None}
 
-    async def of_loop(self) -> Encoder:
+    async def of_loop(self) -> AnyEncoder:
         """Return the encoder of imports: the newest if a person declared it, else the first."""
         newest = self._record.newest
         if newest is not None and newest["encoder"] == self._record.declared:
             return await self.get(newest["encoder"])
         return await self.get(self._record.encoder)
 
-    async def get(self, version: str) -> Encoder:
+    async def get(self, version: str) -> AnyEncoder:
         """Return the encoder of this version.
 
         Raises:
@@ -271,7 +270,7 @@ class _Encoders:
         """
         if version not in self._known:
             if version == self._record.encoder:
-                encoder = Encoder(FeatureSchema.model_validate(self._record.schema))
+                encoder = make_encoder(schema_of(self._record.schema))
             else:
                 schemas = await encoder_store.read_schemas(self._redis, self._keys, [version])
                 encoder = stored_encoder(version, schemas.get(version))

@@ -42,6 +42,9 @@ class OnLayers(AdaptiveOnLayers):
     def __init__(self, d: int, params: AdaptiveParams, *, seed: int = 0) -> None:
         super().__init__(Layout(d // 3, d // 3, d - 2 * (d // 3)), params, seed=seed)
 
+    def fresh(self) -> OnLayers:
+        return OnLayers(self.d, self.params, seed=self.seed)
+
 
 ALL: dict[str, PolicyClass] = {**kinds_with_example(), OnLayers.kind: OnLayers}
 every_kind = pytest.mark.parametrize("kind", ALL.values(), ids=ALL)

@@ -198,7 +198,7 @@ def reference_of(policy: Policy[Any]) -> Policy[Any]:
 
 def copy(policy: Policy[Any]) -> Policy[Any]:
     """Make another one that knows the same."""
-    other = type(policy)(policy.d, policy.params, seed=policy.seed)
+    other = policy.fresh()
     other.load(policy.state())
     return other
 
