@@ -21,6 +21,7 @@ from service.loop import LOOP_NAME, LoopSettings
 from service.records import START, LoopRecord
 from service.represent.encoder import Encoder
 from service.represent.schema import FeatureSchema
+from service.represent.stored import AnyEncoder
 from service.serve.follower import Follower
 from service.serve.ids import DEFAULT_LOOP
 from service.store import encoders, event_log, loop_store, policy_store, workers
@@ -95,7 +96,7 @@ async def _changes(
     return changes
 
 
-async def declared_encoder(redis: Redis, record: LoopRecord) -> Encoder:
+async def declared_encoder(redis: Redis, record: LoopRecord) -> AnyEncoder:
     """Return the encoder of the schema that a person declared last; where none is, of the one that declares nothing."""
     first = FeatureSchema.model_validate(record.schema)
     if record.declared is None and _says_something(first):

@@ -33,6 +33,11 @@ IDS_SHOWN = 16  # items that have a column of their own in the users' effects
 PATIENCE = 60  # events of the rarer outcome before variances leave their defaults
 
 
+FIRST = 40  # events before the first fit
+GROWTH, GROWTH_LATER, LATER = 1.6, 2.0, 1000  # of the log from one fit to the next; from so many events on
+WINDOW = 12_000  # newest events that a fit looks at
+
+
 class Raw(NamedTuple):
     """One record of the log, as the client sent it, with its reward."""
 
@@ -41,6 +46,14 @@ class Raw(NamedTuple):
     features: Mapping[str, Any]
     user: str | None
     reward: float
+
+
+def next_fit(events: int) -> int:
+    """Return at how many events the next fit is due, when the last was made on so many; 0: on none."""
+    due = FIRST
+    while due <= events:
+        due = math.ceil(due * (GROWTH if due < LATER else GROWTH_LATER))
+    return due
 
 
 @dataclass(frozen=True)

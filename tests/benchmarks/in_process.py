@@ -16,14 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.decide.active import ActiveLoop, ServedPolicy, build_scorer
+from service.decide.active import ActiveLoop, ServedPolicy, serving
 from service.decide.catalogue import Catalogue
 from service.decide.decision import Request, decide
 from service.learn.trainer import Trainer
 from service.loop import LoopSettings
 from service.policies import KINDS, Candidates, Scorer
-from service.records import Entry, Event, PolicyRecord, Training
+from service.records import Entry, Event, PolicyRecord, Successor, Training
 from service.represent.encoder import Encoder
+from service.represent.fit import WINDOW, Raw, fit, next_fit
+from service.represent.learned import LearnedEncoder, LearnedSchema
+from service.represent.profile import Profile
 from service.represent.schema import FeatureSchema
 from simulator import world as worlds
 
@@ -56,6 +59,7 @@ def run_in_process(
     history: int = 0,
     floor: float = 0.01,
     schema: FeatureSchema | None = None,
+    fits: bool = False,
 ) -> InProcessRun:
     """Run one policy through `steps` decisions.
 
@@ -68,6 +72,7 @@ def run_in_process(
         history: number of uniformly random impressions in the log at the start. A batch-trained policy then trains.
         floor: the loop's exploration floor.
         schema: the loop's features; None: those that the world declares.
+        fits: whether schemas are fitted to the log, as the service does where nobody declares one.
 
     Raises:
         ValueError: the trainer refused an event.
@@ -76,14 +81,21 @@ def run_in_process(
     encoder = Encoder(FeatureSchema.model_validate(world.schema) if schema is None else schema)
     settings = LoopSettings(exploration_floor=floor, reward_range=world.reward_range)
     record = PolicyRecord(name=kind, id=kind, kind=kind, params=params, seed=world.seed)
-    trainer = Trainer(record, d=encoder.d, reward_range=settings.reward_range)
+    trainer = Trainer(
+        record,
+        d=encoder.d,
+        reward_range=settings.reward_range,
+        encoder=encoder.version,
+        schema=encoder.schema.model_dump(mode="json"),
+    )
+    fitting = Fitting() if fits else None
     encode_catalogue = CatalogueEncoder(encoder)
 
     log = list(past_entries(world, history, record, encode_catalogue(world.catalogue(0)), encoder)) if history else []
     apply(trainer, log, 0)
 
-    scorer = TimedScorer(build_scorer(record, trainer.policy.snapshot(), encoder.d))
     version = 1
+    served, scorer = timed(record, version, trainer)
     active = ActiveLoop(
         name=LOOP,
         id=LOOP,
@@ -91,7 +103,7 @@ def run_in_process(
         encoder=encoder,
         catalogue=encode_catalogue(world.catalogue(0)),
         traffic={kind: 1.0},
-        served={kind: ServedPolicy(kind, record.id, version, scorer)},
+        served={kind: served},
         epoch=1,
     )
     on_the_way: list[tuple[int, int, Event]] = []  # a heap of (step of arrival, step of the decision, event)
@@ -107,16 +119,19 @@ def run_in_process(
             if len(log) > known:
                 started = time.perf_counter()
                 alarms += [step] * apply(trainer, log, known)
+                if fitting is not None and (successor := fitting.successor(log)) is not None:
+                    log.append(successor)
+                    alarms += [step] * apply(trainer, log, len(log) - 1)
                 learning += time.perf_counter() - started
                 events += len(log) - known
                 deciding += scorer.seconds
-                scorer = TimedScorer(build_scorer(record, trainer.policy.snapshot(), encoder.d))
                 version += 1
-                active = replace(active, served={kind: ServedPolicy(kind, record.id, version, scorer)})
+                served, scorer = timed(record, version, trainer)
+                active = replace(active, served={kind: served})
         moment = world.at(step)
         catalogue = encode_catalogue(moment.catalogue)
-        if catalogue is not active.catalogue:
-            active = replace(active, catalogue=catalogue)
+        if catalogue.version != active.catalogue.version or active.catalogue.others.keys() != {trainer.encoder}:
+            active = replace(active, catalogue=catalogue.encoded([trainer.current_encoder]))
         decision, rows = decide(
             Request(
                 decision_id=f"{world.seed}-{step}",
@@ -146,6 +161,8 @@ def run_in_process(
             reward=reward,
             source="feedback",
             slate_position=step,
+            features=catalogue.features[shown.id],
+            encoder=decision.encoder,
         )
         heappush(on_the_way, (arrival, step, event))
     deciding += scorer.seconds
@@ -170,9 +187,18 @@ def apply(trainer: Trainer, log: Sequence[Entry], start: int) -> int:
             raise ValueError(f"the trainer refused {done.refused[0]}")
         start += done.read
         alarms += len(done.alarms)
+        if done.successor is not None:
+            trainer.relearn([log[:start]])
         if done.training_due:
             trainer.train([log[:start]])
     return alarms
+
+
+def timed(record: PolicyRecord, version: int, trainer: Trainer) -> tuple[ServedPolicy, TimedScorer]:
+    """Make the policy ready to serve as it is now, with a scorer that adds up its time."""
+    served = serving(record, version, trainer.policy.snapshot(), trainer.current_encoder)
+    scorer = TimedScorer(served.scorer)
+    return replace(served, scorer=scorer), scorer
 
 
 def past_entries(
@@ -240,3 +266,40 @@ class TimedScorer(Scorer):
 def oracle(world: worlds.World[Any], steps: int) -> Array:
     """Compute the largest click rate at each step: (steps,)."""
     return np.array([world.at(step).oracle for step in range(steps)])
+
+
+class Fitting:
+    """Fits schemas to the log of a run, as the service's learner does."""
+
+    def __init__(self) -> None:
+        self._profile, self._seen, self._due = Profile(), 0, next_fit(0)
+        self._former: LearnedSchema | None = None
+
+    def successor(self, log: Sequence[Entry]) -> Successor | None:
+        """Return what is to be appended to a log that has grown, None if no fit is due."""
+        events = [entry for entry in log if isinstance(entry, Event)]
+        for event in events[self._seen :]:
+            self._profile.add(
+                context=event.context,
+                item=event.item,
+                features=event.features or {},
+                user=event.user,
+                reward=event.reward,
+                at=event.time,
+            )
+        self._seen = len(events)
+        if len(events) < self._due:
+            return None
+        self._due = next_fit(len(events))
+        records = [
+            Raw(event.context, event.item, event.features or {}, event.user, event.reward) for event in events[-WINDOW:]
+        ]
+        self._former = fit(records, self._profile, self._former).schema
+        milliseconds = log[-1].position.partition("-")[0]
+        return Successor(
+            position=f"{milliseconds}-{10**9 + len(events)}",
+            encoder=LearnedEncoder(self._former).version,
+            schema=self._former.model_dump(mode="json"),
+            events=len(events),
+            why="fitted",
+        )

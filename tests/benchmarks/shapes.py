@@ -32,26 +32,29 @@ class Arm:
     Args:
         declared: play the declared reference.
         schema: the loop's features; None: the loop's default, or the reference's.
+        fits: whether schemas are fitted to the log, as in a loop that declares none.
     """
 
     policy: str
     params: Mapping[str, Any] = field(default_factory=dict)
     declared: bool = False
     schema: FeatureSchema | None = None
+    fits: bool = False
 
 
 # Hashed columns without ids of items: what the study of representations calls "today, no schema".
 HASHED = FeatureSchema(item_ids=False)
 ARMS: Mapping[str, Arm] = {
-    "no schema": Arm("adaptive"),
+    "no schema": Arm("adaptive", fits=True),
+    "not fitted": Arm("adaptive"),
     "hashed": Arm("adaptive", schema=HASHED),
     "declared": Arm("adaptive", declared=True),
-    "linucb": Arm("linucb"),
-    "squarecb": Arm("squarecb"),
+    "linucb": Arm("linucb", fits=True),
+    "squarecb": Arm("squarecb", fits=True),
     "popularity": Arm("popularity"),
     "per user": Arm(PER_USER),  # only where it is asked for
 }
-USUAL = tuple(name for name, arm in ARMS.items() if arm.policy != PER_USER)
+USUAL = tuple(name for name, arm in ARMS.items() if arm.policy != PER_USER and name != "not fitted")
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ def play(job: Job) -> Outcome:
             snapshot_period=BATCH,
             reward_delay=BATCH,
             schema=arm.schema,
+            fits=arm.fits,
         )
     except ValueError as error:  # a schema with too many columns, or an event that the trainer refused
         return Outcome(error=f"{type(error).__name__}: {error}"[:200])

@@ -37,7 +37,7 @@ def gain(seed: int, schema: FeatureSchema) -> float:
     for step in range(STEPS):
         if step % LATE == 0:
             trainer.apply([waiting.popleft() for _ in range(max(0, len(waiting) - LATE))])
-            scorer = build_scorer(record, trainer.policy.snapshot(), encoder.d)
+            scorer = build_scorer(record, trainer.policy.snapshot(), encoder)
         segment = int(rng.integers(4))
         context = {"seg": f"s{segment}"}
         active = active_of(

@@ -214,7 +214,7 @@ def test_rewards_are_learned_as_shares_of_the_loops_range() -> None:
 def test_an_imported_event_without_a_propensity_has_none() -> None:
     event = read_entry("1-0", {**fields_of(event_of()), b"e": fields_of(event_of())[b"e"].replace(b"0.5", b"null")})
     assert isinstance(event, Event)
-    assert np.isnan(Rows("", native="", d=D, schema=None).batch([event], (0, 1)).propensity).all()
+    assert np.isnan(Rows("", native="", d=D, kind="linucb", schema=None).batch([event], (0, 1)).propensity).all()
 
 
 # ---- trainings

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.layout import Layout
 from service.represent.fit import Fitted, Raw
 from service.represent.fit import fit as fit_with
 from service.represent.learned import LearnedEncoder, LearnedSchema
@@ -46,6 +47,12 @@ def segments(rng: np.random.Generator, at: int) -> tuple[dict[str, Any], str, di
     return context, f"i{item}", {"kind": item % 4}, f"u{rng.integers(300)}", 0.6 if seg == item % 4 else 0.2
 
 
+def layout_of(schema: LearnedSchema) -> Layout:
+    layout = LearnedEncoder(schema).layout
+    assert layout is not None
+    return layout
+
+
 def variance(fitted: Fitted, context: str | None, item: str | None) -> float:
     """The variance of a block, 0 where it was left out."""
     found = [b.variance for b in fitted.schema.blocks if (b.context, b.item) == (context, item)]
@@ -79,7 +86,7 @@ def test_items_without_features_have_effects_of_their_own() -> None:
 
     fitted = fit(log_of(ids, 800))
     assert own(fitted, "seg") > 0.4
-    assert LearnedEncoder(fitted.schema).layout.of_item == 5
+    assert layout_of(fitted.schema).of_item == 5
 
 
 def test_a_number_that_matters_in_the_middle_is_bent() -> None:
@@ -153,7 +160,7 @@ def test_columns_are_bounded() -> None:
         features = {f"f{j}": f"v{rng.integers(30)}" for j in range(20)}
         return context, f"i{rng.integers(500)}", features, f"u{rng.integers(300)}", 0.3
 
-    layout = LearnedEncoder(fit(log_of(wide, 600)).schema).layout
+    layout = layout_of(fit(log_of(wide, 600)).schema)
     assert layout.shared <= 1 + 224
     assert layout.of_item <= 28
     assert layout.of_user <= 24
