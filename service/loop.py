@@ -44,6 +44,9 @@ class LoopChanges(BaseModel):
     exploration_floor: Finite = Field(
         0.01, ge=0, le=1, description="probability mass spread evenly over the eligible candidates"
     )
+    fit_schema: bool = Field(
+        True, strict=True, description="whether a schema is fitted to the log where nobody declared one"
+    )
     retention: int = Field(1_000_000, strict=True, ge=1000, le=10**9, description="events kept in the log")
     ledger_time: Finite = Field(
         600.0,

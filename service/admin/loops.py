@@ -91,7 +91,7 @@ async def _changes(
             "schema": _dump(encoder.schema),
             "d": encoder.d,
             "encoder": encoder.version,
-            "declared": encoder.version if _says_something(schema) else "",
+            "declared": encoder.version if schema.declares else "",
         }
     return changes
 
@@ -99,7 +99,7 @@ async def _changes(
 async def declared_encoder(redis: Redis, record: LoopRecord) -> AnyEncoder:
     """Return the encoder of the schema that a person declared last; where none is, of the one that declares nothing."""
     first = FeatureSchema.model_validate(record.schema)
-    if record.declared is None and _says_something(first):
+    if record.declared is None and first.declares:
         return Encoder(FeatureSchema(item_ids=first.item_ids))
     return await encoder_for(redis, record, record.declared)
 
@@ -107,7 +107,7 @@ async def declared_encoder(redis: Redis, record: LoopRecord) -> AnyEncoder:
 async def _declare(redis: Redis, name: str, schema: FeatureSchema) -> int | None:
     """Append a person's schema to the log of a loop that is in use, unless it stands already; return the new epoch."""
     seen = await loop_store.read_loop(redis, name)
-    encoder, fixed = Encoder(_with_item_ids(schema, seen)), _says_something(schema)
+    encoder, fixed = Encoder(_with_item_ids(schema, seen)), schema.declares
     if seen.declared == (encoder.version if fixed else None):
         return None
     await encoders.append_successor(
@@ -128,12 +128,6 @@ def _with_item_ids(schema: FeatureSchema, seen: LoopRecord) -> FeatureSchema:
     if "item_ids" in schema.model_fields_set:
         return schema
     return schema.model_copy(update={"item_ids": seen.schema.get("item_ids", True)})
-
-
-def _says_something(schema: FeatureSchema) -> bool:
-    """Return whether a schema declares anything; if not, the service is to fit its own."""
-    apart = {"item_ids"}
-    return schema.model_dump(exclude=apart) != FeatureSchema().model_dump(exclude=apart)
 
 
 async def _used(redis: Redis, seen: LoopRecord) -> bool:
@@ -175,7 +169,7 @@ def new_record(name: str, settings: LoopSettings, schema: FeatureSchema | None) 
         catalogue=0,
         traffic={},
         pins={},
-        declared=encoder.version if _says_something(encoder.schema) else None,
+        declared=encoder.version if encoder.schema.declares else None,
     )
 
 

@@ -18,6 +18,7 @@ import structlog
 from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable
+from service.learn.fitter import Fitter
 from service.records import START, Entry, Event, LoopRecord, Successor
 from service.represent.notices import notices_of
 from service.represent.profile import Profile
@@ -57,6 +58,7 @@ class Profiler:
         self.position: str
         self._saved: str  # and the last whose count was written
         self.due_at = 0.0
+        self._fitter = Fitter(redis, keys)
 
     async def open(self) -> bool:
         """Take the lease and go on from the checkpoint; False while another learner holds it.
@@ -187,6 +189,8 @@ class Profiler:
         renewed = time.monotonic()
         while not stop.is_set():
             read = await self.step()
+            if read < 1000 and await self._fitter.is_due(self._profile.events):
+                await self._fit()
             if (now := time.monotonic()) - renewed > LEASE_MS / 4000:
                 renewed = now
                 if not await self._lease.renew():
@@ -197,6 +201,14 @@ class Profiler:
         if self.position != self._saved:
             await self.save()
         await self._lease.release()
+
+    async def _fit(self) -> None:
+        """Let the fitter work; it may take longer than a lease lasts."""
+        fitting = asyncio.create_task(self._fitter.fit(self._profile, self.position))
+        while not fitting.done():
+            await asyncio.wait({fitting}, timeout=LEASE_MS / 4000)
+            await self._lease.renew()
+        await fitting
 
 
 def _schema(said: Mapping[str, Any]) -> FeatureSchema | None:

@@ -50,6 +50,11 @@ class FeatureSchema(BaseModel):
         return self
 
     @property
+    def declares(self) -> bool:
+        """Whether it says anything about the features; if not, the service is to find out by itself."""
+        return self.model_dump(exclude={"item_ids"}) != FeatureSchema().model_dump(exclude={"item_ids"})
+
+    @property
     def d(self) -> int:
         """Columns of an encoded row: the bias, the declared fields, their crosses, the hashed ones."""
         fields = sum(len(field.columns) for field in (*self.context.values(), *self.item.values()))

@@ -41,6 +41,13 @@ async def count(redis: Redis, keys: Keys) -> int:
         return int(await redis.hlen(keys.encoders))
 
 
+async def fitted_on(redis: Redis, keys: Keys) -> int:
+    """Return the number of events that the newest successor was fitted on; 0: none, or a person declared it."""
+    async with answering():
+        found = await redis.hget(keys.partition().successor, "events")
+    return int(found or 0)
+
+
 async def append_successor(
     redis: Redis,
     keys: Keys,
