@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from service.decide.decision import Request
 from service.errors import InvalidRequest
-from service.represent.encoder import Encoder
 from service.represent.misfits import Misfits
 from service.represent.schema import FeatureSchema
+from service.represent.stored import AnyEncoder
 
 WHERE = {"context": "context", "item": "candidates.features"}
 SENTENCES = {
@@ -23,7 +23,7 @@ SENTENCES = {
 }
 
 
-def refuse(request: Request, encoder: Encoder, misfits: Misfits) -> None:
+def refuse(request: Request, encoder: AnyEncoder, misfits: Misfits) -> None:
     """Raise where the schema cannot use a field of a request as it is.
 
     Args:
