@@ -19,9 +19,9 @@ from service.admin.validation import invalid
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.loop import LOOP_NAME, LoopSettings
 from service.records import START, LoopRecord
-from service.represent.encoder import Encoder
+from service.represent.learned import LearnedSchema
 from service.represent.schema import FeatureSchema
-from service.represent.stored import AnyEncoder
+from service.represent.stored import AnyEncoder, AnySchema, make_encoder, schema_of
 from service.serve.follower import Follower
 from service.serve.ids import DEFAULT_LOOP
 from service.store import encoders, event_log, loop_store, policy_store, workers
@@ -41,7 +41,7 @@ async def bootstrap(redis: Redis) -> None:
 
 
 async def put_loop(
-    redis: Redis, follower: Follower, name: str, settings: Mapping[str, Any], schema: FeatureSchema | None
+    redis: Redis, follower: Follower, name: str, settings: Mapping[str, Any], schema: AnySchema | None
 ) -> bool:
     """Create a loop, or change the given settings of one; True when it was created.
 
@@ -78,7 +78,7 @@ async def _absent(redis: Redis, name: str) -> bool:
 
 
 async def _changes(
-    redis: Redis, seen: LoopRecord, settings: Mapping[str, Any], schema: FeatureSchema | None
+    redis: Redis, seen: LoopRecord, settings: Mapping[str, Any], schema: AnySchema | None
 ) -> dict[str, str | bytes | int]:
     """Return the fields of the record that change."""
     changed = _settings(seen.settings.model_dump(), settings)
@@ -86,7 +86,7 @@ async def _changes(
     if changed.reward_range != seen.settings.reward_range:
         await _check_unused(redis, seen, "reward_range")
     if schema is not None and not await _used(redis, seen):
-        encoder = Encoder(_with_item_ids(schema, seen))
+        encoder = make_encoder(_with_item_ids(schema, seen))
         changes |= {
             "schema": _dump(encoder.schema),
             "d": encoder.d,
@@ -98,16 +98,16 @@ async def _changes(
 
 async def declared_encoder(redis: Redis, record: LoopRecord) -> AnyEncoder:
     """Return the encoder of the schema that a person declared last; where none is, of the one that declares nothing."""
-    first = FeatureSchema.model_validate(record.schema)
-    if record.declared is None and first.declares:
-        return Encoder(FeatureSchema(item_ids=first.item_ids))
+    first = schema_of(record.schema)
+    if record.declared is None and isinstance(first, FeatureSchema) and first.declares:
+        return make_encoder(FeatureSchema(item_ids=first.item_ids))
     return await encoder_for(redis, record, record.declared)
 
 
-async def _declare(redis: Redis, name: str, schema: FeatureSchema) -> int | None:
+async def _declare(redis: Redis, name: str, schema: AnySchema) -> int | None:
     """Append a person's schema to the log of a loop that is in use, unless it stands already; return the new epoch."""
     seen = await loop_store.read_loop(redis, name)
-    encoder, fixed = Encoder(_with_item_ids(schema, seen)), schema.declares
+    encoder, fixed = make_encoder(_with_item_ids(schema, seen)), schema.declares
     if seen.declared == (encoder.version if fixed else None):
         return None
     await encoders.append_successor(
@@ -123,9 +123,9 @@ async def _declare(redis: Redis, name: str, schema: FeatureSchema) -> int | None
     return (await loop_store.read_loop(redis, name)).epoch
 
 
-def _with_item_ids(schema: FeatureSchema, seen: LoopRecord) -> FeatureSchema:
+def _with_item_ids(schema: AnySchema, seen: LoopRecord) -> AnySchema:
     """A loop of version 0.1 keeps its rows as they are, unless the schema says otherwise."""
-    if "item_ids" in schema.model_fields_set:
+    if isinstance(schema, LearnedSchema) or "item_ids" in schema.model_fields_set:
         return schema
     return schema.model_copy(update={"item_ids": seen.schema.get("item_ids", True)})
 
@@ -155,9 +155,9 @@ def _settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> LoopSettings:
         raise invalid(error, whole="default_reward") from error
 
 
-def new_record(name: str, settings: LoopSettings, schema: FeatureSchema | None) -> LoopRecord:
+def new_record(name: str, settings: LoopSettings, schema: AnySchema | None) -> LoopRecord:
     """Make the record of a new loop."""
-    encoder = Encoder(schema or FeatureSchema())
+    encoder = make_encoder(schema or FeatureSchema())
     return LoopRecord(
         name=name,
         id=uuid4().hex[:12],
@@ -173,7 +173,7 @@ def new_record(name: str, settings: LoopSettings, schema: FeatureSchema | None) 
     )
 
 
-def _dump(schema: FeatureSchema) -> bytes:
+def _dump(schema: AnySchema) -> bytes:
     return orjson.dumps(schema.model_dump(mode="json"))
 
 

@@ -12,10 +12,12 @@ from service.errors import NotFound
 from service.records import LoopRecord
 from service.represent import notices
 from service.represent.field_profile import FieldProfile, Window
+from service.represent.learned import LearnedSchema
 from service.represent.misfits import Side
 from service.represent.profile import QUANTILES, Profile
 from service.represent.proposal import proposed_schema
-from service.store import loop_store, profile_store
+from service.represent.stored import stored_encoder
+from service.store import encoders, loop_store, profile_store
 from service.store.codec import unpack
 from service.store.keys import Keys
 from service.store.profile_store import ProfileRecord
@@ -106,6 +108,17 @@ class UsersReply(BaseModel):
     seen_once: float = Field(description="share of users, in [0, 1]")
 
 
+class LearnedReply(BaseModel):
+    """The newest schema that was fitted to the log."""
+
+    encoder: str = Field(description="version of its encoder")
+    events: int = Field(description="that the log held when it was fitted")
+    columns: int = Field(description="of a row")
+    feature_schema: dict[str, Any] = Field(
+        serialization_alias="schema", description="as `PUT /loops/{loop}` takes it: edit it, or fix it as it is"
+    )
+
+
 class ProfileReply(BaseModel):
     """The data of a loop as the learner has seen it, up to an entry of the log."""
 
@@ -124,6 +137,7 @@ class ProfileReply(BaseModel):
     users: UsersReply
     notices: list[Notice] = Field(description="those that need a person come first")
     proposal: dict[str, Any] = Field(description="a schema of the fields that can teach something: edit it, PUT it")
+    learned: LearnedReply | None = Field(description="null: none was fitted yet, or a person declared one")
 
 
 async def read_profile(redis: Redis, name: str) -> ProfileReply:
@@ -135,7 +149,24 @@ async def read_profile(redis: Redis, name: str) -> ProfileReply:
     """
     loop = await loop_store.read_loop(redis, name)
     record = await profile_store.read_profile(redis, Keys(name, loop.id))
-    return await asyncio.to_thread(_reply, loop, record)
+    learned = await _learned(redis, loop)
+    return await asyncio.to_thread(_reply, loop, record, learned)
+
+
+async def _learned(redis: Redis, loop: LoopRecord) -> LearnedReply | None:
+    if loop.newest is None or loop.declared is not None:
+        return None
+    keys, version = Keys(loop.name, loop.id), loop.newest["encoder"]
+    schemas = await encoders.read_schemas(redis, keys, [version])
+    try:
+        encoder = stored_encoder(version, schemas.get(version))
+    except ValueError:  # it is no longer kept, or of another version of this service
+        return None
+    if not isinstance(encoder.schema, LearnedSchema):
+        return None
+    events = await encoders.fitted_on(redis, keys)
+    said = encoder.schema.model_dump(mode="json")
+    return LearnedReply(encoder=version, events=events, columns=encoder.d, feature_schema=said)
 
 
 async def read_proposal(redis: Redis, name: str) -> dict[str, Any]:
@@ -150,7 +181,7 @@ async def read_proposal(redis: Redis, name: str) -> dict[str, Any]:
     return reply.proposal
 
 
-def _reply(loop: LoopRecord, record: ProfileRecord) -> ProfileReply:
+def _reply(loop: LoopRecord, record: ProfileRecord, learned: LearnedReply | None) -> ProfileReply:
     try:
         profile = Profile.load(unpack(record.state)) if record.state else Profile()
     except ValueError:  # of another version, or garbled: the learner makes it anew from the log
@@ -185,6 +216,7 @@ def _reply(loop: LoopRecord, record: ProfileRecord) -> ProfileReply:
         users=UsersReply(distinct=profile.users, requests=profile.with_user, seen_once=profile.users_once()),
         notices=[Notice.model_validate(notice, from_attributes=True) for notice in found],
         proposal=proposed_schema(profile).model_dump(mode="json"),
+        learned=learned,
     )
 
 

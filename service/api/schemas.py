@@ -27,6 +27,7 @@ from service.admin.status import Alarm
 from service.api.problems import ID, MANY, OBJECT, ONE
 from service.loop import LOOP_NAME, Finite, LoopChanges, LoopSettings
 from service.policies import KindInfo
+from service.represent.learned import LearnedSchema
 from service.represent.schema import FeatureSchema
 
 ID_LENGTH, LOOP_LENGTH = 128, 64
@@ -340,6 +341,14 @@ class ImportReply(BaseModel):
 # ---- loops, policies, traffic
 
 
+DECLARED, LEARNED = "<declared>", "<learned>"  # forms of a schema
+
+
+def _form(schema: Any) -> str:
+    """Return the form of a schema: one that has blocks is like those that the service learns."""
+    return LEARNED if isinstance(schema, LearnedSchema) or "blocks" in schema else DECLARED
+
+
 class LoopBody(LoopChanges):
     """A loop's settings and feature schema. A setting that is not given keeps its value, or its default at first."""
 
@@ -363,7 +372,12 @@ class LoopBody(LoopChanges):
         },
     )
 
-    feature_schema: FeatureSchema | None = Field(None, alias="schema")
+    feature_schema: (
+        Annotated[
+            Annotated[FeatureSchema, Tag(DECLARED)] | Annotated[LearnedSchema, Tag(LEARNED)], Discriminator(_form)
+        ]
+        | None
+    ) = Field(None, alias="schema")
 
     @model_validator(mode="before")
     @classmethod

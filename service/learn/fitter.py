@@ -17,7 +17,6 @@ from service.records import Entry, Event, LoopRecord
 from service.represent.fit import WINDOW, Fitted, Raw, fit, next_fit
 from service.represent.learned import LearnedEncoder, LearnedSchema
 from service.represent.profile import Profile
-from service.represent.schema import FeatureSchema
 from service.represent.stored import schema_of
 from service.store import encoders, event_log, loop_store
 from service.store.keys import Keys
@@ -93,7 +92,7 @@ class Fitter:
 
 def is_left_to_the_service(loop: LoopRecord) -> bool:
     """Return whether nobody declared a schema, and nobody refused a fitted one."""
-    said = loop.declared is not None or FeatureSchema.model_validate(loop.schema).declares
+    said = loop.declared is not None or schema_of(loop.schema).declares
     return loop.settings.fit_schema and not said
 
 

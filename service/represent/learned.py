@@ -197,6 +197,11 @@ class LearnedSchema(BaseModel):
     own_of_users: list[Block] = []  # item fields; `context` is null
     reward_range: tuple[float, float] | None = None  # of what was seen; None: the loop's
 
+    @property
+    def declares(self) -> bool:
+        """Whether it says anything about the features: always, unlike a `FeatureSchema`."""
+        return True
+
     @model_validator(mode="after")
     def _consistent(self) -> LearnedSchema:
         for blocks in (self.blocks, self.own_of_items, self.own_of_users):

@@ -16,6 +16,7 @@ from service.represent.schema import FeatureSchema
 Array = NDArray[Any]
 
 
+AnySchema: TypeAlias = FeatureSchema | LearnedSchema
 Block: TypeAlias = Any  # n items, encoded once for all contexts: an ItemBlock or ItemColumns, as its encoder makes them
 
 
@@ -37,7 +38,7 @@ class AnyEncoder(Protocol):
     reward_range: tuple[float, float] | None
 
     @property
-    def schema(self) -> FeatureSchema | LearnedSchema:
+    def schema(self) -> AnySchema:
         """What made it."""
 
     def items(
@@ -49,7 +50,7 @@ class AnyEncoder(Protocol):
         """Encode one context with each of n items: (n, d) float32."""
 
 
-def schema_of(said: Mapping[str, Any]) -> FeatureSchema | LearnedSchema:
+def schema_of(said: Mapping[str, Any]) -> AnySchema:
     """Read a schema as JSON. One that has blocks was learned, or is written like one that was.
 
     Raises:
@@ -58,7 +59,7 @@ def schema_of(said: Mapping[str, Any]) -> FeatureSchema | LearnedSchema:
     return LearnedSchema.model_validate(said) if "blocks" in said else FeatureSchema.model_validate(said)
 
 
-def make_encoder(schema: FeatureSchema | LearnedSchema) -> AnyEncoder:
+def make_encoder(schema: AnySchema) -> AnyEncoder:
     """Make the encoder of a schema."""
     return LearnedEncoder(schema) if isinstance(schema, LearnedSchema) else Encoder(schema)
 

@@ -1,0 +1,131 @@
+"""The fitter on a real Redis: when it fits, what it appends, and that it appends it once."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from redis.asyncio import Redis
+
+from service.learn.fitter import Fitter
+from service.learn.profiler import Profiler
+from service.learn.runner import PolicyRunner
+from service.records import START, Entry, Event, LoopRecord, Successor
+from service.represent.fit import next_fit
+from service.represent.learned import LearnedEncoder, LearnedSchema
+from service.represent.profile import Profile
+from service.settings import Settings
+from service.store import event_log, loop_store, policy_store
+from service.store.keys import Keys
+from tests.builders import event_of, import_of, policy_of
+
+pytestmark = pytest.mark.anyio
+
+
+def events(n: int, *, first: int = 0) -> list[Event]:
+    """Make events in which the segment decides which of four items is clicked."""
+    found = []
+    for number in range(first, first + n):
+        rng = np.random.default_rng(number)
+        seg, item = int(rng.integers(4)), int(rng.integers(4))
+        found.append(
+            replace(
+                event_of(number, reward=float(rng.random() < (0.7 if seg == item else 0.1))),
+                item=f"i{item}",
+                context={"seg": f"s{seg}"},
+                features={},
+                user=f"u{number % 7}",
+            )
+        )
+    return found
+
+
+async def append(redis: Redis, keys: Keys, n: int, *, first: int = 0) -> tuple[Profile, str]:
+    """Append events; return the profile of all that the log holds, and its last position."""
+    await event_log.append_imported(redis, keys, import_of(events(n, first=first)), remember=10**5)
+    profile, position = Profile(), START
+    for entry in await event_log.read(redis, keys, START, most=10**4):
+        position = entry.position
+        if isinstance(entry, Event):
+            profile.add(
+                context=entry.context,
+                item=entry.item,
+                features=entry.features,
+                user=entry.user,
+                reward=entry.reward,
+                at=entry.time,
+            )
+    return profile, position
+
+
+async def successors(redis: Redis, keys: Keys) -> list[Successor]:
+    entries: list[Entry] = await event_log.read(redis, keys, START, most=10**4)
+    return [entry for entry in entries if isinstance(entry, Successor)]
+
+
+def test_fits_are_due_at_growing_sizes() -> None:
+    due, sizes = 0, []
+    while due < 20_000:
+        due = next_fit(due)
+        sizes.append(due)
+    assert sizes == [40, 64, 103, 165, 264, 423, 677, 1084, 2168, 4336, 8672, 17344, 34688]
+    assert next_fit(100) == 103
+    assert next_fit(103) == 165
+
+
+async def test_a_fit_is_an_entry_of_the_log(redis: Redis, keys: Keys) -> None:
+    profile, position = await append(redis, keys, 300)
+    fitter = Fitter(redis, keys)
+    assert not await fitter.is_due(39)
+    assert await fitter.is_due(40)
+    assert await fitter.fit(profile, position)
+    [successor] = await successors(redis, keys)
+    schema = LearnedSchema.model_validate(successor.schema)
+    assert LearnedEncoder(schema).version == successor.encoder
+    assert (successor.events, successor.declared) == (300, False)
+    assert "seg" in schema.context
+    assert not await fitter.is_due(422)
+    assert await fitter.is_due(423)
+
+
+async def test_learners_that_fit_the_same_append_it_once(redis: Redis, keys: Keys) -> None:
+    profile, position = await append(redis, keys, 100)
+    appended = await asyncio.gather(*(Fitter(redis, keys).fit(profile, position) for _ in range(3)))
+    assert sorted(appended) == [False, False, True]
+    assert len(await successors(redis, keys)) == 1
+    again = Fitter(redis, keys)  # after a restart
+    assert not await again.is_due(102)
+    assert await again.is_due(103)
+
+
+@pytest.mark.parametrize("how", ["declared", "declared in 0.1", "refused"])
+async def test_nothing_is_fitted_where_a_person_said_so(redis: Redis, loop: LoopRecord, how: str) -> None:
+    keys = Keys(loop.name, loop.id)
+    profile, position = await append(redis, keys, 100)
+    changes = {
+        "declared": {"declared": "somebody's"},
+        "declared in 0.1": {"schema": '{"context": {"seg": {"type": "categorical", "levels": ["s0"]}}}'},
+        "refused": {"settings": loop.settings.model_copy(update={"fit_schema": False}).model_dump_json()},
+    }
+    await loop_store.change_loop(redis, loop, changes[how])
+    assert not await Fitter(redis, keys).fit(profile, position)
+    assert await successors(redis, keys) == []
+
+
+async def test_the_profiler_fits_and_policies_move(redis: Redis, keys: Keys, settings: Settings) -> None:
+    await policy_store.create_policy(redis, keys, policy_of("adaptive"))
+    stop = asyncio.Event()
+    tasks = [Profiler(redis, keys).run(stop), PolicyRunner(redis, keys, "adaptive", settings).run(stop)]
+    at_work = [asyncio.create_task(task) for task in tasks]
+    async with asyncio.timeout(60):
+        for first in range(0, 800, 100):
+            await append(redis, keys, 100, first=first)
+            while not await successors(redis, keys):
+                await asyncio.sleep(0.02)
+        while (record := await policy_store.read_policy(redis, keys, "adaptive")).events < 800:
+            await asyncio.sleep(0.02)
+        stop.set()
+        await asyncio.gather(*at_work)
+    assert record.encoder in {successor.encoder for successor in await successors(redis, keys)}
