@@ -61,6 +61,7 @@ class Window:
     levels: tuple[tuple[str, float], ...] = ()  # the eight most frequent that are still known → share
     distinct: int = 0
     changes: float = 0.0  # share of values that differ from the one before: small for a weekday or a campaign
+    steps: float = 2.0  # von Neumann's ratio of the numbers: 2 if they come at random, near 0 for a temperature
     at_ends: float = 0.0  # share of the numbers that equal the lowest, or the highest: the larger of both
     size: int | None = None  # of the vectors, where all had the same
     serial: int = 0  # levels from here on were new afterwards
@@ -68,8 +69,8 @@ class Window:
 
     @property
     def slow(self) -> bool:
-        """Whether the value stays for long, so that another one is no news."""
-        return self.changes < SLOW
+        """Whether a value is much like the one before, so that later ones differ from these without any fault."""
+        return self.changes < SLOW or self.steps < 1.0
 
     @property
     def spread(self) -> float:
@@ -142,6 +143,7 @@ class FieldProfile:
     reference: Reference | None = None
     first: Window | None = None
     before: Window | None = None  # what the newest values are compared with
+    renewed: int = 0  # blocks in a row, up to now, that brought new levels
     _candidate: Window | None = None
     _declared: Reference | None = None
     _texts: list[str] = field(default_factory=list)  # the newest 16
@@ -262,13 +264,20 @@ class FieldProfile:
             self.first = self.before = self.newest()
             self._refer(self.first)
         elif self.seen % BLOCK == 0:
+            renewed = self._is_renewed()
             self.before = self._candidate or self.first
             self._candidate = self.newest()
+            self.renewed = self.renewed + 1 if renewed else 0
             assert self.before is not None
             self._refer(self.before)
             for bit in [bit for bit in self.marks if not self.marked(bit)]:
                 del self.marks[bit]  # over: the next one begins anew
         self._half = self.levels.next
+
+    def _is_renewed(self) -> bool:
+        """Whether one of 20 newest values is a level that is younger than those of `before`."""
+        since = self.before.serial if self.before is not None else 0
+        return sum(serial >= since for serial in self._serial if serial) >= NEWEST / 20
 
     def _refer(self, window: Window) -> None:
         if self._declared is not None:
@@ -280,7 +289,8 @@ class FieldProfile:
         groups = 0
         for name, share in window.types.items():
             groups |= GROUPS[name] if share >= RARE else 0
-        settled = window.settled and not window.slow and not self.levels.full
+        # Levels that come and go all the time, such as pages of a newspaper, are the rule after two blocks.
+        settled = window.settled and not window.slow and not self.levels.full and self.renewed < 2
         # After nothing but null any type may come: the field begins to speak, and that is no change of its type.
         self.reference = Reference(groups or 31, low, high, window.serial if settled else 0, window.size)
 
@@ -321,6 +331,7 @@ class FieldProfile:
             "levels": tuple(levels),
             "serial": self.levels.next,
             "changes": self._changes(n),
+            "steps": self._steps(n),
             "settled": bool(self._half) and fresh <= len(young) / HALF,
         }
         if numbers:
@@ -339,11 +350,25 @@ class FieldProfile:
         found["distinct"] = len(counts) + len({number for number in fractions if number == number})
         return Window(**found)
 
+    def _order(self, n: int) -> list[int]:
+        """Return the places of the newest n values, oldest first."""
+        return [(self.seen - n + i) % NEWEST for i in range(n)]
+
     def _changes(self, n: int) -> float:
-        start = self.seen - n
-        order = [(start + i) % NEWEST for i in range(n)]
-        values = [(self._serial[at], 0.0 if self._serial[at] else self._number[at]) for at in order]
+        values = [(self._serial[at], 0.0 if self._serial[at] else self._number[at]) for at in self._order(n)]
         return sum(a != b for a, b in pairwise(values)) / max(1, n - 1)
+
+    def _steps(self, n: int) -> float:
+        """Return von Neumann's ratio: the mean square of the steps over the variance."""
+        order = self._order(n)
+        numbers = [self._number[at] for at in order if self._number[at] == self._number[at] and self._type[at] < 5]
+        if len(numbers) < HALF:
+            return 2.0
+        scale = max(map(abs, numbers)) or 1.0  # squares of huge numbers would overflow
+        numbers = [number / scale for number in numbers]
+        mean = sum(numbers) / len(numbers)
+        variance = sum((number - mean) ** 2 for number in numbers)
+        return sum((b - a) ** 2 for a, b in pairwise(numbers)) / variance if variance > 0 else 2.0
 
     def _young(self) -> list[int]:
         """Serials of the newest 128 values."""
@@ -358,9 +383,7 @@ class FieldProfile:
         """Return the share of values that are larger than the one 16 before: near 1 for a clock or a counter."""
         if self.compared >= 2 * LAG:
             return self.rising / self.compared
-        n = min(self.seen, NEWEST)
-        start = self.seen - n
-        ring = [self._number[(start + i) % NEWEST] for i in range(n)]
+        ring = [self._number[at] for at in self._order(min(self.seen, NEWEST))]
         pairs = [(a, b) for a, b in zip(ring, ring[LAG:], strict=False) if a == a and b == b]
         return sum(b > a for a, b in pairs) / len(pairs) if len(pairs) >= LAG else 0.0
 
@@ -414,6 +437,7 @@ class FieldProfile:
             "rising": self.rising,
             "compared": self.compared,
             "sizes": self.sizes,
+            "renewed": self.renewed,
             "marks": [[bit, m.count, _of(m.first), _of(m.last)] for bit, m in self.marks.items()],
             "reference": _of(self.reference),
             "declared": _of(self._declared),
@@ -429,7 +453,7 @@ class FieldProfile:
     def of(cls, said: dict[str, Any], rings: Sequence[Sequence[int]], numbers: Sequence[float]) -> FieldProfile:
         """Go on from `state`."""
         found = cls(said["side"], said["path"], said["born"])
-        for name in ("seen", "last", "types", "last_at", "fractions", "rising", "compared", "sizes"):
+        for name in ("seen", "last", "types", "last_at", "fractions", "rising", "compared", "sizes", "renewed"):
             setattr(found, name, said[name])
         found.first_example = _example(said["first_example"])
         found._last_value, found._texts, found._half = said["last_value"], said["texts"], said["half"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.represent.field_profile import NEW_LEVEL, NEW_TYPE, NEWEST, OUTSIDE, Example, FieldProfile
+from service.represent.field_profile import NEW_LEVEL, NEW_TYPE, NEWEST, OUTSIDE, Example, FieldProfile, Window
 from service.represent.misfits import Side
 from service.represent.profile import NEWEST_REWARDS, Kind, Profile
 
@@ -20,8 +20,9 @@ WARM_UP = 200  # records before anything is said
 LONG = 512  # values before a field counts as constant, and records before a field counts as new
 FAIR = 1000  # requests before users could have come back
 SHARE = 0.05  # of the newest values (13 of 256) that must be at fault
+NEW_SHARE = 0.08  # of the newest values that must be new levels: long tails bring some all the time
 NEW_FOR = 2048  # records for which a field is new
-KNOWN = ("levels", "set", "boolean", "left_out")  # kinds whose levels are told apart
+KNOWN = ("levels", "set", "boolean")  # kinds whose levels are told apart
 GONE_FOR = 20_000  # records after which nobody waits for a field
 USED = 0.25  # of the reward range
 SCALE = 10.0  # times wider or narrower
@@ -164,7 +165,7 @@ def _compared(field: FieldProfile, kind: Kind) -> Iterator[Notice]:
     always_new = kind.reason in ("clock", "new_each_time") or _is_mostly_new(field)
     if (
         NEW_LEVEL in marks
-        and field.marked(NEW_LEVEL) >= enough
+        and field.marked(NEW_LEVEL) >= NEW_SHARE * window.n
         and (declared or (kind.type in KNOWN and not always_new))
     ):
         yield _marked(
@@ -193,8 +194,8 @@ def _compared(field: FieldProfile, kind: Kind) -> Iterator[Notice]:
     rescaled = (
         window.spread > 0
         and before is not None
-        and before.distinct > 12
-        and not before.slow
+        and _is_spread(before)
+        and _is_spread(window)
         and not 1 / SCALE < wider < SCALE
     )
     if rescaled and not declared:
@@ -278,6 +279,11 @@ def _useless(profile: Profile, field: FieldProfile, kind: Kind) -> Iterator[Noti
             f"{window.high:g}); such values look alike.",
             "Look whether the client cuts the number off; send it as it is.",
         )
+
+
+def _is_spread(window: Window) -> bool:
+    """Whether the distance of the quartiles says something: many values, none of which is half of all."""
+    return window.distinct > 12 and window.at_ends < 0.5 and not window.slow
 
 
 def _is_mostly_new(field: FieldProfile) -> bool:

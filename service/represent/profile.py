@@ -287,7 +287,8 @@ class Profile:
             return Kind("left_out", reason=left)
         counted = sum(field.types.get(name, 0) for name in ("integer", "number"))
         in_text = field.moments.n - counted
-        numeric = field.moments.n >= 0.95 * field.values and (in_text <= counted or field.fractions > 0)
+        written = in_text > counted  # prices in text are numbers; codes and versions, such as "1.2", are not
+        numeric = field.moments.n >= 0.95 * field.values and (not written or (field.fractions > 0 and distinct > FEW))
         if numeric and (field.fractions or distinct > FEW):
             return Kind("number", quantiles=tuple(field.quantiles.at(QUANTILES)))
         if side == "item" and self.items >= 2 and distinct >= 0.9 * self.items and field.share("text") > 0.5:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,26 +14,22 @@ Change = Callable[[dict[str, Any], int, np.random.Generator], None]
 START = 1_700_000_000.0
 
 
-def events(n: int, *, change: Change | None = None, start: int = 0, end: int = 10**9, seed: int = 1) -> Iterator[Any]:
-    """Yield the arguments of `Profile.add` for n events.
-
-    Args:
-        change: plants a fault: takes the event, its number and a generator, and changes the event.
-        start, end: the events that it is planted in.
-    """
+@cache
+def _clean(seed: int) -> list[dict[str, Any]]:
+    """6000 events of a clean run."""
     rng = np.random.default_rng(seed)
-    planted = np.random.default_rng(seed + 1000)
-    for number in range(n):
-        i = int(rng.integers(40))
+    found = []
+    for number in range(6000):
+        i, segment, age, version, code = (int(x) for x in rng.integers((40, 4, 63, 3, 4)))
         event: dict[str, Any] = {
             "context": {
-                "segment": f"s{rng.integers(4)}",
-                "age": int(rng.integers(18, 81)),
+                "segment": f"s{segment}",
+                "age": 18 + age,
                 "speed": float(rng.lognormal()),
-                "code": int(rng.integers(1001, 1005)),
-                "app": {"version": f"v{rng.integers(3)}", "paid": bool(rng.random() < 0.4)},
-                "likes": sorted({f"w{rng.integers(5)}" for _ in range(2)}),
-                "taste": [round(float(x), 3) for x in rng.normal(size=20)],
+                "code": 1001 + code,
+                "app": {"version": f"v{version}", "paid": bool(rng.random() < 0.4)},
+                "likes": sorted({f"w{word}" for word in rng.integers(0, 5, 2)}),
+                "taste": rng.normal(size=20).round(3).tolist(),
             },
             "item": f"i{i}",
             "features": {"price": 5.0 + 4.75 * i, "kind": f"k{i % 4}", "new": i < 9},
@@ -43,6 +40,20 @@ def events(n: int, *, change: Change | None = None, start: int = 0, end: int = 1
         }
         if rng.random() < 0.3:
             event["context"]["referrer"] = f"r{rng.integers(6)}"
+        found.append(event)
+    return found
+
+
+def events(n: int, *, change: Change | None = None, start: int = 0, end: int = 10**9, seed: int = 1) -> Iterator[Any]:
+    """Yield the arguments of `Profile.add` for n ≤ 6000 events.
+
+    Args:
+        change: plants a fault: takes the event, its number and a generator, and changes the event.
+        start, end: the events that it is planted in.
+    """
+    planted = np.random.default_rng(seed + 1000)
+    for number, event in enumerate(_clean(seed)[:n]):
+        event = {**event, "context": {**event["context"]}, "features": {**event["features"]}}
         if change is not None and start <= number < end:
             change(event, number, planted)
         yield event

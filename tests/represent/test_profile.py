@@ -156,7 +156,8 @@ def test_a_state_of_another_format_is_refused() -> None:
         Profile.load({**state, "json": np.frombuffer(b'{"v": 1}', dtype=np.uint8)})
 
 
-@settings(max_examples=30)
+@pytest.mark.slow
+@settings(max_examples=12)
 @given(st.lists(st.tuples(OBJECTS, OBJECTS, st.text(max_size=5)), max_size=20))
 def test_any_json_is_taken(stream: list[tuple[Any, Any, str]]) -> None:
     profile = Profile()
@@ -180,6 +181,7 @@ def test_any_json_is_taken(stream: list[tuple[Any, Any, str]]) -> None:
     assert FeatureSchema.model_validate_json(schema.model_dump_json()) == schema
 
 
+@pytest.mark.slow
 def test_memory_is_bounded() -> None:
     """The worst that a client can send: ever new names, long ever new texts, long lists, ever new ids."""
 
@@ -193,8 +195,8 @@ def test_memory_is_bounded() -> None:
             profile.add(context=context, item=item, features=features, user=item, reward=rng.normal(), at=float(i))
         return sum(array.nbytes for array in profile.state().values())
 
-    small = size(260)
-    assert size(420) < min(1.1 * small, 9e6)
+    small = size(140)
+    assert size(210) < min(1.1 * small, 9e6)
 
 
 # ---- sketches
