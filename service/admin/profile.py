@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
 from service.errors import NotFound
@@ -111,11 +111,13 @@ class UsersReply(BaseModel):
 class LearnedReply(BaseModel):
     """The newest schema that was fitted to the log."""
 
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
+
     encoder: str = Field(description="version of its encoder")
     events: int = Field(description="that the log held when it was fitted")
     columns: int = Field(description="of a row")
     feature_schema: dict[str, Any] = Field(
-        serialization_alias="schema", description="as `PUT /loops/{loop}` takes it: edit it, or fix it as it is"
+        alias="schema", description="as `PUT /loops/{loop}` takes it: edit it, or fix it as it is"
     )
 
 
