@@ -312,14 +312,13 @@ class Trainer:
     def _parts(self, events: Sequence[Event]) -> Iterator[Sequence[Event]]:
         """Cut events where something is to be done after one of them, so that batches do not matter."""
         step = self._retention // CHECKS
-        for rows in self._drift.parts(len(events)):
-            part = events[rows]
-            while part:
-                size = step - self._learned % step
-                if self._challenger is not None:
-                    size = min(size, self._challenger.until_look)
-                yield part[:size]
-                part = part[size:]
+        while events:
+            # Asked anew for each part: a challenger may have taken over meanwhile, whose blocks end elsewhere.
+            size = min(next(self._drift.parts(len(events))).stop, step - self._learned % step)
+            if self._challenger is not None:
+                size = min(size, self._challenger.until_look)
+            yield events[:size]
+            events = events[size:]
 
     def _learn(self, part: Sequence[Event], done: Applied) -> None:
         last = part[-1]

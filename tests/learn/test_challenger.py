@@ -256,6 +256,16 @@ def test_a_policy_made_later_begins_with_the_newest_encoder() -> None:
     assert trainer.events == 301
 
 
+def test_blocks_end_where_they_would_after_a_takeover_within_a_batch() -> None:
+    """The policy forgets at the end of each block of its own."""
+    record = policy_of("popularity", half_life=100.0)
+    for at in (190, 201, 207):
+        log = log_of(400, successor(at))
+        one, two = learn(log, record), learn(log, record, [1])
+        assert one.trainer.encoding["swaps"] == 1
+        assert same_arrays(one.trainer.state(), two.trainer.state())
+
+
 # ---- alarms
 
 
