@@ -79,9 +79,9 @@ def status(url: str) -> dict[str, Any]:
     return found
 
 
-def prepare(url: str) -> None:
+def prepare(url: str, schema: dict[str, Any]) -> None:
     with httpx.Client(base_url=url, timeout=60, params={"loop": LOOP}) as client:
-        client.put(f"/loops/{LOOP}", json={"exploration_floor": 0.1, "schema": BLIND}).raise_for_status()
+        client.put(f"/loops/{LOOP}", json={"exploration_floor": 0.1, "schema": schema}).raise_for_status()
         items = [{"id": f"p{i}", "features": {"kind": "xy"[i % 2]}} for i in range(8)]
         client.post("/items", json={"items": items}).raise_for_status()
         events = [
@@ -153,7 +153,7 @@ async def test_swaps_of_the_encoder_under_load(data: Path, size: float) -> None:
     """A trial that is won, then four declared schemas; the learner is killed in each of them."""
     each, kills = (1600, 2) if size >= 1 else (60, 1)
     with Served(data, workers=2) as served:
-        await asyncio.to_thread(prepare, served.url)
+        await asyncio.to_thread(prepare, served.url, BLIND)
         crowd = Crowd(served.url)
         clients = [asyncio.create_task(crowd.client(who)) for who in range(CLIENTS)]
 
@@ -222,3 +222,32 @@ async def back_to_the_first_encoder(served: Served, admin: httpx.AsyncClient, fi
     assert (await admin.post("/policies/adaptive/activate")).json()["adopted"]
     assert (await admin.put("/traffic", json=dict.fromkeys(POLICIES, 1 / len(POLICIES)))).json()["adopted"]
     await redis.aclose()
+
+
+async def test_what_the_service_fits_by_itself_is_replayed_too(data: Path, size: float) -> None:
+    """Nobody declares anything: successors come as the log grows, and the learner is killed among them."""
+    each = 3500 if size >= 1 else 350
+    with Served(data, workers=2) as served:
+        await asyncio.to_thread(prepare, served.url, {})
+        crowd = Crowd(served.url)
+        clients = [asyncio.create_task(crowd.client(who)) for who in range(CLIENTS)]
+        for _ in range(3):
+            already = crowd.replies
+            while crowd.replies < already + each:
+                assert not any(client.done() for client in clients), [c.exception() for c in clients if c.done()]
+                await asyncio.sleep(0.01)
+            await kill_learner(served)
+        crowd.stop.set()
+        await asyncio.gather(*clients)
+        await settled(served)
+        redis = connect(served.redis_url, name="test", timeout_s=60)
+        swaps = {name: told["encoder_swaps"] for name, told in status(served.url)["policies"].items()}
+        assert swaps["adaptive"] + swaps["popularity"] > 0
+        again = await audit_decisions(redis, LOOP, most=30_000)
+        assert (again.different, again.gone) == ([], 0)
+        assert again.same >= crowd.replies
+        deadline = time.monotonic() + 30
+        while not all((await audit_learning(redis, LOOP)).values()):  # it may read between two checkpoints of a trial
+            assert time.monotonic() < deadline
+            await asyncio.sleep(1)
+        await redis.aclose()
