@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,9 @@ def short_run(kind: str, params: Mapping[str, Any], **arguments: Any) -> InProce
 async def learn_with_runner(redis: Redis, settings: Settings, run: InProcessRun) -> Keys:
     """Put the log of a run into Redis and let the service's runner learn the same policy from it."""
     encoder = Encoder(FeatureSchema.model_validate(Petshop.schema))
-    keys = await store_loop(redis, loop_of(d=encoder.d))
+    keys = await store_loop(
+        redis, replace(loop_of(d=encoder.d), encoder=encoder.version, schema=encoder.schema.model_dump(mode="json"))
+    )
     await policy_store.create_policy(redis, keys, run.record)
     for entry in run.log:
         assert isinstance(entry, Event | Training)

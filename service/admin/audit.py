@@ -25,7 +25,7 @@ from service.evaluate.propensities import PropensityCheck, PropensityChecker
 from service.evaluate.replay import same_arrays, same_decision
 from service.learn.trainer import Trainer
 from service.policies import NumericalError
-from service.records import Decision, Entry, LoopRecord, order
+from service.records import Decision, Entry, LoopRecord, PolicyRecord, order
 from service.represent.stored import AnyEncoder
 from service.store import encoders, event_log, item_store, loop_store, policy_store
 from service.store.codec import encoder_of, unpack
@@ -65,8 +65,7 @@ async def audit_learning(redis: Redis, loop: str) -> dict[str, bool]:
     keys = Keys(loop, record.id)
     found = {}
     for name in await policy_store.policy_names(redis, keys):
-        policy = await policy_store.read_policy(redis, keys, name)
-        state = await policy_store.read_state(redis, keys, name)
+        policy, state = await _checkpoint(redis, keys, name)
         trainer = Trainer.of(record, policy, await encoders.read_schemas(redis, keys, policy.needs))
         if state is not None:
             await advance(redis, keys, trainer, until=policy.position)
@@ -76,6 +75,17 @@ async def audit_learning(redis: Redis, loop: str) -> dict[str, bool]:
         again = {array: again[array] for array in again if array in stored or not array.startswith("trainer.")}
         found[name] = same_arrays(stored, again) and trainer.events == policy.events
     return found
+
+
+async def _checkpoint(redis: Redis, keys: Keys, name: str) -> tuple[PolicyRecord, bytes | None]:
+    """Return a policy and its learned state of the same moment: the learner may write both while we read."""
+    policy = await policy_store.read_policy(redis, keys, name)
+    while True:
+        state = await policy_store.read_state(redis, keys, name)
+        after = await policy_store.read_policy(redis, keys, name)
+        if after.position == policy.position:
+            return policy, state
+        policy = after
 
 
 async def advance(redis: Redis, keys: Keys, trainer: Trainer, *, until: str) -> None:
