@@ -24,6 +24,7 @@ from service.decide.decision import decide, request_of
 from service.errors import NotFound, UnreadableRecord
 from service.learn.runner import PolicyRunner
 from service.learn.sweeper import Sweeper
+from service.loop import LoopSettings
 from service.policies import Array
 from service.records import START, Decision, Event, LoopRecord, Note, Training, Unreadable
 from service.run.embedded import EmbeddedRedis
@@ -167,7 +168,7 @@ async def test_loops_and_policies_are_what_they_were(redis: Redis, loop: str) ->
     record = await loop_store.read_loop(redis, loop)
     settings = orjson.loads(was[b"settings"])
     assert record.schema == {"item_ids": False, **orjson.loads(was[b"schema"])}
-    assert record.settings.model_dump(mode="json") == settings
+    assert record.settings.model_dump(mode="json") == {**LoopSettings().model_dump(mode="json"), **settings}
     assert record.pins == orjson.loads(was[b"pins"])
     assert record.traffic == orjson.loads(was[b"traffic"])
     assert (record.epoch, record.catalogue, record.d) == tuple(
