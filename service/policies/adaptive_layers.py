@@ -49,7 +49,10 @@ class AdaptiveParams(Params):
     )
     ridge: float = Field(default=0.1, ge=1e-9, le=1e9, description="Prior precision of the weight of every column.")
     item_ridge: float = Field(
-        default=200.0, ge=1e-9, le=1e9, description="Prior precision of the intercept of every item."
+        default=200.0,
+        ge=1e-9,
+        le=1e9,
+        description="Prior precision of the intercept of every item. A fitted schema has its own for each column.",
     )
     detect_change: bool = Field(default=True, description=DETECT_CHANGE)
 

@@ -7,7 +7,8 @@ them possibly the constant 1; its columns are the outer product of the two. A ro
 
 With a prior precision of 0.1 on every weight, which is the default of the policies, a block's weights have the prior
 variance that the schema says. The second layer holds context columns, the third item columns: a policy that knows of
-layers keeps weights of their own for every item and every user (`policies/layers.py`). Others see the blocks alone.
+layers keeps weights of their own for every item and every user (`policies/adaptive_layers.py`). Others see the blocks
+alone.
 
 Letters: **n** candidates, **d** columns of a row, **p** columns of one side.
 """
@@ -20,16 +21,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
 from service.layout import Layout
-from service.represent.fields import CLOSED
+from service.represent.fields import CLOSED, MAX_LEVELS, MAX_SIZE, MAX_STRING
 from service.represent.json_paths import is_vector, leaves, level_of, number_of
 from service.represent.misfits import Misfits, Reason, Side
+from service.represent.schema import MAX_COLUMNS
 
 Array = NDArray[Any]
 
@@ -38,14 +41,32 @@ RIDGE = 0.1  # prior precision of the policies, in which rows are measured
 ITEM_ID = "@item"  # the path of an item's id, beside its features
 
 
+def _rising(numbers: list[float]) -> list[float]:
+    if any(b <= a for a, b in pairwise(numbers)):
+        raise ValueError("each number must be larger than the one before")
+    return numbers
+
+
+def _different(levels: list[str]) -> list[str]:
+    for a, b in pairwise(sorted(levels)):
+        if a == b:
+            raise ValueError(f"level {a!r} is listed twice")
+    return levels
+
+
+Text = Annotated[str, StringConstraints(max_length=MAX_STRING)]
+Rising = Annotated[list[float], Field(min_length=2, max_length=MAX_SIZE), AfterValidator(_rising)]
+Different = Annotated[list[Text], Field(max_length=MAX_LEVELS), AfterValidator(_different)]
+
+
 class Levels(BaseModel):
     """One column a level, and one for all others where the log held some."""
 
     model_config = CLOSED
 
     type: Literal["levels"] = "levels"
-    path: str
-    levels: list[str]
+    path: Text
+    levels: Different
     others: bool = False
 
     @property
@@ -74,9 +95,15 @@ class Line(BaseModel):
     model_config = CLOSED
 
     type: Literal["line"] = "line"
-    path: str
-    values: list[float] = Field(min_length=2)
-    places: list[float] = Field(min_length=2)  # of the values; between them by interpolation
+    path: Text
+    values: Rising
+    places: Annotated[list[Annotated[float, Field(ge=-1, le=1)]], Field(min_length=2)]  # of the values; interpolated
+
+    @model_validator(mode="after")
+    def _placed(self) -> Line:
+        if len(self.places) != len(self.values):
+            raise ValueError(f"{len(self.values)} values have {len(self.places)} places; each needs one")
+        return self
 
     @property
     def columns(self) -> list[str]:
@@ -96,8 +123,8 @@ class Bend(BaseModel):
     model_config = CLOSED
 
     type: Literal["bend"] = "bend"
-    path: str
-    knots: list[float] = Field(min_length=2)
+    path: Text
+    knots: Rising
 
     @property
     def columns(self) -> list[str]:
@@ -119,8 +146,8 @@ class Words(BaseModel):
     model_config = CLOSED
 
     type: Literal["words"] = "words"
-    path: str
-    levels: list[str]
+    path: Text
+    levels: Different
 
     @property
     def columns(self) -> list[str]:
@@ -146,9 +173,15 @@ class Components(BaseModel):
     model_config = CLOSED
 
     type: Literal["components"] = "components"
-    path: str
-    mean: list[float]
-    axes: list[list[float]]
+    path: Text
+    mean: Annotated[list[float], Field(min_length=1, max_length=MAX_SIZE)]
+    axes: Annotated[list[list[float]], Field(min_length=1, max_length=MAX_SIZE)]
+
+    @model_validator(mode="after")
+    def _of_one_size(self) -> Components:
+        if wrong := [at for at, axis in enumerate(self.axes) if len(axis) != len(self.mean)]:
+            raise ValueError(f"axis {wrong[0]} has {len(self.axes[wrong[0]])} numbers, the mean has {len(self.mean)}")
+        return self
 
     @property
     def columns(self) -> list[str]:
@@ -182,7 +215,7 @@ class Block(BaseModel):
 
     context: str | None
     item: str | None
-    variance: float = Field(gt=0)
+    variance: float = Field(gt=0, le=1e6)
 
 
 class LearnedSchema(BaseModel):
@@ -196,6 +229,16 @@ class LearnedSchema(BaseModel):
     own_of_items: list[Block] = []  # context fields; `item` is null
     own_of_users: list[Block] = []  # item fields; `context` is null
     reward_range: tuple[float, float] | None = None  # of what was seen; None: the loop's
+
+    @property
+    def d(self) -> int:
+        """Columns of a row, in all layers."""
+
+        def width(fields: Mapping[str, AnyLearned], name: str | None) -> int:
+            return 1 if name is None else len(fields[name].columns)
+
+        every = (*self.blocks, *self.own_of_items, *self.own_of_users)
+        return sum(width(self.context, block.context) * width(self.item, block.item) for block in every)
 
     @property
     def declares(self) -> bool:
@@ -213,6 +256,10 @@ class LearnedSchema(BaseModel):
                 if pair in seen:
                     raise ValueError(f"block {list(pair)} is listed twice")
                 seen.add(pair)
+        if self.reward_range is not None and not self.reward_range[0] < self.reward_range[1]:
+            raise ValueError("reward_range: the lower end must be below the upper end")
+        if (d := self.d) > MAX_COLUMNS:
+            raise ValueError(f"the schema has {d} columns; at most {MAX_COLUMNS} are allowed")
         if any(block.item is not None for block in self.own_of_items):
             raise ValueError("own_of_items: a block has context fields alone, its `item` is null")
         if any(block.context is not None for block in self.own_of_users):

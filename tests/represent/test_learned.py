@@ -134,3 +134,29 @@ def test_a_schema_whose_blocks_make_no_sense_is_refused(change: dict[str, Any]) 
         LearnedSchema.model_validate(
             {**SCHEMA.model_dump(), **{k: [b.model_dump() for b in v] for k, v in change.items()}}
         )
+
+
+@pytest.mark.parametrize(
+    ("side", "field", "says"),
+    [
+        ("context", {"type": "line", "path": "a", "values": [1, 2, 3], "places": [0, 1]}, "3 values have 2 places"),
+        ("context", {"type": "line", "path": "a", "values": [2, 1], "places": [0, 1]}, "larger than the one before"),
+        ("context", {"type": "line", "path": "a", "values": [1, 2], "places": [0, 7]}, "less than or equal to 1"),
+        ("item", {"type": "bend", "path": "a", "knots": [1, 1, 2]}, "larger than the one before"),
+        ("item", {"type": "levels", "path": "a", "levels": ["x", "x"]}, "listed twice"),
+        ("item", {"type": "components", "path": "a", "mean": [0, 0], "axes": [[1]]}, "axis 0 has 1 numbers"),
+        ("item", {"type": "components", "path": "a", "mean": [0, 0], "axes": []}, "at least 1 item"),
+    ],
+)
+def test_a_field_that_could_write_no_row_is_refused(side: str, field: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        LearnedSchema.model_validate({"blocks": [], side: {"f": field}})
+
+
+def test_a_schema_with_too_many_columns_or_without_a_range_is_refused() -> None:
+    levels = {"type": "levels", "path": "a", "levels": [str(n) for n in range(70)]}
+    block = {"context": "f", "item": "g", "variance": 1.0}
+    with pytest.raises(ValueError, match="4900 columns"):
+        LearnedSchema.model_validate({"blocks": [block], "context": {"f": levels}, "item": {"g": levels}})
+    with pytest.raises(ValueError, match="below the upper end"):
+        LearnedSchema.model_validate({"blocks": [], "reward_range": [1, 1]})
