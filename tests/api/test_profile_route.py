@@ -104,3 +104,42 @@ def test_what_cannot_be_looked_at_is_said_in_a_line(service: str) -> None:
         assert done.stderr.startswith("✗ "), done.stderr
     done = rebound("schema", "propose", "--url", service, "--loop", "no-such")
     assert done.returncode == 1
+
+
+# ---- the schema that is fitted
+
+
+def test_a_fitted_schema_is_read_edited_and_fixed(client: httpx.Client, messy: str) -> None:
+    until(lambda: profile(client, messy)["learned"] is not None, "a schema is fitted", within_s=60)
+    learned = profile(client, messy)["learned"]
+    assert learned["events"] >= 40
+    schema = learned["schema"]
+    assert schema["blocks"][0]["context"] is schema["blocks"][0]["item"] is None
+    edited = {**schema, "own_of_users": []}
+    reply = client.put(f"/loops/{messy}", json={"schema": edited})
+    assert reply.status_code == 200, reply.text
+    assert client.get(f"/loops/{messy}").json()["schema"] == edited
+    assert profile(client, messy)["learned"] is None, "a person's word stands"
+    asked = {"loop": messy, "user_id": "u1", "context": {"shop": "x"}, "candidates": ["a", "b"]}
+    assert client.post("/recommend", json=asked).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (
+            {"context": {"age": {"type": "line", "path": "age", "values": [2, 1], "places": [0, 1]}}},
+            "context.age.values",
+        ),
+        ({"item": {"kind": {"type": "levels", "path": "kind", "levels": ["a", "a"]}}}, "item.kind.levels"),
+        ({"blocks": [{"context": "nobody", "item": None, "variance": 1}]}, ""),
+        ({"blocks": [{"context": None, "item": None, "variance": -1}]}, "blocks.0.variance"),
+        ({"blocks": "many"}, "blocks"),
+        ({"unknown": 1}, "unknown"),
+    ],
+)
+def test_a_schema_in_the_form_of_a_fitted_one_is_checked(client: httpx.Client, change: Any, field: str) -> None:
+    reply = client.put("/loops/fitted-form", json={"schema": {"blocks": [], **change}})
+    assert reply.status_code == 422, reply.text
+    assert reply.json()["errors"][0]["field"] == ".".join(part for part in ("schema", field) if part)
+    assert client.get("/loops/fitted-form").status_code == 404
