@@ -88,12 +88,8 @@ class Adaptive(Policy[AdaptiveParams]):
         self._events += 1
         if self._events % REFRESH == 0:
             with suppress(NumericalError):  # the updated inverse is then the best there is
-                self._restart(self._information.matrix)
+                self._information.restart(self._information.matrix)
         return p
-
-    def _restart(self, precision: Array) -> None:
-        root = root_of_inverse(precision)
-        self._information.set(precision, root.T @ root)
 
     def expected(self, batch: Batch) -> Array:
         rows = [self._items.get(item) for item in batch.item]
@@ -105,7 +101,7 @@ class Adaptive(Policy[AdaptiveParams]):
         """Fade the precisions to the prior's, and P m and o / s to 0, by the factor `keep`."""
         prior, precision = self.params.ridge * np.eye(self.d), self._information.matrix
         worth = precision @ self._mean
-        self._restart(prior + keep * (precision - prior))
+        self._information.restart(prior + keep * (precision - prior))
         self._mean = self._information.inverse @ (keep * worth)
         for row, (o, s) in enumerate(zip(self._intercept, self._variance, strict=True)):
             of_item = self.params.item_ridge + keep * (1.0 / s - self.params.item_ridge)

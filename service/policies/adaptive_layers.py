@@ -115,12 +115,8 @@ class AdaptiveOnLayers(Policy[AdaptiveParams]):
         self._events += 1
         if self._events % REFRESH == 0:
             with suppress(NumericalError):  # the updated inverse is then the best there is
-                self._restart(self._information.matrix)
+                self._information.restart(self._information.matrix)
         return p
-
-    def _restart(self, precision: Array) -> None:
-        root = root_of_inverse(precision)
-        self._information.set(precision, root.T @ root)
 
     def expected(self, batch: Batch) -> Array:
         expected = []
@@ -134,7 +130,7 @@ class AdaptiveOnLayers(Policy[AdaptiveParams]):
         """Fade the precisions to the priors', and each precision times its mean to 0, by the factor `keep`."""
         prior, precision = self.params.ridge * np.eye(self._layout.shared), self._information.matrix
         worth = precision @ self._mean
-        self._restart(prior + keep * (precision - prior))
+        self._information.restart(prior + keep * (precision - prior))
         self._mean = self._information.inverse @ (keep * worth)
         self._items.forget(keep)
         self._users.forget(keep)

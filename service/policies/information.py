@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from service.policies.base import Array, Arrays
-from service.policies.linalg import pack, unpack
+from service.policies.linalg import pack, root_of_inverse, unpack
 
 WAITING = 16  # events whose rank-one changes are added to the matrices in one product
 REFRESH = 4096  # events after which an owner solves the inverse anew, so that rounding errors do not add up
@@ -34,6 +34,15 @@ class Information:
         self._A, self._S = A, S
         self._grow, self._shrink = np.zeros((2, WAITING, self._d))
         self._waiting = 0
+
+    def restart(self, A: Array) -> None:
+        """Replace A, exactly symmetric, and solve S anew as its inverse.
+
+        Raises:
+            NumericalError: A cannot be factored. Nothing is changed.
+        """
+        root = root_of_inverse(A)
+        self.set(A, root.T @ root)
 
     def add(self, x: Array, a: float, Sx: Array, c: float) -> None:
         """Add one event: x (d,), S x (d,), a ≥ 0 and c ≥ 0."""
