@@ -28,6 +28,7 @@ MAX_FITTED = 360  # columns of all blocks in the fit
 MAX_SERVED = 224  # columns of the blocks in the schema
 MAX_OF_ITEM, MAX_OF_USER = 28, 24  # columns of the effects of one's own
 MAX_NUMBERS = 2_000_000  # of all items' covariances
+MAX_OF_FEW, NUMBERS_OF_FEW = 64, 100_000  # the same where few items have nothing but effects of their own
 SMALLEST_SHARE = 0.003  # of the prior variance of a logit, for a block to be served
 IDS_SHOWN = 16  # items that have a column of their own in the users' effects
 PATIENCE = 60  # events of the rarer outcome before variances leave their defaults
@@ -108,8 +109,8 @@ def fit(records: Sequence[Raw], profile: Profile, former: LearnedSchema | None =
     shared = Layer([_products(context.of[f], item.of[g]) for f, g in pairs], list(pairs.values()))
 
     n_context, n_item = max(1, len(context.fields)), max(1, len(item.fields) - 1)
-    room = min(MAX_OF_ITEM, int(math.sqrt(MAX_NUMBERS / len(set(ids)))))
-    own: list[str | None] = [None, *context.limited(room - 1)]
+    room = _room_of_item(len(set(ids)), featureless)
+    own: list[str | None] = [None, *_telling(context, item.of[ITEM_ID], reward, room - 1)]
     intercept, others = (0.8, 0.6) if featureless else (0.15 * follow, 0.05 * follow)
     defaults = [intercept, *(others / math.sqrt(n_context) for _ in own[1:])]
     of_items = Layer([context.of[name] for name in own], defaults, ids)
@@ -178,6 +179,26 @@ def _pairs(context: _Side, item: _Side, reward: Array, follow: float) -> dict[Pa
     chosen: dict[Pair, float] = {(None, None): 4.0} | limited(mains, MAX_FITTED // 2)
     fitted = sum(context.of[f].shape[1] * item.of[g].shape[1] for f, g in chosen)
     return chosen | limited(both, MAX_FITTED - fitted)
+
+
+def _room_of_item(items: int, featureless: bool) -> int:
+    """Return how many columns the effects of each item's own may have."""
+    room = min(MAX_OF_ITEM, int(math.sqrt(MAX_NUMBERS / items)))
+    return max(room, min(MAX_OF_FEW, int(math.sqrt(NUMBERS_OF_FEW / items)))) if featureless else room
+
+
+def _telling(side: _Side, ids: Array, reward: Array, room: int) -> list[str]:
+    """Choose the fields for the items' own effects: all, or those that tell most of what suits which item.
+
+    Args:
+        ids: columns (N, ·) of the items that were shown most.
+        room: columns.
+    """
+    widths: dict[Pair, int] = {(name, None): side.of[name].shape[1] for name in side.fields}
+    if sum(widths.values()) <= room:
+        return list(side.fields)
+    kept = most_telling({(f, None): interaction(side.of[f], ids, reward) for f in side.fields}, widths, room)
+    return [name for name in side.fields if (name, None) in kept]
 
 
 def _worth_serving(pairs: Sequence[Pair], layer: Layer) -> list[Block]:

@@ -89,6 +89,27 @@ def test_items_without_features_have_effects_of_their_own() -> None:
     assert layout_of(fitted.schema).of_item == 5
 
 
+def test_of_more_fields_than_an_item_can_have_of_its_own_those_that_tell_most_are_kept() -> None:
+    def suits(rng: np.random.Generator, at: int) -> tuple[dict[str, Any], str, dict[str, Any], str, float]:
+        item, kind = int(rng.integers(6)), int(rng.integers(6))
+        noise = {f"a{j}": f"v{rng.integers(9)}" for j in range(9)}  # before "kind" in the alphabet
+        return {**noise, "kind": f"k{kind}"}, f"i{item}", {}, f"u{at}", 0.7 if item == kind else 0.2
+
+    fitted = fit(log_of(suits, 1500))
+    assert own(fitted, "kind") > 0.3
+    assert own(fitted, "kind") > 3 * max(own(fitted, f"a{j}") for j in range(9))
+    assert layout_of(fitted.schema).of_item <= 64
+
+
+@pytest.mark.parametrize(("items", "columns"), [(5, 64), (40, 50), (500, 28)])
+def test_the_fewer_items_without_features_the_more_columns_each_may_have(items: int, columns: int) -> None:
+    def wide(rng: np.random.Generator, at: int) -> tuple[dict[str, Any], str, dict[str, Any], str, float]:
+        context = {f"c{j}": float(rng.random()) for j in range(70)}
+        return context, f"i{at % items}", {}, f"u{at}", 0.5
+
+    assert columns - 5 < layout_of(fit(log_of(wide, 500)).schema).of_item <= columns
+
+
 def test_a_number_that_matters_in_the_middle_is_bent() -> None:
     def prices(rng: np.random.Generator, at: int) -> tuple[dict[str, Any], str, dict[str, Any], str, float]:
         item = int(rng.integers(20))
