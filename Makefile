@@ -58,7 +58,7 @@ docs: setup  ## write the generated tables of docs/ anew
 	@$(BIN)/python -m tests.docs.parameters
 
 .venv/.rivals: .venv/.installed
-	@$(PIP) '.[rivals]'
+	@$(PIP) '.[rivals,tables]'
 	@touch $@
 
 bench: setup .venv/.rivals  ## the figures of docs/benchmarks.md; ARGS=tests/benchmarks/test_kpass.py one of them
