@@ -10,6 +10,7 @@ import numpy as np
 from service.layout import Layout
 from service.policies import Array, Batch, columns_for
 from service.records import Event, Features
+from service.represent.learned import LearnedSchema
 from service.represent.stored import AnyEncoder, make_encoder, schema_of, stored_encoder
 
 NO_ITEMS: Mapping[str, Features] = {}
@@ -60,6 +61,12 @@ class Rows:
                 raise ValueError(f"there is no schema of encoder {self.version!r}")
             self._made = make_encoder(schema_of(self.schema))
         return self._made
+
+    @property
+    def tells_items_apart(self) -> bool:
+        """Whether a column of the layer that all items share depends on the item; of a declared schema: true."""
+        schema = self.encoder.schema
+        return not isinstance(schema, LearnedSchema) or any(block.item is not None for block in schema.blocks)
 
     def has(self, event: Event) -> bool:
         """Return whether the event holds its row through this encoder."""

@@ -379,7 +379,7 @@ class Trainer:
 
         Returns:
             What `encoding` says now, None where the successor has nothing to offer: the policy has its encoder, or
-            cannot learn through it.
+            cannot learn through it, or could not tell items apart by what was fitted.
         """
         successor, self._successor = self._successor, None
         assert successor is not None, "no successor is due"
@@ -387,6 +387,8 @@ class Trainer:
         if successor.encoder == self.encoder:
             return None
         challenger = self._challenge(successor)
+        if self.policy.rows_alone and not successor.declared and not challenger.rows.tells_items_apart:
+            return None
         self.catalogue = successor.catalogue
         self._rows.stand_ins = challenger.rows.stand_ins = stand_ins
         seen: set[str] = set()

@@ -119,6 +119,8 @@ class Policy(ABC, Generic[P]):
     # True if `update` returns click probabilities and `forget` only shortens the memory. Change detection then compares
     # the policy with a copy that forgets.
     comparable: ClassVar[bool] = False
+    # True if the policy knows items by their rows alone. No fit then moves it to rows that do not tell items apart.
+    rows_alone: ClassVar[bool] = False
     # The same policy for rows that have layers (`service/represent/learned.py`), made with their layout in place of d;
     # None: it is given the first layer, which all items share.
     on_layers: ClassVar[Any] = None  # a class like this one

@@ -54,6 +54,7 @@ class LinTS(Policy[LinTSParams]):
     """
 
     kind = "lin_ts"
+    rows_alone = True
     Params = LinTSParams
 
     def __init__(self, d: int, params: LinTSParams, *, seed: int = 0) -> None:

@@ -70,6 +70,7 @@ class NeuralUCB(Policy[NeuralUCBParams]):
     """
 
     kind = "neural_ucb"
+    rows_alone = True
     Params = NeuralUCBParams
 
     def __init__(self, d: int, params: NeuralUCBParams, *, seed: int = 0) -> None:

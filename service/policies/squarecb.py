@@ -42,6 +42,7 @@ class SquareCB(Policy[SquareCBParams]):
     """
 
     kind = "squarecb"
+    rows_alone = True
     Params = SquareCBParams
 
     def __init__(self, d: int, params: SquareCBParams, *, seed: int = 0) -> None:

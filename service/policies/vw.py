@@ -80,6 +80,7 @@ class VW(Policy[VWParams]):
     """
 
     kind = "vw"
+    rows_alone = True
     Params = VWParams
 
     def __init__(self, d: int, params: VWParams, *, seed: int = 0) -> None:

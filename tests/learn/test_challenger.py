@@ -17,6 +17,7 @@ from service.learn.trainer import MEMORY, Trainer
 from service.policies import KINDS
 from service.records import Entry, Event, LoopRecord, PolicyRecord, Successor, Training
 from service.represent.encoder import Encoder
+from service.represent.learned import Block, LearnedEncoder, LearnedSchema, Levels
 from service.represent.schema import FeatureSchema
 from service.store.codec import pack, unpack
 from tests.builders import event_of, loop_of, policy_of
@@ -227,6 +228,28 @@ def test_the_encoder_that_served_does_not_matter() -> None:
     ]
     one, two = learn(log, policy_of("adaptive")).trainer, learn(mixed, policy_of("adaptive")).trainer
     assert same_arrays(one.state(), two.state())
+
+
+@pytest.mark.parametrize(("kind", "moves"), [("lin_ts", False), ("squarecb", False), ("linucb", True)])
+@pytest.mark.parametrize("declared", [False, True])
+def test_a_policy_that_knows_items_by_their_rows_moves_to_no_fit_without_items(
+    kind: str, moves: bool, declared: bool
+) -> None:
+    """It would expect the next events better, and show any item: its rows say who came, and not what is shown."""
+    fitted = LearnedSchema(
+        context={"noise": Levels(path="noise", levels=["a", "b"])},
+        blocks=[Block(context=None, item=None, variance=4.0), Block(context="noise", item=None, variance=1.0)],
+        own_of_items=[Block(context=None, item=None, variance=1.0)],
+    )
+    version, schema = LearnedEncoder(fitted).version, fitted.model_dump(mode="json")
+    rng = np.random.default_rng(0)
+    log: list[Entry] = [
+        replace(one, reward=float(one.context["noise"] == "a"))
+        for one in (event(number, rng) for number in range(300))
+    ]
+    log.insert(101, Successor("1100-1", version, schema, 100, "a test", declared=declared))
+    trainer = learn(log, policy_of(kind)).trainer
+    assert (trainer.encoder == version) == (moves or declared)
 
 
 def test_events_of_the_version_before_are_learned_through_a_successor() -> None:
