@@ -244,8 +244,7 @@ def test_a_policy_that_knows_items_by_their_rows_moves_to_no_fit_without_items(
     version, schema = LearnedEncoder(fitted).version, fitted.model_dump(mode="json")
     rng = np.random.default_rng(0)
     log: list[Entry] = [
-        replace(one, reward=float(one.context["noise"] == "a"))
-        for one in (event(number, rng) for number in range(300))
+        replace(one, reward=float(one.context["noise"] == "a")) for one in (event(number, rng) for number in range(300))
     ]
     log.insert(101, Successor("1100-1", version, schema, 100, "a test", declared=declared))
     trainer = learn(log, policy_of(kind)).trainer
