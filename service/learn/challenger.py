@@ -4,7 +4,8 @@ Both learn the same events. Of each event after the successor's place in the log
 the logarithmic losses of the two are added up: neither had learned any of these events. The challenger takes over as
 soon as it is ahead by more than MARGIN nats, at one of the looks: after FIRST_LOOK events, and then whenever their
 number has grown by a quarter. If the policy of before tells the truth, this happens by chance with a probability of at
-most e^-MARGIN, however often one looks (Ville 1939). Where both expect the same of every event, but for rounding, the
+most e^-MARGIN, however often one looks (Ville 1939). A challenger that comes while another is on trial begins with
+that one's lead, if it has one. Where both expect the same of every event, but for rounding, the
 rows do not matter to the policy, and it moves at the first look. The trial is given up PATIENCE events after there were
 as many as the successor was fitted on, or where a newer successor comes.
 
@@ -48,6 +49,7 @@ class Challenger:
         self.rows, self.drift = rows, Drift(policy)
         self.events = 0  # since the successor
         self.loss = self.loss_before = 0.0  # nats, of the challenger and of the policy that serves
+        self.lead = 0.0  # nats by which the challengers before it were ahead of that policy
         self._next_look = FIRST_LOOK
         self._against, self._before = against, before
         self._references: tuple[Policy[Any], Policy[Any]] | None = None  # of the challenger; of the one that serves
@@ -61,11 +63,15 @@ class Challenger:
     def look_due(self) -> bool:
         return self.events == self._next_look
 
+    @property
+    def ahead(self) -> float:
+        """Nats by which it, and those whose lead it has, expected better than the policy that serves."""
+        return self.lead + self.loss_before - self.loss
+
     def look(self) -> bool | None:
         """Return whether the challenger takes over now, None where the trial goes on."""
         self._next_look += max(1, self.events // 4)
-        ahead = self.loss_before - self.loss
-        if ahead > MARGIN or abs(ahead) <= SAME * self.loss:
+        if self.ahead > MARGIN or abs(self.loss_before - self.loss) <= SAME * self.loss:
             return True
         return False if self.events >= self.fitted + PATIENCE else None
 
@@ -166,6 +172,7 @@ class Challenger:
             "events": self.events,
             "loss": self.loss,
             "loss_before": self.loss_before,
+            "lead": self.lead,
         }
 
     def state(self) -> Arrays:
@@ -180,6 +187,7 @@ class Challenger:
     def load(self, said: Mapping[str, Any], state: Arrays) -> None:
         """Take up what `describe` and `state` gave."""
         self.events, self.loss, self.loss_before = said["events"], said["loss"], said["loss_before"]
+        self.lead = said.get("lead", 0.0)  # a checkpoint of before leads were kept has none
         self._next_look = int(state["next_look"][0])
         self.drift.load(named(state, DRIFT))
         if reference := named(state, REFERENCE):

@@ -31,6 +31,8 @@ from service.store.profile_store import LEASE, ProfileRecord
 
 LEASE_MS = 5000
 POLL_S = 0.5
+YOUNG = 1000  # events up to which entries are waited for, so that the first fits come early
+GATHER_S = 0.1  # between two reads of a young log
 PERIOD_S = 2.0  # least time between two checkpoints
 SHARE = 0.05  # of its time that checkpoints may take
 RETRY_S, MOST_RETRY_S = 0.5, 30.0
@@ -94,12 +96,20 @@ class Profiler:
             CountedElsewhere: what was counted since the checkpoint is thrown away.
             NewerFormat: a newer version wrote the next entry.
         """
-        entries = await event_log.read(self._redis, self._keys, self.position)
+        if self._young:
+            within_ms = int(1000 * POLL_S)
+            entries = await event_log.wait(self._redis, self._keys, self.position, within_ms=within_ms)
+        else:
+            entries = await event_log.read(self._redis, self._keys, self.position)
         if entries:
             await self._take(entries)
         if self.position != self._saved and time.monotonic() >= self.due_at:
             await self.save()
         return len(entries)
+
+    @property
+    def _young(self) -> bool:
+        return self._profile.events < YOUNG
 
     async def drain(self) -> int:
         """Count all that is in the log now, write it down, and return the number of entries read."""
@@ -197,7 +207,7 @@ class Profiler:
                     raise CountedElsewhere(self._keys.loop)
             if read < 1000:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), POLL_S)
+                    await asyncio.wait_for(stop.wait(), GATHER_S if self._young else POLL_S)
         if self.position != self._saved:
             await self.save()
         await self._lease.release()

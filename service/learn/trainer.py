@@ -383,12 +383,14 @@ class Trainer:
         """
         successor, self._successor = self._successor, None
         assert successor is not None, "no successor is due"
-        self._challenger = None  # one at a time
+        former, self._challenger = self._challenger, None  # one at a time
         if successor.encoder == self.encoder:
             return None
         challenger = self._challenge(successor)
         if self.policy.rows_alone and not successor.declared and not challenger.rows.tells_items_apart:
             return None
+        if former is not None:
+            challenger.lead = max(0.0, former.ahead)
         self.catalogue = successor.catalogue
         self._rows.stand_ins = challenger.rows.stand_ins = stand_ins
         seen: set[str] = set()

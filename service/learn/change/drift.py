@@ -45,7 +45,8 @@ class Drift:
         self._events, self._forgot_at = 0, math.nan
         self._cusum = Cusum(1 + REMEMBERED) if params.detect_change else None
         self._reference: Policy[Any] | None = None
-        self._successor = copy(policy) if params.detect_change and policy.comparable else None
+        self._has_successor = params.detect_change and policy.comparable
+        self._successor: Policy[Any] | None = None  # None until it first forgets: it knows what the watched model knows
         self._former: list[Policy[Any]] = []  # the newest last
 
     def parts(self, size: int) -> Iterator[slice]:
@@ -84,20 +85,20 @@ class Drift:
         if expected is None:
             if self._reference is None:
                 self._reference = reference_of(self.policy)
-                self._successor = copy(self._reference)
+                self._has_successor, self._successor = True, None
             expected = self._reference.update(batch)
         assert expected is not None
         reward = np.clip(batch.reward, 0.0, 1.0)
-        rivals = [log_ratio(expected, q, reward) for q in self._rivals(batch)]
+        rivals = [log_ratio(expected, q, reward) for q in self._rivals(batch, expected)]
         ratios = np.stack(rivals, axis=1).tolist() if rivals else [()] * len(reward)
         seen = zip(np.clip(expected, 0.0, 1.0).tolist(), reward.tolist(), ratios, slate_positions, strict=True)
         for event in seen:
             cusum.observe(*event)
 
-    def _rivals(self, batch: Batch) -> Iterator[Array]:
-        """What each of them expects (B,): the successor, then the former models."""
-        if self._successor is not None:
-            own = self._successor.update(batch)
+    def _rivals(self, batch: Batch, expected: Array) -> Iterator[Array]:
+        """What each of them expects (B,), where the model expects this: the successor, then the former models."""
+        if self._has_successor:
+            own = expected if self._successor is None else self._successor.update(batch)
             assert own is not None
             yield own
         for former in self._former:
@@ -118,7 +119,9 @@ class Drift:
             for model in (self.policy, self._reference, self._successor):
                 if model is not None:
                     model.forget(0.5**half_lives)
-        if self._successor is not None and self._events % FADE == 0:
+        if self._has_successor and self._events % FADE == 0:
+            if self._successor is None:
+                self._successor = copy(self._watched)
             self._successor.forget(0.5 ** (FADE / MEMORY))
         return None
 
@@ -135,8 +138,13 @@ class Drift:
         else:
             policy.forget(0.0)
         self._reference = None
-        self._successor = copy(policy) if policy.comparable else None
+        self._has_successor, self._successor = policy.comparable, None
         return reaction
+
+    @property
+    def _watched(self) -> Policy[Any]:
+        """The model whose expectations are compared with what happens."""
+        return self._reference or self.policy
 
     def _reaction(self, rival: int) -> Reaction:
         if self.policy.batch_trained:
@@ -160,8 +168,8 @@ class Drift:
             state |= {"drift.watch": self._cusum.state(), "drift.order": self._cusum.order.state()}
         if self._reference is not None:
             state |= prefixed(REFERENCE, self._reference.state())
-        if self._successor is not None:
-            state |= prefixed(SUCCESSOR, self._successor.state())
+        if self._has_successor:
+            state |= prefixed(SUCCESSOR, (self._successor or self._watched).state())
         for number, former in enumerate(self._former):
             state |= prefixed(f"{FORMER}{number}.", former.state())
         return state
@@ -181,9 +189,10 @@ class Drift:
         if reference := named(state, REFERENCE):
             self._reference = reference_of(self.policy)
             self._reference.load(reference)
-        watched = self._reference or self.policy
-        self._successor = copy(watched) if watched.comparable else None
-        if self._successor is not None and (successor := named(state, SUCCESSOR)):
+        self._has_successor, self._successor = self._watched.comparable, None
+        successor = named(state, SUCCESSOR)
+        if self._has_successor and successor and not _same(successor, self._watched.state()):
+            self._successor = copy(self._watched)
             self._successor.load(successor)
         self._former = []
         while former := named(state, f"{FORMER}{len(self._former)}."):
@@ -201,6 +210,11 @@ def copy(policy: Policy[Any]) -> Policy[Any]:
     other = policy.fresh()
     other.load(policy.state())
     return other
+
+
+def _same(a: Arrays, b: Arrays) -> bool:
+    """Return whether two states are the same to the last bit."""
+    return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
 def prefixed(prefix: str, arrays: Arrays) -> Arrays:
