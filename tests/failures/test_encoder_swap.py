@@ -102,6 +102,7 @@ def prepare(url: str, schema: dict[str, Any]) -> None:
 
 async def kill_learner(served: Served) -> None:
     """SIGKILL; the supervisor starts another."""
+    await asyncio.to_thread(until, lambda: served.children("-m service learn"), "the learner is there")
     pid = served.kill("-m service learn")
     await asyncio.to_thread(until, lambda: not alive(pid), "the learner is dead")
 

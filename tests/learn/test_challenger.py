@@ -41,6 +41,7 @@ def schema_of(*crosses: tuple[str, str], context: Sequence[str] = ("persona",)) 
 BLIND = schema_of()  # cannot tell whom which item suits
 SEEING = schema_of(("persona", "kind"))
 NOISY = schema_of(context=("persona", "noise"))
+SEEING_MORE = schema_of(("persona", "kind"), context=("persona", "noise"))
 ENCODER_OF = {
     name: Encoder(FeatureSchema.model_validate(s)) for name, s in zip("bsn", (BLIND, SEEING, NOISY), strict=True)
 }
@@ -173,6 +174,25 @@ def test_a_newer_successor_ends_the_trial() -> None:
     assert (back.encoding["trial"], back.encoding["swaps"]) == (None, 0)
 
 
+def test_a_newer_successor_goes_on_with_the_lead_of_the_one_before() -> None:
+    log = log_of(400, successor(200), successor(220, SEEING_MORE))
+    trial = learn(log[:222], policy_of("adaptive")).trainer.encoding["trial"]
+    assert trial["events"] == 20
+    lead = trial["loss_before"] - trial["loss"]
+    assert lead > 0
+    assert learn(log[:223], policy_of("adaptive")).trainer.encoding["trial"]["lead"] == lead
+    alone = learn([*log[:201], *log[202:]], policy_of("adaptive")).trainer
+    led = learn(log, policy_of("adaptive")).trainer
+    assert led.encoding["since"]["events"] <= alone.encoding["since"]["events"]
+
+
+def test_a_newer_successor_does_not_begin_behind() -> None:
+    log = log_of(260, successor(200, NOISY), successor(240))
+    trial = learn(log[:241], policy_of("adaptive")).trainer.encoding["trial"]
+    assert trial["loss"] > trial["loss_before"]
+    assert learn(log, policy_of("adaptive")).trainer.encoding["trial"]["lead"] == 0.0
+
+
 def test_a_policy_that_trains_in_batches_trains_anew_and_is_tried() -> None:
     small: dict[str, Any] = {"epochs": 20, "embedding_dim": 2, "hidden": [8, 8]}
     record = policy_of("embedding_mlp", **small)
@@ -205,11 +225,13 @@ def test_neither_batches_nor_restarts_matter(
 ) -> None:
     """Two swaps and a trial that goes on, cut in any way."""
     monkeypatch.setitem(KINDS, "recorder", Recorder)
-    log = log_of(900, successor(200), successor(500, NOISY, declared=True), successor(880, fitted=800))
+    log = log_of(900, successor(200), successor(500, NOISY, declared=True))
+    log = [*log[:880], successor(878, SEEING_MORE, fitted=800), *log[880:892], successor(890, fitted=800), *log[892:]]
     record = policy_of(kind, retention=1000, **params)
     whole = learn(log, record)
     assert whole.trainer.encoding["swaps"] == 2
     assert whole.trainer.encoding["trial"] is not None
+    assert kind == "popularity" or whole.trainer.encoding["trial"]["lead"] > 0
     for sizes, restart in (([19], True), ([7, 64, 3], False)):
         other = learn(log, record, sizes, restart=restart)
         assert same_arrays(whole.trainer.state(), other.trainer.state())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
+from service.learn import profiler
 from service.learn.fitter import Fitter
 from service.learn.profiler import Profiler
 from service.learn.runner import PolicyRunner
@@ -129,3 +130,21 @@ async def test_the_profiler_fits_and_policies_move(redis: Redis, keys: Keys, set
         stop.set()
         await asyncio.gather(*at_work)
     assert record.encoder in {successor.encoder for successor in await successors(redis, keys)}
+
+
+async def test_a_young_log_is_fitted_as_it_grows(
+    redis: Redis, keys: Keys, loop: LoopRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait for the next look at the log."""
+    monkeypatch.setattr(profiler, "POLL_S", 60.0)
+    running = asyncio.create_task(Profiler(redis, keys).run(asyncio.Event()))
+    try:
+        for first in (0, 30, 60):
+            await append(redis, keys, 30, first=first)
+            await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            while not await successors(redis, keys):
+                await asyncio.sleep(0.02)
+    finally:
+        running.cancel()
+        await asyncio.wait({running})

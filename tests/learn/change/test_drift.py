@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from service.learn.change.cusum import ARMED_EVENTS, Cusum
-from service.learn.change.drift import BLOCK, REMEMBERED, Drift, Reaction
-from service.policies import KINDS, Arrays, Batch, part
+from service.learn.change.drift import BLOCK, FADE, REMEMBERED, Drift, Reaction
+from service.policies import KINDS, Array, Arrays, Batch, Policy, part
 
 D = 3
 ADAPTIVE = ("mean", "matrices", "waiting", "intercept", "variance", "events")  # what an `adaptive` knows
@@ -252,6 +254,23 @@ def test_a_state_from_before_there_were_successors_is_taken_up() -> None:
     other.load(old)
     assert learn(other, events(0.5, 3000, seed=1)) == []
     assert (other.state()["drift.successor.events"] == other.state()["events"]).all()
+
+
+def test_what_the_successor_knows_is_learned_twice_only_once_it_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[object] = []
+    update = KINDS["adaptive"].update
+
+    def counted(policy: Policy[Any], batch: Batch) -> Array | None:
+        learned.append(policy)
+        return update(policy, batch)
+
+    monkeypatch.setattr(KINDS["adaptive"], "update", counted)
+    one = drift("adaptive", detect_change=True)
+    learn(one, events(0.5, FADE))
+    assert {id(policy) for policy in learned} == {id(one.policy)}
+    learned.clear()
+    learn(one, events(0.5, FADE, seed=1))
+    assert len({id(policy) for policy in learned}) == 2
 
 
 @pytest.mark.parametrize("kind", ["adaptive", "linucb", "popularity"])
