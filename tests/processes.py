@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -64,9 +65,10 @@ class Served:
         found = []
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             for pid in (task / "children").read_text().split():
-                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-                if word in line:
-                    found.append(int(pid))
+                with suppress(FileNotFoundError):  # gone this very moment
+                    line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    if word in line:
+                        found.append(int(pid))
         return found
 
     def kill(self, word: str) -> int:
