@@ -2,12 +2,12 @@
 
 Both learn the same events. Of each event after the successor's place in the log, both say first what they expect, and
 the logarithmic losses of the two are added up: neither had learned any of these events. The challenger takes over as
-soon as it is ahead by more than MARGIN nats, at one of the looks: after FIRST_LOOK events, and then whenever their
-number has grown by a quarter. If the policy of before tells the truth, this happens by chance with a probability of at
-most e^-MARGIN, however often one looks (Ville 1939). A challenger that comes while another is on trial begins with
-that one's lead, if it has one. Where both expect the same of every event, but for rounding, the
-rows do not matter to the policy, and it moves at the first look. The trial is given up PATIENCE events after there were
-as many as the successor was fitted on, or where a newer successor comes.
+soon as it is ahead by more than MARGIN nats, at one of the looks, one every LOOK events. If the policy of before tells
+the truth, this happens by chance with a probability of at most e^-MARGIN, however often one looks (Ville 1939). That is
+not small: a successor that is no better does no harm, one that waits does. A challenger that comes while another is on
+trial begins with that one's lead, if it has one. Where both expect the same of every event, but for rounding, the rows
+do not matter to the policy, and it moves at the first look. The trial is given up PATIENCE events after there were as
+many as the successor was fitted on, or where a newer successor comes.
 
 A policy that does not say what it expects is judged by two references, one for each encoder, that learn what it learns.
 """
@@ -24,8 +24,8 @@ from service.learn.rows import Rows
 from service.policies import Array, Arrays, Batch, NumericalError, Policy, part
 from service.records import Event, Successor
 
-MARGIN = 2.0  # nats
-FIRST_LOOK = 25  # events
+MARGIN = 1.0  # nats
+LOOK = 25  # events from one look to the next
 PATIENCE = 500  # events
 SAME = 1e-9  # of a loss: rounding, where the same is computed in another order
 CERTAIN = 1e-3  # nobody is surer of a reward, or of none
@@ -50,7 +50,7 @@ class Challenger:
         self.events = 0  # since the successor
         self.loss = self.loss_before = 0.0  # nats, of the challenger and of the policy that serves
         self.lead = 0.0  # nats by which the challengers before it were ahead of that policy
-        self._next_look = FIRST_LOOK
+        self._next_look = LOOK
         self._against, self._before = against, before
         self._references: tuple[Policy[Any], Policy[Any]] | None = None  # of the challenger; of the one that serves
 
@@ -70,7 +70,7 @@ class Challenger:
 
     def look(self) -> bool | None:
         """Return whether the challenger takes over now, None where the trial goes on."""
-        self._next_look += max(1, self.events // 4)
+        self._next_look += LOOK
         if self.ahead > MARGIN or abs(self.loss_before - self.loss) <= SAME * self.loss:
             return True
         return False if self.events >= self.fitted + PATIENCE else None
