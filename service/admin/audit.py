@@ -22,9 +22,9 @@ from service.decide.active import UNIFORM, ServedPolicy, serving
 from service.decide.catalogue import Catalogue
 from service.errors import Conflict, NotFound
 from service.evaluate.propensities import PropensityCheck, PropensityChecker
-from service.evaluate.replay import same_arrays, same_decision
+from service.evaluate.replay import same_decision
 from service.learn.trainer import Trainer
-from service.policies import NumericalError
+from service.policies import NumericalError, same_arrays
 from service.records import Decision, Entry, LoopRecord, PolicyRecord, order
 from service.represent.stored import AnyEncoder
 from service.store import encoders, event_log, item_store, loop_store, policy_store

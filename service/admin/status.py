@@ -42,6 +42,7 @@ class Trial(BaseModel):
     events: int = Field(description="events after the successor, which both have learned")
     loss: float = Field(description="logarithmic loss over these events through the successor's encoder, in nats")
     loss_before: float = Field(description="the same through the policy's own encoder")
+    lead: float = Field(0.0, description="nats by which successors before it, in the same trial, were ahead")
 
 
 class Swap(BaseModel):

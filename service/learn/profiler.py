@@ -31,7 +31,7 @@ from service.store.profile_store import LEASE, ProfileRecord
 
 LEASE_MS = 5000
 POLL_S = 0.5
-YOUNG = 1000  # events up to which entries are waited for, so that the first fits come early
+YOUNG = 1000  # events up to which entries are waited for, on a connection, so that the first fits come early
 GATHER_S = 0.1  # between two reads of a young log
 PERIOD_S = 2.0  # least time between two checkpoints
 SHARE = 0.05  # of its time that checkpoints may take

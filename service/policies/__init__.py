@@ -16,6 +16,7 @@ from service.policies.base import (
     finite_batch,
     greedy_pmf,
     part,
+    same_arrays,
 )
 from service.policies.item_index import ItemIndex
 from service.policies.kinds import KINDS, KindInfo, PolicyClass, class_for, columns_for, describe_kinds, new_policy
@@ -41,4 +42,5 @@ __all__ = [
     "greedy_pmf",
     "new_policy",
     "part",
+    "same_arrays",
 ]

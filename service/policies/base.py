@@ -226,6 +226,16 @@ def finite_batch(batch: Batch, d: int) -> Array:
     return batch.x.astype(np.float64)
 
 
+def same_arrays(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+    """Return whether two sets of arrays have the same names, types, shapes and bytes."""
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype
+        and one[name].shape == other[name].shape
+        and one[name].tobytes() == other[name].tobytes()
+        for name in one
+    )
+
+
 def expect(snapshot: Mapping[str, Array], name: str, shape: tuple[int | None, ...]) -> Array:
     """Return an array of a snapshot after checking it. None in `shape` stands for any length.
 

@@ -14,11 +14,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--policy", action="append", help="of test_arena.py: only this policy, such as linucb:alpha=1; may be repeated"
     )
-    of_shapes = parser.getgroup("test_shapes_of_data.py and test_real_data.py")
+    of_shapes = parser.getgroup("test_shapes_of_data.py, test_real_data.py, test_without_schema.py")
     of_shapes.addoption(
         "--world",
         action="append",
-        help="a world, `study`, `neighbours`, `noise`, `levels`, `changes`, `all`; of test_real_data.py a table",
+        help="a world, `study`, `neighbours`, `noise`, `levels`, `changes`, `all`; of test_real_data.py a table, of"
+        " test_without_schema.py a scenario",
     )
     of_shapes.addoption("--arm", action="append", help="a column of the table, such as `no schema`; may be repeated")
     of_shapes.addoption("--seeds", help="such as 1-10 or 1,4,7")

@@ -8,10 +8,11 @@ One decision takes one second of simulated time.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from heapq import heappop, heappush
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,8 @@ from service.represent.schema import FeatureSchema
 from simulator import world as worlds
 
 Array = NDArray[Any]
+Job = TypeVar("Job")
+Outcome = TypeVar("Outcome")
 
 LOOP = "twin"  # seeds the draws: another name would change every published figure
 
@@ -261,6 +264,16 @@ class TimedScorer(Scorer):
         pmf = self._scorer.pmf(estimates)
         self.seconds += time.perf_counter() - started
         return pmf
+
+
+def in_parallel(
+    play: Callable[[Job], Outcome], jobs: Sequence[Job], processes: int | None = None
+) -> Iterator[tuple[Job, Outcome]]:
+    """Play all jobs in processes of their own; yield each with its outcome as soon as it is over."""
+    with ProcessPoolExecutor(processes) as pool:
+        running = {pool.submit(play, job): job for job in jobs}
+        for done in as_completed(running):
+            yield running[done], done.result()
 
 
 def oracle(world: worlds.World[Any], steps: int) -> Array:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import gzip
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
@@ -278,14 +277,6 @@ def play(job: Job) -> Outcome:
     )
     best, chance = np.ones(job.steps), np.full(job.steps, 1.0 / len(of.classes))
     return Outcome(last=gain(*map(last_fifth, (run.expected, best, chance))), whole=gain(run.expected, best, chance))
-
-
-def play_all(jobs: Sequence[Job], processes: int | None = None) -> Iterator[tuple[Job, Outcome]]:
-    """Play all jobs in parallel; yield each as soon as it is over."""
-    with ProcessPoolExecutor(processes) as pool:
-        running = {pool.submit(play, job): job for job in jobs}
-        for done in as_completed(running):
-            yield running[done], done.result()
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ Batches of 25 decisions; snapshots and rewards are 25 decisions late; exploratio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -138,14 +137,6 @@ def _oracle(moment: Any) -> float:
 def _random(moment: Any) -> float:
     found: float = moment.random
     return found
-
-
-def play_all(jobs: Sequence[Job], processes: int | None = None) -> Iterator[tuple[Job, Outcome]]:
-    """Play all jobs in parallel; yield each as soon as it is over."""
-    with ProcessPoolExecutor(processes) as pool:
-        running = {pool.submit(play, job): job for job in jobs}
-        for done in as_completed(running):
-            yield running[done], done.result()
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table as Shown
 
 from simulator.progress import Stages
+from tests.benchmarks.in_process import in_parallel
 from tests.benchmarks.real_data import (
     DEFAULT,
     SETTINGS,
@@ -38,7 +39,7 @@ from tests.benchmarks.real_data import (
     as_json,
     best_of,
     gain_with_labels,
-    play_all,
+    play,
     table,
 )
 from tests.benchmarks.test_shapes_of_data import chosen_seeds
@@ -66,7 +67,7 @@ def test_gains(request: pytest.FixtureRequest, quick: bool) -> None:
     left = Counter(job.table for job in jobs)
     console = Console(width=None if Console().is_terminal else 200)
     with Stages(console) as stages, stages.stage("playing", len(jobs)) as advance:
-        for job, outcome in play_all(jobs):
+        for job, outcome in in_parallel(play, jobs):
             outcomes[job] = outcome
             advance(1)
             left[job.table] -= 1

@@ -21,7 +21,8 @@ from rich.table import Table
 
 from simulator.progress import Stages
 from simulator.world.shapes import SHAPES, STUDY, neighbours
-from tests.benchmarks.shapes import ARMS, USUAL, Cell, Job, Outcome, as_json, cells, play_all
+from tests.benchmarks.in_process import in_parallel
+from tests.benchmarks.shapes import ARMS, USUAL, Cell, Job, Outcome, as_json, cells, play
 
 FILE = Path(__file__).parents[2] / "runs/shapes-of-data.json"
 QUICK_STEPS = 200
@@ -97,7 +98,7 @@ def test_gains(request: pytest.FixtureRequest, quick: bool) -> None:
     left = Counter(job.world for job in jobs)
     console = Console(width=None if Console().is_terminal else 200)
     with Stages(console) as stages, stages.stage("playing", len(jobs)) as advance:
-        for job, outcome in play_all(jobs):
+        for job, outcome in in_parallel(play, jobs):
             outcomes[job] = outcome
             advance(1)
             left[job.world] -= 1

@@ -12,9 +12,9 @@ import pytest
 from service.decide.active import UNIFORM, ActiveLoop, ServedPolicy
 from service.decide.catalogue import Catalogue
 from service.decide.decision import Request, decide
-from service.evaluate.replay import same_arrays, same_decision
+from service.evaluate.replay import same_decision
 from service.learn.trainer import Trainer
-from service.policies import KINDS, Array
+from service.policies import KINDS, Array, same_arrays
 from service.records import Decision, LoopRecord
 from service.represent.encoder import Encoder
 from service.represent.schema import FeatureSchema

@@ -12,10 +12,9 @@ import numpy as np
 import orjson
 import pytest
 
-from service.evaluate.replay import same_arrays
 from service.learn.challenger import LOOK, MARGIN
 from service.learn.trainer import MEMORY, Trainer
-from service.policies import KINDS
+from service.policies import KINDS, same_arrays
 from service.records import Entry, Event, LoopRecord, PolicyRecord, Successor, Training
 from service.represent.encoder import Encoder
 from service.represent.learned import Block, LearnedEncoder, LearnedSchema, Levels

@@ -21,6 +21,7 @@ from service.settings import Settings
 from service.store import event_log, loop_store, policy_store
 from service.store.keys import Keys
 from tests.builders import event_of, import_of, policy_of
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -132,19 +133,14 @@ async def test_the_profiler_fits_and_policies_move(redis: Redis, keys: Keys, set
     assert record.encoder in {successor.encoder for successor in await successors(redis, keys)}
 
 
-async def test_a_young_log_is_fitted_as_it_grows(
-    redis: Redis, keys: Keys, loop: LoopRecord, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_young_log_is_fitted_as_it_grows(redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not wait for the next look at the log."""
     monkeypatch.setattr(profiler, "POLL_S", 60.0)
     running = asyncio.create_task(Profiler(redis, keys).run(asyncio.Event()))
     try:
         for first in (0, 30, 60):
             await append(redis, keys, 30, first=first)
-            await asyncio.sleep(0)
-        async with asyncio.timeout(20):
-            while not await successors(redis, keys):
-                await asyncio.sleep(0.02)
+        await until_async(lambda: successors(redis, keys), "a schema is fitted")
     finally:
         running.cancel()
         await asyncio.wait({running})

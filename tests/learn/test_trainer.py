@@ -14,10 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.evaluate.replay import same_arrays
 from service.learn.rows import Rows
 from service.learn.trainer import CHECKS, LARGEST, Trainer
-from service.policies import KINDS, NumericalError
+from service.policies import KINDS, NumericalError, same_arrays
 from service.records import Entry, Event, Note, PolicyRecord, Training, Unreadable
 from service.store.codec import pack, read_entry, unpack
 from tests.builders import D, event_of, fields_of, loop_of, policy_of

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from service.learn.change.cusum import IMPATIENT, Cusum, log_ratio
-from service.policies import KINDS, Array, Arrays, Batch, Policy
+from service.policies import KINDS, Array, Arrays, Batch, Policy, same_arrays
 
 BLOCK = 16  # to forget a little at every event would cost as much as to learn from it
 MEMORY = 2048  # half-life of what a successor knows, in events
@@ -45,7 +45,6 @@ class Drift:
         self._events, self._forgot_at = 0, math.nan
         self._cusum = Cusum(1 + REMEMBERED) if params.detect_change else None
         self._reference: Policy[Any] | None = None
-        self._has_successor = params.detect_change and policy.comparable
         self._successor: Policy[Any] | None = None  # None until it first forgets: it knows what the watched model knows
         self._former: list[Policy[Any]] = []  # the newest last
 
@@ -85,7 +84,7 @@ class Drift:
         if expected is None:
             if self._reference is None:
                 self._reference = reference_of(self.policy)
-                self._has_successor, self._successor = True, None
+                self._successor = None
             expected = self._reference.update(batch)
         assert expected is not None
         reward = np.clip(batch.reward, 0.0, 1.0)
@@ -138,13 +137,17 @@ class Drift:
         else:
             policy.forget(0.0)
         self._reference = None
-        self._has_successor, self._successor = policy.comparable, None
+        self._successor = None
         return reaction
 
     @property
     def _watched(self) -> Policy[Any]:
         """The model whose expectations are compared with what happens."""
         return self._reference or self.policy
+
+    @property
+    def _has_successor(self) -> bool:
+        return self._cusum is not None and self._watched.comparable
 
     def _reaction(self, rival: int) -> Reaction:
         if self.policy.batch_trained:
@@ -189,9 +192,9 @@ class Drift:
         if reference := named(state, REFERENCE):
             self._reference = reference_of(self.policy)
             self._reference.load(reference)
-        self._has_successor, self._successor = self._watched.comparable, None
+        self._successor = None
         successor = named(state, SUCCESSOR)
-        if self._has_successor and successor and not _same(successor, self._watched.state()):
+        if self._has_successor and successor and not same_arrays(successor, self._watched.state()):
             self._successor = copy(self._watched)
             self._successor.load(successor)
         self._former = []
@@ -210,11 +213,6 @@ def copy(policy: Policy[Any]) -> Policy[Any]:
     other = policy.fresh()
     other.load(policy.state())
     return other
-
-
-def _same(a: Arrays, b: Arrays) -> bool:
-    """Return whether two states are the same to the last bit."""
-    return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
 def prefixed(prefix: str, arrays: Arrays) -> Arrays:
