@@ -24,9 +24,9 @@ LOOP = "mixed"
 POLICIES = ("adaptive", "linucb", "popularity", "random")
 
 
-def prepare(url: str, wait_time: float) -> None:
+def prepare(url: str, wait_time: float, *, fit_schema: bool = True) -> None:
     with httpx.Client(base_url=url, timeout=30) as client:
-        client.put(f"/loops/{LOOP}", json={"wait_time": wait_time}).raise_for_status()
+        client.put(f"/loops/{LOOP}", json={"wait_time": wait_time, "fit_schema": fit_schema}).raise_for_status()
         items = [{"id": f"p{i}", "features": {"category": "ab"[i % 2]}} for i in range(10)]
         client.post("/items", params={"loop": LOOP}, json={"items": items}).raise_for_status()
         for name in POLICIES:
@@ -96,7 +96,8 @@ def decisions(size: float) -> int:
 async def test_mixed_feedback_and_a_restart(data: Path, size: float) -> None:
     """Without faults of ours; then Ctrl-C, and what was learned is there again."""
     with Served(data, workers=2) as served:
-        prepare(served.url, wait_time=3)
+        # Without fits: one that came after the last event would make one more version, at any moment.
+        prepare(served.url, wait_time=3, fit_schema=False)
         account = await Traffic(served.url, LOOP, decisions(size)).run()
         assert account.answers["duplicate"] > 0.1 * len(account.decided)
         assert account.answers["404"]
