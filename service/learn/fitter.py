@@ -1,7 +1,7 @@
 """Fits a schema to a loop's log as it grows, and appends it as a successor, for every policy to try.
 
-A fit is due after 40 events, then each time the log has grown by .6, or by 1 beyond 1 000. It looks at the newest
-12 000 events. What it chose is in the log: a replay reads it there and fits nothing.
+A fit is due after 40 events, then each time the log has doubled. It looks at the newest 12 000 events. What it chose is
+in the log: a replay reads it there and fits nothing.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from service.store.encoders import MOST_OF_A_POLICY
 from service.store.policy_store import Lease
 
 CHECKPOINT_S = 1.0  # a policy that only reads along is checkpointed so often
-SHARE = 0.05  # of the learner's time that publishing may take
+SHARE = 0.05  # of the learner's CPU that publishing may take
+MOST_OF_THE_TIME = 0.5  # that publishing may take on a busy machine, or with a slow Redis
 
 
 class Publisher:
@@ -27,7 +28,7 @@ class Publisher:
         self._known: dict[str, Any] = {}  # version -> schema of the encoders that were written down
         self._published: bytes | None = None  # the newest snapshot, to see whether the next one differs
         self._encoder: str | None = None  # of the newest version
-        self._cost_s, self._last = 0.0, 0.0
+        self._period_s, self._last = 0.0, 0.0  # least time between two writes; when the last one was
         self._dirty = self._servable = False
 
     def resume(self, trainer: Trainer) -> None:
@@ -47,13 +48,13 @@ class Publisher:
         """Return the seconds until the next write; 1 when there is nothing to write."""
         if not self._dirty:
             return 1.0
-        period = max(self._settings.publish_period_ms / 1000, self._cost_s / SHARE)
+        period = max(self._settings.publish_period_ms / 1000, self._period_s)
         return self._last + period - time.monotonic()
 
     async def publish(self, trainer: Trainer) -> bool:
         """Write state, position and alarms, and a new version if what is served would change; False: lease lost."""
         started = time.monotonic()
-        state, snapshot = await asyncio.to_thread(_serialise, trainer)
+        state, snapshot, cpu_s = await asyncio.to_thread(_serialise, trainer)
         new = snapshot != self._published and (self._servable or not trainer.policy.batch_trained)
         record = replace(
             self._record,
@@ -81,14 +82,19 @@ class Publisher:
             self._published = snapshot if new else self._published
             self._dirty = False
             self._last = time.monotonic()
-            cost = self._last - started
-            self._cost_s = cost if new else max(cost, CHECKPOINT_S * SHARE)
+            least = 0.0 if new else CHECKPOINT_S
+            self._period_s = max(cpu_s / SHARE, (self._last - started) / MOST_OF_THE_TIME, least)
         return done
 
 
-def _serialise(trainer: Trainer) -> tuple[bytes, bytes]:
-    """Return state and snapshot as bytes; a snapshot that its own scorer refuses is never published."""
+def _serialise(trainer: Trainer) -> tuple[bytes, bytes, float]:
+    """Return state and snapshot as bytes, and the seconds of CPU that this took.
+
+    A snapshot that its own scorer refuses is never published.
+    """
+    started = time.thread_time()  # a clock on the wall would count what a fit beside it takes
     policy = trainer.policy
     arrays = policy.snapshot()
     type(policy).scorer(arrays, d=policy.d, params=policy.params)
-    return pack(trainer.state()), pack(arrays, encoder=trainer.swapped)
+    state, served = pack(trainer.state()), pack(arrays, encoder=trainer.swapped)
+    return state, served, time.thread_time() - started

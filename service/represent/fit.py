@@ -35,7 +35,7 @@ PATIENCE = 60  # events of the rarer outcome before variances leave their defaul
 
 
 FIRST = 40  # events before the first fit
-GROWTH, GROWTH_LATER, LATER = 1.6, 2.0, 1000  # of the log from one fit to the next; from so many events on
+GROWTH = 2  # of the log from one fit to the next
 WINDOW = 12_000  # newest events that a fit looks at
 
 
@@ -53,7 +53,7 @@ def next_fit(events: int) -> int:
     """Return at how many events the next fit is due, when the last was made on so many; 0: on none."""
     due = FIRST
     while due <= events:
-        due = math.ceil(due * (GROWTH if due < LATER else GROWTH_LATER))
+        due *= GROWTH
     return due
 
 

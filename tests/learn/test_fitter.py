@@ -72,9 +72,9 @@ def test_fits_are_due_at_growing_sizes() -> None:
     while due < 20_000:
         due = next_fit(due)
         sizes.append(due)
-    assert sizes == [40, 64, 103, 165, 264, 423, 677, 1084, 2168, 4336, 8672, 17344, 34688]
-    assert next_fit(100) == 103
-    assert next_fit(103) == 165
+    assert sizes == [40, 80, 160, 320, 640, 1280, 2560, 5120, 10240, 20480]
+    assert next_fit(100) == 160
+    assert next_fit(160) == 320
 
 
 async def test_a_fit_is_an_entry_of_the_log(redis: Redis, keys: Keys) -> None:
@@ -88,8 +88,8 @@ async def test_a_fit_is_an_entry_of_the_log(redis: Redis, keys: Keys) -> None:
     assert LearnedEncoder(schema).version == successor.encoder
     assert (successor.events, successor.declared) == (300, False)
     assert "seg" in schema.context
-    assert not await fitter.is_due(422)
-    assert await fitter.is_due(423)
+    assert not await fitter.is_due(319)
+    assert await fitter.is_due(320)
 
 
 async def test_learners_that_fit_the_same_append_it_once(redis: Redis, keys: Keys) -> None:
@@ -98,8 +98,8 @@ async def test_learners_that_fit_the_same_append_it_once(redis: Redis, keys: Key
     assert sorted(appended) == [False, False, True]
     assert len(await successors(redis, keys)) == 1
     again = Fitter(redis, keys)  # after a restart
-    assert not await again.is_due(102)
-    assert await again.is_due(103)
+    assert not await again.is_due(159)
+    assert await again.is_due(160)
 
 
 @pytest.mark.parametrize("how", ["declared", "declared in 0.1", "refused"])
