@@ -15,8 +15,7 @@ from service.store.encoders import MOST_OF_A_POLICY
 from service.store.policy_store import Lease
 
 CHECKPOINT_S = 1.0  # a policy that only reads along is checkpointed so often
-SHARE = 0.05  # of the learner's CPU that publishing may take
-MOST_OF_THE_TIME = 0.5  # that publishing may take on a busy machine, or with a slow Redis
+SHARE = 0.05  # of the learner's time that publishing may take
 
 
 class Publisher:
@@ -28,7 +27,7 @@ class Publisher:
         self._known: dict[str, Any] = {}  # version -> schema of the encoders that were written down
         self._published: bytes | None = None  # the newest snapshot, to see whether the next one differs
         self._encoder: str | None = None  # of the newest version
-        self._period_s, self._last = 0.0, 0.0  # least time between two writes; when the last one was
+        self._cost_s, self._last = 0.0, 0.0
         self._dirty = self._servable = False
 
     def resume(self, trainer: Trainer) -> None:
@@ -48,12 +47,11 @@ class Publisher:
         """Return the seconds until the next write; 1 when there is nothing to write."""
         if not self._dirty:
             return 1.0
-        period = max(self._settings.publish_period_ms / 1000, self._period_s)
+        period = max(self._settings.publish_period_ms / 1000, self._cost_s / SHARE)
         return self._last + period - time.monotonic()
 
     async def publish(self, trainer: Trainer) -> bool:
         """Write state, position and alarms, and a new version if what is served would change; False: lease lost."""
-        started = time.monotonic()
         state, snapshot, cpu_s = await asyncio.to_thread(_serialise, trainer)
         new = snapshot != self._published and (self._servable or not trainer.policy.batch_trained)
         record = replace(
@@ -65,6 +63,7 @@ class Publisher:
             version=self._record.version + new,
         )
         schemas = trainer.schemas
+        started = time.monotonic()
         done = await self._lease.publish(
             record,
             state=state,
@@ -82,8 +81,8 @@ class Publisher:
             self._published = snapshot if new else self._published
             self._dirty = False
             self._last = time.monotonic()
-            least = 0.0 if new else CHECKPOINT_S
-            self._period_s = max(cpu_s / SHARE, (self._last - started) / MOST_OF_THE_TIME, least)
+            cost = cpu_s + self._last - started
+            self._cost_s = cost if new else max(cost, CHECKPOINT_S * SHARE)
         return done
 
 
