@@ -46,7 +46,7 @@ async def put_loop(
     """Create a loop, or change the given settings of one; True when it was created.
 
     Raises:
-        InvalidRequest: the name is no loop name, or the settings do not fit together.
+        InvalidRequest: the name is no loop name, the settings do not fit together, or the schema is too large.
         Conflict: the reward range would change, and there are policies or events of the old one.
 
     A schema may change at any time. Where there are policies or events, it is appended to the log as a successor of
@@ -54,6 +54,8 @@ async def put_loop(
     """
     if not LOOP_NAME.fullmatch(name):
         raise InvalidRequest("loop", "1 to 64 of: lower-case letters, digits, . _ - (starting with a letter or digit)")
+    if schema is not None:
+        encoders.check_size(schema.model_dump(mode="json"))  # before anything is written
     new = new_record(name, _settings({}, settings), schema) if await _absent(redis, name) else None
     if new is not None and await loop_store.create_loop(redis, new):
         await adoption(redis, follower, Keys(name, new.id), new.epoch)

@@ -16,7 +16,7 @@ from service.represent.learned import LearnedSchema
 from service.represent.misfits import Side
 from service.represent.profile import QUANTILES, Profile
 from service.represent.proposal import proposed_schema
-from service.represent.stored import stored_encoder
+from service.represent.stored import is_left_to_the_service, stored_encoder
 from service.store import encoders, loop_store, profile_store
 from service.store.codec import unpack
 from service.store.keys import Keys
@@ -188,7 +188,8 @@ def _reply(loop: LoopRecord, record: ProfileRecord, learned: LearnedReply | None
         profile = Profile.load(unpack(record.state)) if record.state else Profile()
     except ValueError:  # of another version, or garbled: the learner makes it anew from the log
         profile = Profile()
-    found = notices.notices_of(profile, reward_range=loop.settings.reward_range)
+    fits = is_left_to_the_service(loop.schema, declared=loop.declared, fits=loop.settings.fit_schema)
+    found = notices.notices_of(profile, reward_range=loop.settings.reward_range, fits=fits)
     newest = profile.newest_rewards()
     sides: tuple[Side, ...] = ("context", "item")
     return ProfileReply(

@@ -17,7 +17,7 @@ from service.records import Entry, Event, LoopRecord
 from service.represent.fit import WINDOW, Fitted, Raw, fit, next_fit
 from service.represent.learned import LearnedEncoder, LearnedSchema
 from service.represent.profile import Profile
-from service.represent.stored import schema_of
+from service.represent.stored import is_left_to_the_service, schema_of
 from service.store import encoders, event_log, loop_store
 from service.store.keys import Keys
 
@@ -49,7 +49,7 @@ class Fitter:
         events = profile.events
         self._due = next_fit(events)
         loop = await loop_store.read_loop(self._redis, self._keys.loop)
-        if not is_left_to_the_service(loop):
+        if not is_left_to_the_service(loop.schema, declared=loop.declared, fits=loop.settings.fit_schema):
             return False
         former = await self._former(loop)
         history = event_log.scan_in_thread(
@@ -88,12 +88,6 @@ class Fitter:
         schemas = await encoders.read_schemas(self._redis, self._keys, [version])
         schema = schema_of(schemas[version]) if version in schemas else None
         return schema if isinstance(schema, LearnedSchema) else None
-
-
-def is_left_to_the_service(loop: LoopRecord) -> bool:
-    """Return whether nobody declared a schema, and nobody refused a fitted one."""
-    said = loop.declared is not None or schema_of(loop.schema).declares
-    return loop.settings.fit_schema and not said
 
 
 def _fit(history: Iterator[Sequence[Entry]], profile: Profile, former: LearnedSchema | None) -> Fitted | None:

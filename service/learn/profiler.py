@@ -23,6 +23,7 @@ from service.records import START, Entry, Event, LoopRecord, Successor
 from service.represent.notices import notices_of
 from service.represent.profile import Profile
 from service.represent.schema import FeatureSchema
+from service.represent.stored import is_left_to_the_service
 from service.store import event_log, loop_store, profile_store
 from service.store.codec import NewerFormat, pack, unpack
 from service.store.keys import Keys
@@ -161,7 +162,9 @@ class Profiler:
         self.due_at = now + max(PERIOD_S, (now - started) / SHARE)
 
     def _state(self) -> tuple[bytes, list[dict[str, object]]]:
-        found = notices_of(self._profile, reward_range=self._loop.settings.reward_range)
+        loop = self._loop
+        fits = is_left_to_the_service(loop.schema, declared=loop.declared, fits=loop.settings.fit_schema)
+        found = notices_of(self._profile, reward_range=loop.settings.reward_range, fits=fits)
         return pack(self._profile.state()), [asdict(notice) for notice in found]
 
     async def run(self, stop: asyncio.Event) -> None:

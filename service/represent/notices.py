@@ -74,13 +74,14 @@ CODES = {  # code → what it is about
 }
 
 
-def notices_of(profile: Profile, *, reward_range: tuple[float, float]) -> list[Notice]:
+def notices_of(profile: Profile, *, reward_range: tuple[float, float], fits: bool = False) -> list[Notice]:
     """Return what is wrong with a loop's data now; those that need a person come first.
 
     Args:
         reward_range: the loop's.
+        fits: the loop fits its schemas to its log, and measures rewards by what was seen of them.
     """
-    whole = [*_of_the_loop(profile), *_of_rewards(profile, reward_range)]
+    whole = [*_of_the_loop(profile), *_of_rewards(profile, reward_range, fits)]
     # Where a whole side says nothing, its fields need not say so one by one.
     silent = {notice.side for notice in whole if notice.code in ("constant_context", "same_items")}
     fields = (n for n in _of_fields(profile) if n.code != "constant_field" or n.side not in silent)
@@ -359,7 +360,7 @@ def _same_items(profile: Profile) -> Iterator[Notice]:
         )
 
 
-def _of_rewards(profile: Profile, reward_range: tuple[float, float]) -> Iterator[Notice]:
+def _of_rewards(profile: Profile, reward_range: tuple[float, float], fits: bool) -> Iterator[Notice]:
     rewards = profile.newest_rewards()
     if len(rewards) < LONG:
         return
@@ -393,9 +394,12 @@ def _of_rewards(profile: Profile, reward_range: tuple[float, float]) -> Iterator
             profile.first_reward,
             profile.last_reward,
             f"Rewards lie between {bottom:g} and {top:g}, which is {min(used, inside) if inside else used:.0%} of the "
-            f"range {low:g} to {high:g}; differences of that size look small to a policy.",
-            f"Make the loop with a `reward_range` near [{bottom:.3g}, {top:.3g}].",
-            True,
+            f"range {low:g} to {high:g}; "
+            f"{'they are measured by what was seen of them' if fits else 'differences of that size look small'}.",
+            "Nothing. See that no reward is in another unit than the rest."
+            if fits
+            else f"Make the loop with a `reward_range` near [{bottom:.3g}, {top:.3g}].",
+            not fits,
         )
 
 

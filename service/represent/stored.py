@@ -59,6 +59,17 @@ def schema_of(said: Mapping[str, Any]) -> AnySchema:
     return LearnedSchema.model_validate(said) if "blocks" in said else FeatureSchema.model_validate(said)
 
 
+def is_left_to_the_service(first: Mapping[str, Any], *, declared: str | None, fits: bool) -> bool:
+    """Return whether a loop fits its schemas to its log: nobody declared one, and nobody refused fitted ones.
+
+    Args:
+        first: the schema that the loop was made with, as JSON.
+        declared: version of the encoder that a person declared last.
+        fits: the loop's setting `fit_schema`.
+    """
+    return fits and declared is None and not schema_of(first).declares
+
+
 def make_encoder(schema: AnySchema) -> AnyEncoder:
     """Make the encoder of a schema."""
     return LearnedEncoder(schema) if isinstance(schema, LearnedSchema) else Encoder(schema)

@@ -48,6 +48,16 @@ async def fitted_on(redis: Redis, keys: Keys) -> int:
     return int(found or 0)
 
 
+def check_size(schema: Mapping[str, Any]) -> None:
+    """Refuse a schema, given as JSON, that is too large to be kept.
+
+    Raises:
+        InvalidRequest: it is.
+    """
+    if (size := len(orjson.dumps(schema))) > MOST_BYTES:
+        raise InvalidRequest("schema", f"takes {size} bytes as JSON; at most {MOST_BYTES} are kept")
+
+
 async def append_successor(
     redis: Redis,
     keys: Keys,
@@ -79,9 +89,7 @@ async def append_successor(
         NotFound: the loop is gone.
         InvalidRequest: the schema is too large.
     """
-    written = orjson.dumps(schema)
-    if len(written) > MOST_BYTES:
-        raise InvalidRequest("schema", f"takes {len(written)} bytes as JSON; at most {MOST_BYTES} are kept")
+    check_size(schema)
     record = await loop_store.read_loop(redis, keys.loop)
     body = successor_body(Successor("", encoder, schema, events, why, declared=declared, catalogue=record.catalogue))
     part = keys.partition()

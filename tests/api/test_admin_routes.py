@@ -53,6 +53,19 @@ def test_wrong_settings_name_the_field(client: httpx.Client, body: dict[str, Any
     assert client.get("/loops/wrong").status_code == 404
 
 
+def test_a_schema_that_is_too_large_changes_nothing(client: httpx.Client, make_loop: Make) -> None:
+    loop = make_loop(wait_time=5)
+    client.post("/policies", params={"loop": loop}, json={"name": "p", "kind": "random"}).raise_for_status()
+    axes = [[0.123456789] * 4096] * 32
+    vector = {"type": "components", "path": "embedding", "mean": [0.0] * 4096, "axes": axes}
+    schema = {"item": {"e": vector}, "blocks": [{"context": None, "item": "e", "variance": 1.0}]}
+    reply = client.put(f"/loops/{loop}", json={"wait_time": 7, "schema": schema})
+    assert (reply.status_code, reply.json()["errors"][0]["field"]) == (422, "schema"), reply.text
+    assert client.get(f"/loops/{loop}").json()["settings"]["wait_time"] == 5
+    assert client.put("/loops/too-large", json={"schema": schema}).status_code == 422
+    assert client.get("/loops/too-large").status_code == 404
+
+
 def test_a_loops_name_is_checked(client: httpx.Client) -> None:
     assert client.put("/loops/UPPER", json={}).status_code == 422
     assert client.put("/loops/a{b}", json={}).status_code == 422

@@ -188,6 +188,8 @@ def test_rewards_that_use_little_of_their_range() -> None:
     [notice] = notices(profile, (0.0, 1000.0))
     assert (notice.code, notice.needs_person) == ("narrow_rewards", True)
     assert "[0, 1]" in notice.do
+    [dealt_with] = notices_of(profile, reward_range=(0.0, 1000.0), fits=True)
+    assert (dealt_with.code, dealt_with.needs_person) == ("narrow_rewards", False)
     assert notices(profile, (-1.0, 1.0)) == []
 
 
