@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.represent.schema import FeatureSchema
+from simulator.measures import gain, last_fifth
 from simulator.progress import Stages
 from simulator.scenario import load
 from simulator.shocks import find_shock
@@ -26,6 +27,7 @@ SCENARIOS = ("s0-stationary", "s1-taste-swap", "s5-seasonality", "digits")
 STEPS, QUICK_STEPS = 20_000, 400
 PERIOD = 100  # decisions from one snapshot to the next, and from a decision to its reward
 SEEDS = "31-32"
+MEASURES = ("share of the oracle", "in the last fifth", "gain", "gain of the last fifth")
 
 
 def test_shares_with_and_without_a_schema(request: pytest.FixtureRequest, quick: bool) -> None:
@@ -33,26 +35,25 @@ def test_shares_with_and_without_a_schema(request: pytest.FixtureRequest, quick:
     seeds = [31] if quick else chosen_seeds(request.config.getoption("--seeds") or SEEDS)
     steps = QUICK_STEPS if quick else request.config.getoption("--steps") or STEPS
     console = Console(width=None if Console().is_terminal else 140)
-    table = Table("scenario", "schema", "share of the oracle", "in the last fifth", "alarms", "swaps")
+    table = Table("scenario", "schema", *MEASURES, "alarms", "swaps")
     with Stages(console) as stages:
         for scenario in scenarios:
             for declared in (True, False):
                 with stages.stage(f"{scenario}, {'declared' if declared else 'no schema'}"):
                     played = np.array([play(scenario, seed, steps, declared=declared) for seed in seeds])
                 assert np.isfinite(played).all()
-                shares = (
-                    f"{share:.3f} ± {sd:.3f}" for share, sd in zip(played.mean(0)[:2], played.std(0), strict=False)
-                )
-                counts = (f"{count:.1f}" for count in played.mean(0)[2:])
+                means, sds = played.mean(0), played.std(0)
+                shares = (f"{means[at]:.3f} ± {sds[at]:.3f}" for at in range(len(MEASURES)))
+                counts = (f"{count:.1f}" for count in means[len(MEASURES) :])
                 table.add_row(scenario, "declared" if declared else "none", *shares, *counts)
     console.print(table)
 
 
-def play(scenario: str, seed: int, steps: int, *, declared: bool) -> tuple[float, float, int, int]:
+def play(scenario: str, seed: int, steps: int, *, declared: bool) -> list[float]:
     """Play one run.
 
     Returns:
-        Share of the oracle's expected reward, over the run and in its last fifth; alarms; swaps of the encoder.
+        The MEASURES, over the run and in its last fifth; alarms; swaps of the encoder.
     """
     plan = load(scenario, {"steps": steps}).plan()
     world = WORLDS[plan.world](seed, [(at, find_shock(plan.world, name)) for name, at in plan.shock_steps])
@@ -67,6 +68,7 @@ def play(scenario: str, seed: int, steps: int, *, declared: bool) -> tuple[float
         schema=None if declared else FeatureSchema(),
         fits=not declared,
     )
-    best, last = oracle(world, steps), slice(steps * 4 // 5, None)
-    shares = (float(run.expected[part].sum() / best[part].sum()) for part in (slice(None), last))
-    return *shares, len(run.alarms), run.trainer.encoding["swaps"]
+    best, chance = oracle(world, steps), np.array([world.at(step).random for step in range(steps)])
+    shares = [float(part(run.expected).sum() / part(best).sum()) for part in (np.asarray, last_fifth)]
+    gains = [gain(*map(part, (run.expected, best, chance))) for part in (np.asarray, last_fifth)]
+    return [*shares, *gains, len(run.alarms), run.trainer.encoding["swaps"]]
