@@ -72,7 +72,8 @@ def build_scorer(record: PolicyRecord, snapshot: Mapping[str, Array], encoder: A
         raise ValueError(f"unknown kind {record.kind!r}")
     kind = class_for(record.kind, encoder.layout)
     columns = columns_for(record.kind, encoder.d, encoder.layout)
-    return kind.scorer(snapshot, d=columns, params=kind.Params.model_validate(record.params))
+    params = kind.Params.model_validate(record.params)
+    return kind.scorer(snapshot, d=columns, params=params if encoder.layout is None else params.on_fitted_rows())
 
 
 def serving(record: PolicyRecord, version: int, snapshot: Mapping[str, Array], encoder: AnyEncoder) -> ServedPolicy:

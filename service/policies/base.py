@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, get_args, overload
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,10 @@ class Params(BaseModel):
             if isinstance(part, str) and kinds & {int, float, bool}:
                 raise ValueError("a text is neither a number nor a boolean")
         return value
+
+    def on_fitted_rows(self) -> Self:
+        """Return the parameters to use on rows of a fitted schema, whose columns have another length than declared."""
+        return self
 
 
 P = TypeVar("P", bound=Params)

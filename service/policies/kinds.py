@@ -147,10 +147,12 @@ def new_policy(kind: str, d: int, layout: Layout | None, params: Params, *, seed
         KeyError: there is no such kind.
     """
     policy = KINDS[kind]
-    if layout is not None and policy.on_layers is not None:
-        made: Policy[Any] = policy.on_layers(layout, params, seed=seed)
-        return made
-    return policy(columns_for(kind, d, layout), params, seed=seed)
+    if layout is None:
+        return policy(d, params, seed=seed)
+    if policy.on_layers is None:
+        return policy(layout.shared, params.on_fitted_rows(), seed=seed)
+    made: Policy[Any] = policy.on_layers(layout, params, seed=seed)
+    return made
 
 
 def describe_kinds() -> list[KindInfo]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from pydantic import Field
@@ -21,7 +21,16 @@ class LinUCBParams(Params):
     alpha: float = Field(
         default=0.99, ge=0, le=100, description="Width of the confidence bound, in standard deviations."
     )
-    ridge: float = Field(default=8.3, ge=1e-9, le=1e9, description="Prior precision of every coefficient of an item.")
+    ridge: float = Field(
+        default=8.3,
+        ge=1e-9,
+        le=1e9,
+        description="Prior precision of every coefficient of an item; on rows of a fitted schema a seventh of it.",
+    )
+
+    def on_fitted_rows(self) -> Self:
+        """Return a ridge that means the same there: columns are √(variance/10) long, about 1/√7 of declared ones."""
+        return self.model_copy(update={"ridge": self.ridge / 7})
 
 
 class LinUCB(Policy[LinUCBParams]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Self
 
 import numpy as np
 from pydantic import Field
@@ -30,6 +31,10 @@ class LinUCBHybridParams(LinUCBParams):
     shared_ridge: float = Field(
         default=8.8, ge=1e-9, le=1e9, description="Prior precision of the coefficients that all items share."
     )
+
+    def on_fitted_rows(self) -> Self:
+        """Return the same: weaker priors learned later there (docs/benchmarks/shapes.md)."""
+        return self
 
 
 class LinUCBHybrid(Policy[LinUCBHybridParams]):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from service.layout import Layout
+from service.policies import KINDS
+from service.policies.kinds import new_policy
 from service.policies.linalg import psd_cholesky
 from service.policies.linucb import LinUCB, LinUCBParams
 from tests.builders import Array, batch_of, candidates_of, estimates_of, pmf_of, scorer_of
@@ -119,3 +122,21 @@ def test_summary_counts_pulls() -> None:
     assert (summary["items"], summary["pulls"]) == (30, 33)
     assert list(summary["most_pulled"].items())[:2] == [("item-29", 4), ("item-00", 1)]
     assert len(summary["most_pulled"]) == 20
+
+
+@pytest.mark.parametrize(("kind", "times"), [("linucb", 7.0), ("linucb_hybrid", 1.0)])
+def test_a_ridge_means_the_same_on_rows_that_a_fitted_schema_makes(kind: str, times: float) -> None:
+    """Columns that are √7 times shorter, with a seventh of the ridge, give the same scores."""
+    rng = np.random.default_rng(7)
+    x, items = rng.uniform(-0.5, 0.5, (60, 4)), [f"item-{i}" for i in range(5)]
+    chosen, reward = [items[i] for i in rng.integers(0, 4, 60)], rng.integers(0, 2, 60).astype(float).tolist()
+    layout = Layout(shared=4, of_item=0, of_user=0)
+    scores = []
+    for length, of_rows in ((1.0, None), (times**-0.5, layout)):
+        params = KINDS[kind].Params()
+        policy = new_policy(kind, 4, of_rows, params, seed=1)
+        policy.update(batch_of((x * length).astype(np.float32), reward, chosen))
+        used = params if of_rows is None else params.on_fitted_rows()
+        scorer = type(policy).scorer(policy.snapshot(), d=4, params=used)
+        scores.append(scorer.estimate(candidates_of((x[:5] * length).astype(np.float32), items))[:, 0])
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
