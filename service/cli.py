@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -246,6 +248,62 @@ def _source(url: str | None, key: str | None, redis: str | None, data: Path) -> 
     if key is None and settings.admin_keys:
         key = settings.admin_keys[0].get_secret_value()
     return doctors.Source(url=url, key=key, redis=settings.redis_url, data=data)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="File to write; it appears whole or not at all.")],
+    loop: Annotated[list[str] | None, typer.Option(help="Only this loop; may be repeated.")] = None,
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+) -> None:
+    """Write loops, with all that they decided and learned, into one file. The service may go on meanwhile.
+
+    The file shows one moment. It holds what users did, so only you may read it.
+
+    Example: `rebound backup shop.backup --loop shop --data .rebound`
+    """
+    from service import backup as backups
+
+    with _told(), backups.redis_of(read_settings(redis_url=redis).redis_url, data) as url:
+        copied = backups.backup(url, file, loop, console)
+        console.print(backups.table(copied))
+        console.print(f"[green]✓[/] {escape(str(file))}, {file.stat().st_size / 1e6:,.1f} MB", highlight=False)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file that `rebound backup` wrote.")],
+    loop: Annotated[str | None, typer.Option(help="Only this loop of the backup.")] = None,
+    into: Annotated[str | None, typer.Option(help="Another name for that loop.")] = None,
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+) -> None:
+    """Make the loops of a backup again, in a service that may be running. A loop that is there is never overwritten.
+
+    Deadlines of decisions move by the age of the backup, as nobody could report meanwhile.
+
+    Example: `rebound restore shop.backup --loop shop --into shop-of-monday`
+    """
+    from service import backup as backups
+
+    with _told(), backups.redis_of(read_settings(redis_url=redis).redis_url, data) as url:
+        console.print(backups.table(backups.restore(url, file, loop, into, console)))
+        console.print("[green]✓[/] restored")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say in a line what went wrong, and exit with 1."""
+    from service.errors import ReboundError
+    from service.run.embedded import EmbeddedRedisError
+
+    try:
+        yield
+    except ReboundError as error:
+        fail(error.detail, code=1)
+    except (EmbeddedRedisError, OSError) as error:
+        fail(str(error), code=1)
 
 
 @app.command()

@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "service/__init__.py": set(),
     "service/__main__.py": {"service.cli"},
     "service/cli.py": {"service"},
+    "service/backup.py": {"service"},
     "service/doctor.py": {"service"},
     "service/errors.py": set(),
     "service/layout.py": set(),

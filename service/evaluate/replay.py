@@ -16,6 +16,7 @@ def same_decision(
 ) -> bool:
     """Return whether a decision comes out the same, from its record, the catalogue of then and the version of then."""
     settings = loop.settings.model_copy(update={"exploration_floor": decision.exploration_floor})
-    active = ActiveLoop(loop.name, loop.id, settings, encoder, catalogue, {}, {}, loop.epoch)
+    # Its own name: a loop that was restored from a backup may have another one now, and draws depend on it.
+    active = ActiveLoop(decision.loop, loop.id, settings, encoder, catalogue, {}, {}, loop.epoch)
     again, _ = decide(request_of(decision), active, at=decision.at, served=served)
     return again == replace(decision, items=again.items) and again.items == decision.items

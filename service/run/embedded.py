@@ -61,6 +61,10 @@ def find_redis_server() -> str:
 class EmbeddedRedis:
     """One redis-server on a data folder. The folder is locked, so that two services cannot share it.
 
+    Args:
+        fsync: when the append-only file is written through: everysec or always.
+        frozen: serve the `dump.rdb` in the folder, and write nothing.
+
     Attributes:
         data: the folder, absolute.
         socket: the unix socket; in the folder for temporary files if the data folder's path is too long for one.
@@ -68,8 +72,8 @@ class EmbeddedRedis:
         process: the server, None before the first `start`.
     """
 
-    def __init__(self, data: Path, *, fsync: str = "everysec") -> None:
-        self.data, self._fsync = data.resolve(), fsync
+    def __init__(self, data: Path, *, fsync: str = "everysec", frozen: bool = False) -> None:
+        self.data, self._fsync, self._frozen = data.resolve(), fsync, frozen
         self.socket = self.data / "redis.sock"
         if len(os.fsencode(self.socket)) > LONGEST_SOCKET_PATH:
             short = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
@@ -120,7 +124,8 @@ class EmbeddedRedis:
         binary = find_redis_server()
         self.lock()
         command = [binary, "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"]
-        command += ["--dir", str(self.data), "--appendonly", "yes", "--appendfsync", self._fsync]
+        command += ["--dir", str(self.data), "--appendonly", "no" if self._frozen else "yes"]
+        command += ["--appendfsync", self._fsync]
         command += ["--aof-load-truncated", "yes", "--maxmemory-policy", "noeviction", "--save", ""]
         command += ["--logfile", str(self.data / "redis.log"), "--pidfile", str(self._pidfile), "--daemonize", "no"]
         try:
