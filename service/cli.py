@@ -35,6 +35,7 @@ errors = Console(stderr=True)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on; another than loopback needs REBOUND_ADMIN_KEYS.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")]
+Pulse = Annotated[int | None, typer.Option(hidden=True)]  # descriptor of a pipe to the supervisor
 Redis = Annotated[str | None, typer.Option("--redis", help="Redis URL; default: REBOUND_REDIS_URL.")]
 
 
@@ -117,6 +118,7 @@ def api(
     port: Port = None,
     redis: Redis = None,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    pulse: Pulse = None,
 ) -> None:
     """Run one API worker against Redis.
 
@@ -129,7 +131,7 @@ def api(
     from service.api.app import create_app
     from service.run.worker import run_worker
 
-    run_worker(settings, create_app(settings), fd=fd)
+    run_worker(settings, create_app(settings), fd=fd, pulse=pulse)
 
 
 @app.command()
@@ -138,6 +140,7 @@ def learn(
     check: Annotated[
         bool, typer.Option("--check", help="Only say whether a learner is at work (exit code 0 or 1).")
     ] = False,
+    pulse: Pulse = None,
 ) -> None:
     """Run a learner against Redis. Several may run: each policy is learned by one, and another takes over if it dies.
 
@@ -155,13 +158,15 @@ def learn(
         console.print("a learner is at work" if alive else "no learner has been heard of in the last 10 s")
         raise typer.Exit(0 if alive else 1)
     from service.learn import learner
+    from service.run.pulse import beating
 
+    work = beating(learner.run(settings), pulse)
     if sys.platform == "win32":
-        asyncio.run(learner.run(settings))
+        asyncio.run(work)
     else:
         import uvloop
 
-        uvloop.run(learner.run(settings))
+        uvloop.run(work)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Run `rebound serve`: start Redis, the API workers and the learner as child processes, and restart each that dies."""
+"""Run `rebound serve`: start Redis, API workers and a learner as child processes; restart each that dies or hangs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ from prometheus_client import multiprocess
 
 from service.run.children import end_with_parent
 from service.run.embedded import EmbeddedRedis, EmbeddedRedisError
+from service.run.pulse import Watched
 from service.settings import Settings
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 5.0  # before a restart; doubles with each
+FROZEN_S = 2.0  # silence of an API worker's event loop after which it is killed and started again
+LEARNER_FROZEN_S = 6.0  # of the learner: it may compute for a while
 SETTLED_S = 10.0  # a child that has run so long starts again at the first back-off
 READY_S = 30.0  # after which a start that is not ready is logged
 STOP_S = 15.0  # from SIGTERM to SIGKILL
@@ -45,6 +48,8 @@ class Child:
     Attributes:
         name: for the log.
         command, env, pass_fds: as for `subprocess.Popen`; `env` is the whole environment.
+        frozen_s: after so many seconds without a sign of life it is killed; it gets the option `--pulse`, the
+            descriptor to write to (`pulse.py`). None: it gives no signs.
         process: the newest process, None before the first start.
         started: when it was started, in seconds of the monotonic clock.
         backoff_s: how long the next restart waits.
@@ -55,23 +60,38 @@ class Child:
     command: Sequence[str]
     env: Mapping[str, str]
     pass_fds: Sequence[int] = ()
+    frozen_s: float | None = None
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     backoff_s: float = FIRST_BACKOFF_S
     restart_at: float = 0.0
+    watched: Watched | None = None
 
     def start(self) -> None:
         """Start the process."""
+        command, fds = list(self.command), list(self.pass_fds)
+        if self.watched is not None:
+            self.watched.close()
+        if self.frozen_s is not None:
+            self.watched = Watched(time.monotonic())
+            command += ["--pulse", str(self.watched.fd)]
+            fds.append(self.watched.fd)
         # A session of its own keeps Ctrl-C from it: the supervisor stops its children in order.
         self.process = subprocess.Popen(
-            self.command,
+            command,
             env=dict(self.env),
-            pass_fds=self.pass_fds,
+            pass_fds=fds,
             start_new_session=True,
             preexec_fn=partial(end_with_parent, os.getpid()),
         )
+        if self.watched is not None:
+            self.watched.started()
         self.started = time.monotonic()
         self.restart_at = 0.0
+
+    def is_frozen(self, now: float) -> bool:
+        """Return whether the process runs and has shown no life for too long."""
+        return self.watched is not None and self.frozen_s is not None and self.watched.silence(now) > self.frozen_s
 
 
 def stop_all(children: Sequence[Child]) -> None:
@@ -180,7 +200,10 @@ class Supervisor:
         if child.process is None:
             child.start()
         elif child.process.poll() is None:
-            if now - child.started > SETTLED_S:
+            if child.is_frozen(now):
+                log.error("does not answer; killing it", child=child.name, after_s=child.frozen_s)
+                child.process.kill()
+            elif now - child.started > SETTLED_S:
                 child.backoff_s = FIRST_BACKOFF_S
         elif child.restart_at == 0.0:
             code = child.process.returncode
@@ -237,9 +260,12 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),
     }
     python, fd = [sys.executable, "-m", "service"], listener.fileno()
-    learner = Child("learner", [*python, "learn"], env)
+    learner = Child("learner", [*python, "learn"], env, frozen_s=LEARNER_FROZEN_S)
     worker = [*python, "api", "--fd", str(fd)]
-    workers = [Child(f"api-{i}", worker, {**env, **ONE_THREAD}, pass_fds=(fd,)) for i in range(settings.workers)]
+    workers = [
+        Child(f"api-{i}", worker, {**env, **ONE_THREAD}, pass_fds=(fd,), frozen_s=FROZEN_S)
+        for i in range(settings.workers)
+    ]
 
     def forget_metrics(pid: int) -> None:
         with suppress(FileNotFoundError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from service.run.pulse import beating
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -17,23 +18,35 @@ if TYPE_CHECKING:
 STARTUP_FAILURE = 3  # uvicorn's own exit code for it
 
 
-def run_worker(settings: Settings, app: ASGIApp, *, fd: int | None = None) -> None:
+class Server(uvicorn.Server):
+    """A uvicorn that shows its supervisor that its event loop runs."""
+
+    def __init__(self, config: uvicorn.Config, pulse: int | None) -> None:
+        super().__init__(config)
+        self._pulse = pulse
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        await beating(super().serve(sockets), self._pulse)
+
+
+def run_worker(settings: Settings, app: ASGIApp, *, fd: int | None = None, pulse: int | None = None) -> None:
     """Serve `app` until SIGTERM or SIGINT. Exits with code 3 if the app or the socket cannot be started.
 
     Args:
         settings: its host and port are listened on if `fd` is None.
         fd: descriptor of a TCP socket that is bound and listens.
+        pulse: descriptor of a pipe to the supervisor.
     """
-    server = make_server(settings, app)
+    server = make_server(settings, app, pulse)
     with ExitStack() as stack, suppress(KeyboardInterrupt):
         server.run(None if fd is None else [stack.enter_context(inherited_socket(fd))])
     if not server.started:
         sys.exit(STARTUP_FAILURE)
 
 
-def make_server(settings: Settings, app: ASGIApp) -> uvicorn.Server:
+def make_server(settings: Settings, app: ASGIApp, pulse: int | None = None) -> Server:
     """Return the server of one worker, not yet running."""
-    return uvicorn.Server(
+    return Server(
         uvicorn.Config(
             app,
             host=settings.host,
@@ -43,7 +56,8 @@ def make_server(settings: Settings, app: ASGIApp) -> uvicorn.Server:
             timeout_keep_alive=75,
             timeout_graceful_shutdown=5,
             backlog=2048,
-        )
+        ),
+        pulse,
     )
 
 

@@ -10,10 +10,12 @@ from service.run.supervisor import Child, Supervisor
 
 NAMES = ("learner", "api-0", "api-1")
 
+FROZEN_S = 1.0  # of api-1, which shows that it lives
+
 # Appends its process id to a file of its name; on SIGTERM appends its name to the file `ended` and exits.
 CHILD = """
-import os, signal, sys
-folder, name = sys.argv[1:]
+import os, signal, sys, time
+folder, name, *pulse = sys.argv[1:]
 def append(file, line):
     with open(folder + "/" + file, "a") as out:
         out.write(line + "\\n")
@@ -23,7 +25,11 @@ def end(number, frame):
 signal.signal(signal.SIGTERM, end)
 append(name, str(os.getpid()))
 while True:
-    signal.pause()
+    if pulse:
+        os.write(int(pulse[1]), b"x")
+        time.sleep(0.05)
+    else:
+        signal.pause()
 """
 
 
@@ -34,7 +40,8 @@ def supervise(folder: Path, *, redis: bool) -> None:
     """
 
     def child(name: str) -> Child:
-        return Child(name, [sys.executable, "-I", "-S", "-c", CHILD, str(folder), name], {})
+        frozen_s = FROZEN_S if name == "api-1" else None
+        return Child(name, [sys.executable, "-I", "-S", "-c", CHILD, str(folder), name], {}, frozen_s=frozen_s)
 
     def record_death(pid: int) -> None:
         with (folder / "died").open("a") as died:

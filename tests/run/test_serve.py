@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 
 from service.run.embedded import EmbeddedRedis
 from tests.processes import Served
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 FAULT_S = 0.040  # the shortest delayed acknowledgement of Linux
@@ -47,3 +49,22 @@ def test_the_health_checks_of_the_containers_pass(served: Served) -> None:
     for check in checks:
         command = [sys.executable, *check.split(", ")]
         assert subprocess.run(command, env={**os.environ, **env}, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_a_frozen_worker_is_replaced_and_its_requests_end(served: Served) -> None:
+    [frozen] = served.children("api")
+    with httpx.Client(base_url=served.url, timeout=30) as client:
+        client.get("/healthz").raise_for_status()  # the connection is the worker's
+        os.kill(frozen, signal.SIGSTOP)
+        with pytest.raises(httpx.TransportError) as ended:
+            client.get("/healthz")
+    assert not isinstance(ended.value, httpx.TimeoutException), "the socket was closed"
+    until(served.ready, "another worker answers")
+    assert frozen not in served.children("api")
+
+
+def test_a_frozen_learner_is_replaced(served: Served) -> None:
+    [frozen] = served.children("learn")
+    os.kill(frozen, signal.SIGSTOP)
+    until(lambda: served.children("learn") not in ([], [frozen]), "another learner runs")
+    until(served.ready, "it is at work")

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from service.run.embedded import EmbeddedRedis
 from service.run.supervisor import FIRST_BACKOFF_S, Child, PortTaken, listen, stop_all
 from tests.processes import alive
-from tests.run.stand_ins import NAMES, supervise
+from tests.run.stand_ins import FROZEN_S, NAMES, supervise
 from tests.waiting import until
 
 # One process imports the supervisor once, and each test's supervisor is forked from it.
@@ -79,6 +79,27 @@ def test_a_dead_child_is_started_again_and_reported(start: Callable[..., Running
     assert running.lines("died") == [str(killed)]
     assert [running.pid("learner"), running.pid("api-1")] == others, "the others were left alone"
     assert all(alive(pid) for pid in others)
+
+
+def test_a_frozen_child_is_killed_and_started_again(start: Callable[..., Running]) -> None:
+    running = start()
+    others = [running.pid("learner"), running.pid("api-0")]
+    frozen = running.pid("api-1")
+    os.kill(frozen, signal.SIGSTOP)
+    until(lambda: len(running.lines("api-1")) == 2, "it runs again")
+    assert running.lines("died") == [str(frozen)]
+    assert not alive(frozen)
+    assert [running.pid("learner"), running.pid("api-0")] == others, "the others were left alone"
+
+
+def test_a_supervisor_that_stood_still_itself_kills_nobody(start: Callable[..., Running]) -> None:
+    running = start()
+    os.kill(running.supervisor, signal.SIGSTOP)
+    time.sleep(1.5 * FROZEN_S)  # what it slept through is what the test is about
+    os.kill(running.supervisor, signal.SIGCONT)
+    os.kill(running.pid("api-0"), signal.SIGKILL)
+    until(lambda: len(running.lines("api-0")) == 2, "it is at work again")
+    assert len(running.lines("api-1")) == 1
 
 
 def test_each_restart_of_a_child_waits_longer(start: Callable[..., Running]) -> None:
