@@ -279,7 +279,7 @@ def _of_json(line: Mapping[str, Any]) -> Row:
                 value = [(_bytes(member), float(score)) for member, score in value]
             case "stream":
                 value = [(_bytes(place), [_bytes(part) for part in parts]) for place, parts in value]
-            case "string" | "set":
+            case "string" | "list" | "set":
                 value = [_bytes(found) for found in value]
             case other:
                 raise BadRow(f"there is no type {other!r}")

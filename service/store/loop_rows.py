@@ -22,9 +22,9 @@ class Row(NamedTuple):
 
     room: str  # `home`, or the number of a partition
     key: str  # what follows the room's prefix
-    type: str  # string | hash | set | zset | stream
+    type: str  # string | hash | list | set | zset | stream
     ttl: int | None  # ms that it had left
-    # string: [value]; set: members; hash: (field, value); zset: (member, score); stream: (id, [field, value, ...])
+    # string: [value]; list, set: members; hash: (field, value); zset: (member, score); stream: (id, [field, value, …])
     value: Sequence[Any]
 
 
@@ -66,7 +66,10 @@ async def _values(redis: Redis, name: bytes, sort: str) -> AsyncIterator[Sequenc
                 if (value := await redis.get(name)) is not None:
                     yield [value]
             case "hash":
-                for part in _parts((await redis.hgetall(name)).items()):
+                for part in _parts(sorted((await redis.hgetall(name)).items())):
+                    yield part
+            case "list":
+                for part in _parts(await redis.lrange(name, 0, -1)):
                     yield part
             case "set":
                 for part in _parts(sorted(await redis.smembers(name))):
@@ -113,6 +116,8 @@ def _write(pipe: Any, name: str, row: Row) -> None:
             pipe.set(name, row.value[0])
         case "hash":
             pipe.hset(name, mapping=dict(row.value))
+        case "list":
+            pipe.rpush(name, *row.value)
         case "set":
             pipe.sadd(name, *row.value)
         case "zset":

@@ -137,6 +137,31 @@ async def test_a_restored_loop_serves_and_learns(
 
 
 @pytest.mark.anyio
+async def test_every_type_of_key_comes_back(quiet_redis: Redis, quiet_redis_url: str, tmp_path: Path) -> None:
+    """Also values that are no text, keys with more members than a row takes, and times to live."""
+    record = loop_of()
+    await loop_store.create_loop(quiet_redis, record)
+    keys, bytes_ = Keys(record.name, record.id), bytes(range(256))
+    many = [b"%04d" % i for i in range(1201)]
+    prefix = keys.partition().prefix
+    await quiet_redis.set(keys.state("a"), bytes_, px=10**9)
+    await quiet_redis.hset(prefix + "h", mapping=dict.fromkeys(many, bytes_))
+    await quiet_redis.rpush(prefix + "l", *many, bytes_)
+    await quiet_redis.sadd(prefix + "s", *many)
+    await quiet_redis.zadd(prefix + "z", {member: 0.1 + at for at, member in enumerate(many)})
+    for at, member in enumerate(many):
+        await quiet_redis.xadd(prefix + "x", {b"f": member, b"g": bytes_}, id=f"5-{at + 1}")
+    await quiet_redis.set(keys.lease("a"), "of a learner")
+    before = await rows_of(quiet_redis, record.name)
+    await in_thread(backup, quiet_redis_url, tmp_path / "all", None, QUIET)
+    await restore_backup(quiet_redis, tmp_path / "all", into="copy")
+    assert await rows_of(quiet_redis, "copy") == before
+    assert len(before) == 6, "a lease is nobody's but the learner's"
+    copy = await loop_store.read_loop(quiet_redis, "copy")
+    assert await quiet_redis.pttl(Keys("copy", copy.id).state("a")) > 10**9 - 60_000
+
+
+@pytest.mark.anyio
 async def test_deadlines_move_by_the_age_of_the_backup(quiet_redis: Redis, tmp_path: Path) -> None:
     age = 3600.0
     rows = [
