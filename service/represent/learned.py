@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
-from service.layout import Layout
+from service.layout import Layout, Rows
 from service.represent.fields import CLOSED, MAX_LEVELS, MAX_SIZE, MAX_STRING
 from service.represent.json_paths import is_vector, leaves, level_of, number_of
 from service.represent.misfits import Misfits, Reason, Side
@@ -361,9 +361,16 @@ class LearnedEncoder:
         Raises:
             ValueError: `items` comes from another encoder.
         """
+        return self.rows(context, items, misfits=misfits).dense()
+
+    def rows(self, context: Mapping[str, Any], items: ItemColumns, *, misfits: Misfits | None = None) -> Rows:
+        """Encode one context with each of n items as `encode` does, without multiplying the rows out.
+
+        Raises:
+            ValueError: `items` comes from another encoder.
+        """
         if items.version != self.version:
             raise ValueError(f"items of encoder {items.version} given to encoder {self.version}")
         c = np.zeros(self._context.size, dtype=np.float32)
         self._context.encode(context, c, Misfits() if misfits is None else misfits)
-        x: Array = items.z[:, self._right] * (c[self._left] * self._scale)
-        return x
+        return Rows(items.z, self._right, c[self._left] * self._scale, items.z.shape[1])

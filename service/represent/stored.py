@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
-from service.layout import Layout
+from service.layout import Layout, Rows
 from service.represent.encoder import Encoder
 from service.represent.learned import LearnedEncoder, LearnedSchema
 from service.represent.misfits import Misfits
@@ -48,6 +48,9 @@ class AnyEncoder(Protocol):
 
     def encode(self, context: Mapping[str, Any], items: Block, *, misfits: Misfits | None = None) -> Array:
         """Encode one context with each of n items: (n, d) float32."""
+
+    def rows(self, context: Mapping[str, Any], items: Block, *, misfits: Misfits | None = None) -> Rows:
+        """The same, not multiplied out."""
 
 
 def schema_of(said: Mapping[str, Any]) -> AnySchema:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from service.decide.active import UNIFORM, ActiveLoop
 from service.decide.decision import decide, draw_slate, request_of, seed_of, uniform
 from service.errors import NoCandidates
-from service.policies import Array, Candidates, Scorer
+from service.policies import Array, Candidates, Ranked, Scorer
 from service.represent.misfits import Misfits
 from tests.decide.builders import active_of, served_of
 from tests.decide.builders import request_of as request
@@ -70,7 +70,7 @@ def test_propensities_are_those_of_the_draw(floor: float, k: int, number: int) -
     """Each place is drawn from pmf and floor over what is left; the propensity is that very probability."""
     estimates = np.array([[1.0], [2.0], [3.0], [4.0]])
     scorer = Fixed()
-    slate = draw_slate(scorer, estimates, k=k, floor=floor, seed=seed_of("shop", str(number)))
+    slate = draw_slate(Ranked(scorer, estimates), k=k, floor=floor, seed=seed_of("shop", str(number)))
     assert len({pick.row for pick in slate}) == len(slate) == min(k, 4)
     left = [0, 1, 2, 3]
     for place, pick in enumerate(slate):
