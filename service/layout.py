@@ -39,7 +39,7 @@ class Rows:
     than making X.
 
     Args:
-        z: (n, p) float32.
+        z: (n, p) float64, of numbers that float32 holds.
         right: (q,) columns of z, each below `plain`.
         weight: (q,) float32.
         plain: the first column of z that stands in the row as it is.
@@ -54,7 +54,7 @@ class Rows:
     def of(cls, x: Array) -> Rows:
         """Take rows (n, d) that are multiplied out."""
         d = x.shape[1]
-        return cls(x, np.arange(d), np.ones(d, dtype=np.float32), d)
+        return cls(x.astype(np.float64), np.arange(d), np.ones(d, dtype=np.float32), d)
 
     def __len__(self) -> int:
         return len(self.z)
@@ -62,9 +62,11 @@ class Rows:
     def dense(self, at: Array | None = None) -> Array:
         """Multiply out all rows, or those at `at`: (n, d) float32. A row does not depend on the others."""
         z = self.z if at is None else self.z[at]
-        x: Array = z.take(self.right, axis=1)
-        x *= self.weight
-        return x if self.plain == z.shape[1] else np.concatenate([x, z[:, self.plain :]], axis=1)
+        x = z.take(self.right, axis=1)
+        x *= self.weight  # exact in float64, and then rounded once
+        if self.plain < z.shape[1]:
+            x = np.concatenate([x, z[:, self.plain :]], axis=1)
+        return x.astype(np.float32)
 
     def columns(self, start: int, stop: int | None) -> Rows:
         """Select columns of the rows.

@@ -85,7 +85,7 @@ class Catalogue:
             return self._at(np.array(known, dtype=np.intp), block)
         given = [self.features.get(item, {}) if features is None else features for item, features in left]
         items = [item for item, _ in left]
-        return items, encoder.items(given, items, misfits=misfits)
+        return items, encoder.sent(given, items, misfits=misfits)
 
     def _at(self, rows: NDArray[Any], block: Block) -> tuple[Ids, Block]:
         return self.known.take(rows), block.take(rows)

@@ -173,7 +173,7 @@ class AdaptiveScorer(Scorer):
 
     def rank(self, candidates: Candidates) -> Bounds:
         rows, of_items = candidates.rows, self._items.rows(candidates.item)
-        z, W = rows.z.astype(np.float64), rows.fold(self._model)
+        z, W = rows.z, rows.fold(self._model)
         of_features = squares(z, W[:, 1 + PAIRS :])
         f = z @ W[:, 0] + self._intercept[of_items]
 

@@ -40,6 +40,7 @@ from service.policies.linalg import root_of_inverse
 
 USERS = 10_000  # whose own weights are kept
 DRAWS = 4096  # rows of the fixed noise in which an item's own draws are found
+MODELS = 1024  # of users, that a scorer keeps
 
 
 class AdaptiveParams(Params):
@@ -203,38 +204,46 @@ class AdaptiveOnLayersScorer(Scorer):
             raise ValueError(f"array 'layout': {self._layout}, expected {d} columns")
         shared = self._layout.shared
         mean, draws = expect(snapshot, "mean", (shared,)), expect(snapshot, "draws", (MEMBERS, shared))
-        self._model = np.concatenate([mean[None], draws[:PAIRS]]).T.astype(np.float32)  # (D, 1 + PAIRS)
+        self._model = np.concatenate([mean[None], draws[:PAIRS]]).T.astype(np.float64)  # (D, 1 + PAIRS)
         self._items = ServedEffects(snapshot, "items", self._layout.of_item, ridge=params.ridge)
         self._users = ServedEffects(snapshot, "users", self._layout.of_user, ridge=params.ridge)
+        self._models_of_users: dict[int | None, Array] = {}  # by rows; None: a user never seen
         self._alpha = params.alpha
 
     def rank(self, candidates: Candidates) -> Bounds:
         shared, of_item, of_user = candidates.rows.layers(self._layout)
-        z, W = shared.z, shared.fold(self._model)  # (n, p) and (p, 1 + PAIRS) float32
-        R = W[:, 1:] / np.float32(math.sqrt(PAIRS))
+        z, W = shared.z, shared.fold(self._model)  # (n, p) and (p, 1 + PAIRS)
+        R = W[:, 1:] * PAIRS**-0.5
         if candidates.user is not None and self._layout.of_user:
             U = of_user.fold(self._model_of(candidates.user))  # (p, 1 + PAIRS + q)
             W = W + U[:, : 1 + PAIRS]
             R = np.concatenate([R, U[:, 1 + PAIRS :]], axis=1)
         same = of_item.same()
         mean, own = self._items.of_each(candidates.item, of_item.dense() if same is None else same)
-        f = (z @ W[:, 0]).astype(np.float64) + mean
+        f = z @ W[:, 0] + mean
         deviation = np.sqrt(squares(z, R) + own)
 
         def draws(at: Array) -> Array:
-            t: Array = z[at] @ W[:, 1:]
+            t = z[at] @ W[:, 1:]
             t += np.sqrt(own[at])[:, None] * _own_draws()[_own_rows(candidates.item, at)]
-            t *= (1.0 / np.maximum(deviation[at], 1e-18)).astype(np.float32)[:, None]
-            return t
+            t /= np.maximum(deviation[at], 1e-18)[:, None]
+            return t.astype(np.float32)
 
         return Bounds(f, self._alpha * deviation, draws)
 
     def _model_of(self, user: str) -> Array:
         """Return mean, PAIRS draws around 0, and a root of the covariance of a user's weights: (q, 1 + PAIRS + q)."""
+        row = self._users.ids.get(user)
+        known = self._models_of_users.get(row)
+        if known is not None:
+            return known
         mean, S = self._users.of_one(user)
         q = len(S)
         root = np.linalg.cholesky(S + np.float32(1e-7) * np.eye(q, dtype=np.float32))
-        model: Array = np.concatenate([mean[:, None], root @ _own_draws()[-q:], root], axis=1)
+        model: Array = np.concatenate([mean[:, None], root @ _own_draws()[-q:], root], axis=1, dtype=np.float64)
+        self._models_of_users[row] = model
+        if len(self._models_of_users) > MODELS:
+            del self._models_of_users[next(iter(self._models_of_users))]
         return model
 
     def estimate(self, candidates: Candidates) -> Array:

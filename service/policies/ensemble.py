@@ -19,7 +19,7 @@ TIE = 1e-5  # relative difference of scores that counts as a tie: a matrix produ
 # Mean widths of the confidence bounds, one per member: quantiles of ½ + ½ Exp(1), mean 1. The two members of a ± pair
 # are half the distribution apart.
 WIDTHS = (0.5 - 0.5 * np.log1p(-((np.arange(MEMBERS) * 53 % MEMBERS + 0.5) / MEMBERS))).astype(np.float32)
-WIDEST = WIDTHS.max()
+WIDEST = float(WIDTHS.max())
 
 
 def noise(seed: int, events: int, d: int) -> Array:
@@ -33,20 +33,20 @@ def shares(scores: Array) -> Array:
 
     Each member gives 1 / MEMBERS to its best candidate. Candidates that tie share it equally.
     """
-    best = scores.max(axis=0)
+    n, best = len(scores), scores.max(axis=0)
     won = (scores >= best - TIE * (1.0 + np.abs(best))).ravel().nonzero()[0]
-    row, member = np.divmod(won, MEMBERS)
+    row = won // MEMBERS
     if len(won) == MEMBERS:  # no ties
-        return np.bincount(row, minlength=len(scores)) / MEMBERS
-    share = 1.0 / (MEMBERS * np.bincount(member, minlength=MEMBERS))
-    pmf: Array = np.bincount(row, weights=share[member], minlength=len(scores))
+        return np.bincount(row, minlength=n) / MEMBERS
+    member = won % MEMBERS
+    share = 1.0 / (MEMBERS * np.bincount(member))
+    pmf: Array = np.bincount(row, weights=share[member], minlength=n)
     return pmf
 
 
 def squares(z: Array, R: Array) -> Array:
     """Compute |Rᵀzᵢ|² ≥ 0 of each row of z (n, p), for R (p, m): (n,) float64."""
     n, p, m = len(z), *R.shape
-    z, R = z.astype(np.float64), R.astype(np.float64)
     if n * m <= p * (m + n):
         of_each = z @ R
         found: Array = np.vecdot(of_each, of_each)
@@ -102,7 +102,7 @@ class Bounds(Ranked):
 
     def __init__(self, f: Array, spread: Array, draws: Callable[[Array], Array]) -> None:
         # Rounded to float32, so that equal candidates tie: a matrix product rounds by its rows' positions.
-        self.f, self.spread = f.astype(np.float32).astype(np.float64), spread.astype(np.float32).astype(np.float64)
+        self.f, self.spread = f.astype(np.float32), spread.astype(np.float32)
         self._draws = draws
 
     def __len__(self) -> int:
@@ -128,13 +128,20 @@ class Bounds(Ranked):
 def pmf_of_estimates(estimates: Array) -> Array:
     """Compute the pmf (n,) from `Bounds.estimates`, or from some rows of them."""
     f, spread, draws = estimates[:, 1], estimates[:, 2], estimates[:, 3:]
-    return bounds_pmf(f, spread, lambda rivals: draws[rivals].astype(np.float32))
+    return bounds_pmf(f.astype(np.float32), spread.astype(np.float32), lambda rivals: draws[rivals].astype(np.float32))
 
 
 def bounds_pmf(f: Array, spread: Array, draws: Callable[[Array], Array]) -> Array:
-    """Compute the probability that each candidate has the highest index, as `Bounds` says: (n,), sum 1.
+    """Compute the probability that each candidate has the highest index, as `Bounds` says.
 
     Draws are made for those alone that could win at the largest width.
+
+    Args:
+        f, spread: (n,) float32.
+        draws: as of `Bounds`.
+
+    Returns:
+        (n,), sum 1.
     """
     pmf = np.zeros(len(f))
     rivals = (f + WIDEST * spread >= f.max() - TIE).nonzero()[0]
@@ -142,14 +149,12 @@ def bounds_pmf(f: Array, spread: Array, draws: Callable[[Array], Array]) -> Arra
         pmf[rivals] = 1.0
         return pmf
     t = draws(rivals)  # (rivals, PAIRS)
-    most = np.concatenate([t.max(axis=0), -t.min(axis=0)])  # of each member; the second of a pair draws -t
-    scale = WIDTHS / np.maximum(most, np.float32(1e-20))
-    index = np.empty((len(t), MEMBERS), dtype=np.float32)
-    np.multiply(t, scale[:PAIRS], out=index[:, :PAIRS])
-    np.multiply(t, -scale[PAIRS:], out=index[:, PAIRS:])
+    index = np.concatenate([t, -t], axis=1)
+    most = index.max(axis=0)
+    index *= WIDTHS / np.maximum(most, 1e-20, out=most)
     np.maximum(index, 0.0, out=index)
-    index *= spread[rivals, None].astype(np.float32)
-    index += f[rivals, None].astype(np.float32)
+    index *= spread[rivals, None]
+    index += f[rivals, None]
     pmf[rivals] = shares(index)
     return pmf
 
@@ -165,7 +170,5 @@ def directed_bounds_pmf(estimates: Array, members: Array) -> Array:
     Returns:
         (n,), sum 1.
     """
-    firsts = members[:PAIRS].T
-    return bounds_pmf(
-        estimates[:, 1], estimates[:, 2], lambda rivals: estimates[rivals, 3:].astype(np.float32) @ firsts
-    )
+    f, spread, firsts = estimates[:, 1].astype(np.float32), estimates[:, 2].astype(np.float32), members[:PAIRS].T
+    return bounds_pmf(f, spread, lambda rivals: estimates[rivals, 3:].astype(np.float32) @ firsts)

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from service.layout import Layout, Rows
 from service.represent.fields import AnyField
+from service.represent.item_cache import ItemCache, Packed
 from service.represent.misfits import Misfits, Side
 from service.represent.schema import FeatureSchema
 from service.represent.tokens import Tokens, add_own, add_up, mix, token_hash
@@ -46,7 +47,7 @@ class ItemBlock:
     """n items, encoded once and read-only: the part of their rows that does not depend on the context."""
 
     version: str  # of the encoder
-    z: Array  # (n, 1 + item columns) float32: the constant 1, and the declared fields, scaled
+    z: Array  # (n, 1 + item columns) float64: the constant 1, and the declared fields, scaled; float32 holds them
     hashed: Array  # (n, hash_dims) float32: the items' own tokens, scaled
     tokens: Array  # (n, m) uint64: their hashes, padded with 0
     values: Array  # (n, m) float64: their scaled values, padded with 0, which adds nothing to any row
@@ -67,6 +68,10 @@ class ItemBlock:
         """Select the items at `indices`, in that order."""
         at = np.asarray(indices, dtype=np.intp)
         return ItemBlock(self.version, self.z[at], self.hashed[at], self.tokens[at], self.values[at])
+
+    def packed(self, row: int) -> Packed:
+        """Copy one item's arrays."""
+        return tuple(array[row].tobytes() for array in (self.z, self.hashed, self.tokens, self.values))
 
     @staticmethod
     def concat(blocks: Sequence[ItemBlock]) -> ItemBlock:
@@ -123,6 +128,7 @@ class Encoder:
         self._hash_length = math.hypot(context_share, item_share, cross_share)
         # A pair's value comes out as context_share * item_share * v; this makes it cross_share * v. So with crosses.
         self._cross_scale = cross_share / (context_share * item_share)
+        self._sent = ItemCache(lambda features, ids, misfits: self.items(features, ids, misfits=misfits), self._joined)
 
         # A cross is a context column times an item column. With a constant on either side, every declared column is:
         # column j of a row is context column left[j] times item column right[j], times scale[j].
@@ -159,8 +165,7 @@ class Encoder:
         """
         misfits = Misfits() if misfits is None else misfits
         n, side = len(features), self._item
-        z = np.zeros((n, 1 + len(side.columns)), dtype=np.float32)
-        columns = z[:, 1:]
+        columns = np.zeros((n, len(side.columns)), dtype=np.float32)
         hashed = np.zeros((n, self.schema.hash_dims), dtype=np.float32)
         encoded = [
             side.encode(item, its_columns, its_hashed, misfits, item_id)
@@ -169,12 +174,29 @@ class Encoder:
             )
         ]
         columns *= side.share
-        z[:, 0] = 1.0
+        z = np.ones((n, 1 + len(side.columns)))
+        z[:, 1:] = columns
         m = max((len(tokens) for tokens, _ in encoded), default=0)
         pad = [0] * m
         tokens = np.array([(some + pad)[:m] for some, _ in encoded], dtype=np.uint64).reshape(n, m)
         values = np.array([(some + pad)[:m] for _, some in encoded], dtype=np.float64).reshape(n, m)
         return ItemBlock(self.version, z, hashed, tokens, values)
+
+    def sent(
+        self, features: Sequence[Mapping[str, Any]], ids: Sequence[str], *, misfits: Misfits | None = None
+    ) -> ItemBlock:
+        """Encode n items that a client sent, as `items` does; those that were sent before are found again."""
+        return self._sent.items(features, ids, Misfits() if misfits is None else misfits)
+
+    def _joined(self, packed: Sequence[Packed]) -> ItemBlock:
+        n, width = len(packed), max((len(tokens) for _, _, tokens, _ in packed), default=0)  # of the tokens, in bytes
+        z = np.frombuffer(b"".join([z for z, _, _, _ in packed])).reshape(n, 1 + len(self._item.columns))
+        hashed = np.frombuffer(b"".join([hashed for _, hashed, _, _ in packed]), dtype=np.float32)
+        tokens = np.frombuffer(b"".join([tokens.ljust(width, b"\0") for _, _, tokens, _ in packed]), dtype=np.uint64)
+        values = np.frombuffer(b"".join([values.ljust(width, b"\0") for _, _, _, values in packed]))
+        shape = (n, width // 8)
+        hashed = hashed.reshape(n, self.schema.hash_dims)
+        return ItemBlock(self.version, z, hashed, tokens.reshape(shape), values.reshape(shape))
 
     def encode(self, context: Mapping[str, Any], items: ItemBlock, *, misfits: Misfits | None = None) -> Array:
         """Encode one context with each of n items: X (n, d) float32, |x| ≤ 1 up to rounding.
@@ -204,7 +226,7 @@ class Encoder:
         c[0] = 1.0
         z, weight = items.z, c[self._left] * self._scale
         if self.schema.hash_dims:
-            z = np.concatenate([z, self._hashed(hashed, tokens, values, items)], axis=1, dtype=np.float32)
+            z = np.concatenate([z, self._hashed(hashed, tokens, values, items).astype(np.float32)], axis=1)
         return Rows(z, self._right, weight, items.z.shape[1])
 
     def _hashed(self, own: Array, tokens: list[int], values: list[float], items: ItemBlock) -> Array:

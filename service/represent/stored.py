@@ -46,6 +46,11 @@ class AnyEncoder(Protocol):
     ) -> Block:
         """Encode n items, once for all contexts."""
 
+    def sent(
+        self, features: Sequence[Mapping[str, Any]], ids: Sequence[str], *, misfits: Misfits | None = None
+    ) -> Block:
+        """The same, of items that a client sent: those that were sent before are found again."""
+
     def encode(self, context: Mapping[str, Any], items: Block, *, misfits: Misfits | None = None) -> Array:
         """Encode one context with each of n items: (n, d) float32."""
 
