@@ -204,7 +204,7 @@ class AdaptiveOnLayersScorer(Scorer):
             raise ValueError(f"array 'layout': {self._layout}, expected {d} columns")
         shared = self._layout.shared
         mean, draws = expect(snapshot, "mean", (shared,)), expect(snapshot, "draws", (MEMBERS, shared))
-        self._model = np.concatenate([mean[None], draws[:PAIRS]]).T.astype(np.float64)  # (D, 1 + PAIRS)
+        self._model = np.concatenate([mean[None], draws[:PAIRS]]).T.astype(np.float32)  # (D, 1 + PAIRS)
         self._items = ServedEffects(snapshot, "items", self._layout.of_item, ridge=params.ridge)
         self._users = ServedEffects(snapshot, "users", self._layout.of_user, ridge=params.ridge)
         self._models_of_users: dict[int | None, Array] = {}  # by rows; None: a user never seen
@@ -212,16 +212,17 @@ class AdaptiveOnLayersScorer(Scorer):
 
     def rank(self, candidates: Candidates) -> Bounds:
         shared, of_item, of_user = candidates.rows.layers(self._layout)
-        z, W = shared.z, shared.fold(self._model)  # (n, p) and (p, 1 + PAIRS)
-        R = W[:, 1:] * PAIRS**-0.5
+        z, W = shared.z, shared.fold(self._model)  # (n, p) float64 and (p, 1 + PAIRS) float32
+        R = W[:, 1:] * np.float32(PAIRS**-0.5)
         if candidates.user is not None and self._layout.of_user:
             U = of_user.fold(self._model_of(candidates.user))  # (p, 1 + PAIRS + q)
             W = W + U[:, : 1 + PAIRS]
             R = np.concatenate([R, U[:, 1 + PAIRS :]], axis=1)
+        W = W.astype(np.float64)
         same = of_item.same()
         mean, own = self._items.of_each(candidates.item, of_item.dense() if same is None else same)
         f = z @ W[:, 0] + mean
-        deviation = np.sqrt(squares(z, R) + own)
+        deviation = np.sqrt(squares(z, R.astype(np.float64)) + own)
 
         def draws(at: Array) -> Array:
             t = z[at] @ W[:, 1:]
@@ -240,7 +241,7 @@ class AdaptiveOnLayersScorer(Scorer):
         mean, S = self._users.of_one(user)
         q = len(S)
         root = np.linalg.cholesky(S + np.float32(1e-7) * np.eye(q, dtype=np.float32))
-        model: Array = np.concatenate([mean[:, None], root @ _own_draws()[-q:], root], axis=1, dtype=np.float64)
+        model: Array = np.concatenate([mean[:, None], root @ _own_draws()[-q:], root], axis=1)
         self._models_of_users[row] = model
         if len(self._models_of_users) > MODELS:
             del self._models_of_users[next(iter(self._models_of_users))]

@@ -114,8 +114,12 @@ class Line(BaseModel):
         v = number_of(value)
         if v is None:
             return "wrong_type"
-        out[0] = np.interp(v, self.values, self.places)
+        out[0] = np.interp(v, *self._arrays)
         return None
+
+    @cached_property
+    def _arrays(self) -> tuple[Array, Array]:
+        return np.array(self.values), np.array(self.places)
 
 
 class Bend(BaseModel):
@@ -135,10 +139,14 @@ class Bend(BaseModel):
         v = number_of(value)
         if v is None:
             return "wrong_type"
-        at = float(np.interp(v, self.knots, np.arange(len(self.knots))))
+        at = float(np.interp(v, *self._arrays))
         low = min(int(at), len(self.knots) - 2)
         out[low], out[low + 1] = low + 1 - at, at - low
         return None
+
+    @cached_property
+    def _arrays(self) -> tuple[Array, Array]:
+        return np.array(self.knots), np.arange(len(self.knots), dtype=np.float64)
 
 
 class Words(BaseModel):

@@ -99,6 +99,19 @@ def test_uniform_numbers_are_uniform() -> None:
     assert np.abs(numbers - np.arange(n) / n).max() < 1.95 / np.sqrt(n)
 
 
+def test_what_was_sent_before_changes_nothing() -> None:
+    """A candidate's features are found again where they were sent before; decisions and misfits are the same."""
+    active = shop()
+    sent = [(f"p{i}", {"kind": kind, "text": "x" * 300}) for i, kind in enumerate((1, 1.0, True, "1"))]
+    alone = decide(request("d1", candidates=sent, k=2), shop(), at=AT, misfits=(first := Misfits()))
+    for number in range(3):
+        decide(request("d0", candidates=sent[number:]), active, at=AT)
+    again = decide(request("d1", candidates=sent, k=2), active, at=AT, misfits=(later := Misfits()))
+    assert again[0] == alone[0]
+    assert again[1].tobytes() == alone[1].tobytes()
+    assert first.counts == later.counts
+
+
 def test_nothing_eligible_is_an_error() -> None:
     with pytest.raises(NoCandidates):
         decide(request(exclude=["p0", "p1", "p2", "p3"]), shop(), at=AT)
