@@ -59,8 +59,8 @@ def draw_slate(ranked: Ranked, *, k: int, floor: float, seed: str) -> list[Pick]
         if place > 0:
             left = np.arange(len(ranked)) if left is None else left
             left = left[left != slate[-1].row]
-        p = ranked.pmf(left)
-        p = (1.0 - floor) * p + floor / len(p)
+        p = (1.0 - floor) * ranked.pmf(left)
+        p += floor / len(p)
         cdf = p.cumsum()
         at = int(cdf.searchsorted(uniform(seed, place) * cdf[-1], side="right"))
         row = at if left is None else int(left[at])

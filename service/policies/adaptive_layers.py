@@ -242,9 +242,9 @@ class AdaptiveOnLayersScorer(Scorer):
         q = len(S)
         root = np.linalg.cholesky(S + np.float32(1e-7) * np.eye(q, dtype=np.float32))
         model: Array = np.concatenate([mean[:, None], root @ _own_draws()[-q:], root], axis=1)
+        if len(self._models_of_users) == MODELS:
+            self._models_of_users.clear()
         self._models_of_users[row] = model
-        if len(self._models_of_users) > MODELS:
-            del self._models_of_users[next(iter(self._models_of_users))]
         return model
 
     def estimate(self, candidates: Candidates) -> Array:

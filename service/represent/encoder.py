@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from service.layout import Layout, Rows
 from service.represent.fields import AnyField
-from service.represent.item_cache import ItemCache, Packed
+from service.represent.item_cache import ItemCache, Packed, rows_of
 from service.represent.misfits import Misfits, Side
 from service.represent.schema import FeatureSchema
 from service.represent.tokens import Tokens, add_own, add_up, mix, token_hash
@@ -69,9 +69,10 @@ class ItemBlock:
         at = np.asarray(indices, dtype=np.intp)
         return ItemBlock(self.version, self.z[at], self.hashed[at], self.tokens[at], self.values[at])
 
-    def packed(self, row: int) -> Packed:
-        """Copy one item's arrays."""
-        return tuple(array[row].tobytes() for array in (self.z, self.hashed, self.tokens, self.values))
+    def packed(self) -> list[Packed]:
+        """Copy each item's arrays."""
+        arrays = (self.z, self.hashed, self.tokens, self.values)
+        return list(zip(*(rows_of(array) for array in arrays), strict=True))
 
     @staticmethod
     def concat(blocks: Sequence[ItemBlock]) -> ItemBlock:

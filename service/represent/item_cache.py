@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from marshal import dumps
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from numpy.typing import NDArray
 
 from service.represent.misfits import Misfits
 
@@ -17,11 +20,18 @@ OVERHEAD = 300  # bytes of an entry beside its arrays and its key, about
 class Packable(Protocol):
     """Encoded items."""
 
-    def packed(self, row: int) -> Packed:
-        """Copy one item's arrays."""
+    def packed(self) -> list[Packed]:
+        """Copy each item's arrays."""
 
 
 B = TypeVar("B", bound=Packable)
+
+
+def rows_of(array: NDArray[Any]) -> list[bytes]:
+    """Copy each row of an array (n, ...)."""
+    whole, n = array.tobytes(), len(array)
+    width = len(whole) // max(n, 1)
+    return [whole[at * width : (at + 1) * width] for at in range(n)]
 
 
 class ItemCache(Generic[B]):
@@ -46,7 +56,7 @@ class ItemCache(Generic[B]):
         limit: int = LIMIT,
     ) -> None:
         self._encode, self._join, self._left = encode, join, limit
-        self._kept: dict[bytes, tuple[Packed, Misfits | None]] = {}
+        self._kept: OrderedDict[bytes, tuple[Packed, Misfits | None]] = OrderedDict()
         self.hits = self.misses = 0
 
     def items(self, features: Sequence[Mapping[str, Any]], ids: Sequence[str], misfits: Misfits) -> B:
@@ -78,9 +88,9 @@ class ItemCache(Generic[B]):
         counted = Misfits()
         block = self._encode([features for _, features in items], [item for item, _ in items], counted)
         if not counted:
-            return [(block.packed(row), None) for row in range(len(items))]
+            return [(packed, None) for packed in block.packed()]
         if len(items) == 1:
-            return [(block.packed(0), counted)]
+            return [(block.packed()[0], counted)]
         return [self._made([one])[0] for one in items]  # to see whose misfits they are
 
     def _keep(self, key: bytes, entry: tuple[Packed, Misfits | None]) -> None:
@@ -89,8 +99,8 @@ class ItemCache(Generic[B]):
         self._left -= _size(key, entry[0])
         self._kept[key] = entry
         while self._left < 0:
-            oldest = next(iter(self._kept))
-            self._left += _size(oldest, self._kept.pop(oldest)[0])
+            oldest, (packed, _) = self._kept.popitem(last=False)
+            self._left += _size(oldest, packed)
 
     def __len__(self) -> int:
         return len(self._kept)

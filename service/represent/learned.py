@@ -30,7 +30,7 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_
 
 from service.layout import Layout, Rows
 from service.represent.fields import CLOSED, MAX_LEVELS, MAX_SIZE, MAX_STRING
-from service.represent.item_cache import ItemCache, Packed
+from service.represent.item_cache import ItemCache, Packed, rows_of
 from service.represent.json_paths import is_vector, leaves, level_of, number_of
 from service.represent.misfits import Misfits, Reason, Side
 from service.represent.schema import MAX_COLUMNS
@@ -292,8 +292,9 @@ class ItemColumns:
     def take(self, indices: Sequence[int] | Array) -> ItemColumns:
         return ItemColumns(self.version, self.z[np.asarray(indices, dtype=np.intp)])
 
-    def packed(self, row: int) -> Packed:
-        return (self.z[row].tobytes(),)
+    def packed(self) -> list[Packed]:
+        """Copy each item's arrays."""
+        return [(z,) for z in rows_of(self.z)]
 
 
 class Columns:

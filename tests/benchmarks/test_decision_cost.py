@@ -9,6 +9,7 @@ decisions are compared, too: the same item, and how far its propensity is from t
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import statistics
@@ -187,6 +188,8 @@ class Player:
             for at, context in enumerate(contexts(200, 6))
         ]
         self._new = case.sent == "new"
+        gc.collect()
+        gc.freeze()  # the histories of this process are no part of a decision
 
     def _next(self) -> Request:
         request = self._requests[self._number % 200]
