@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from service.policies import Ids
 from service.records import Features
 from service.represent.misfits import Misfits
 from service.represent.stored import AnyEncoder, Block
@@ -20,6 +25,10 @@ class Catalogue:
     features: Mapping[str, Features]
     block: Block  # of the loop's encoder
     others: Mapping[str, Block] = field(default_factory=dict)  # version of another encoder -> its block
+    known: Ids = field(init=False, compare=False)  # the ids, with what scorers found for them
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "known", Ids(self.ids))
 
     @classmethod
     def of(
@@ -68,14 +77,15 @@ class Catalogue:
         block = self._block_of(encoder)
         out = set(exclude)
         if candidates is None:
-            if not out:
-                return self.ids, block
-            rows = [row for row, item in enumerate(self.ids) if item not in out]
-            return [self.ids[row] for row in rows], block.take(rows)
-        left = [(item, features) for item, features in candidates if item not in out]
+            gone = [self.index[item] for item in out if item in self.index]
+            return self._at(np.delete(np.arange(len(self.ids)), gone), block) if gone else (self.known, block)
+        left = [pair for pair in candidates if pair[0] not in out] if out else candidates
         known = [self.index.get(item) for item, features in left if features is None]
         if len(known) == len(left) and None not in known:
-            return [item for item, _ in left], block.take([row for row in known if row is not None])
+            return self._at(np.array(known, dtype=np.intp), block)
         given = [self.features.get(item, {}) if features is None else features for item, features in left]
         items = [item for item, _ in left]
-        return items, encoder.items(given, items, misfits=misfits)
+        return items, encoder.sent(given, items, misfits=misfits)
+
+    def _at(self, rows: NDArray[Any], block: Block) -> tuple[Ids, Block]:
+        return self.known.take(rows), block.take(rows)

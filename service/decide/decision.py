@@ -11,7 +11,7 @@ import numpy as np
 
 from service.decide.active import ActiveLoop, ServedPolicy
 from service.errors import NoCandidates
-from service.policies import Array, Candidates, Scorer
+from service.policies import Array, Candidates, Ranked
 from service.records import Decision, Features, SlateItem
 from service.represent.misfits import Misfits
 
@@ -47,22 +47,24 @@ def uniform(seed: str, draw: int) -> float:
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
 
 
-def draw_slate(scorer: Scorer, estimates: Array, *, k: int, floor: float, seed: str) -> list[Pick]:
+def draw_slate(ranked: Ranked, *, k: int, floor: float, seed: str) -> list[Pick]:
     """Draw min(k, n) places one by one without replacement, each from the policy's pmf over what is left.
 
     The floor is mixed in first, p = (1 - floor) * pmf + floor / n, and the draw is made from that very p: the
     propensity is what the draw was made from, not an estimate of it.
     """
-    left = np.arange(len(estimates))
+    left: Array | None = None  # all
     slate: list[Pick] = []
-    for place in range(min(k, len(estimates))):
+    for place in range(min(k, len(ranked))):
         if place > 0:
+            left = np.arange(len(ranked)) if left is None else left
             left = left[left != slate[-1].row]
-        p = (1.0 - floor) * scorer.pmf(estimates[left] if place > 0 else estimates) + floor / len(left)
+        p = (1.0 - floor) * ranked.pmf(left)
+        p += floor / len(p)
         cdf = p.cumsum()
         at = int(cdf.searchsorted(uniform(seed, place) * cdf[-1], side="right"))
-        row = int(left[at])
-        slate.append(Pick(row, float(estimates[row, 0]), float(p[at])))
+        row = at if left is None else int(left[at])
+        slate.append(Pick(row, ranked.score(row), float(p[at])))
     return slate
 
 
@@ -96,11 +98,11 @@ def decide(
             "candidates",
             "none is left: send `candidates`, or fill the loop's catalogue with POST /items, and check `exclude`",
         )
-    x = encoder.encode(request.context, block, misfits=misfits)  # (n, d)
-    estimates = served.scorer.estimate(Candidates(x[:, : served.columns], ids, request.user_id))  # (n, s)
+    rows = encoder.rows(request.context, block, misfits=misfits)  # (n, d)
+    ranked = served.scorer.rank(Candidates(rows.columns(0, served.columns), ids, request.user_id))
     seed = seed_of(active.name, request.decision_id)
     floor = active.settings.exploration_floor
-    slate = draw_slate(served.scorer, estimates, k=request.k, floor=floor, seed=seed)
+    slate = draw_slate(ranked, k=request.k, floor=floor, seed=seed)
     low, high = encoder.reward_range or active.settings.reward_range  # policies see rewards as shares of it
     decision = Decision(
         decision_id=request.decision_id,
@@ -120,7 +122,7 @@ def decide(
         seed=seed,
         items=tuple(SlateItem(ids[pick.row], low + pick.score * (high - low), pick.propensity) for pick in slate),
     )
-    return decision, x[[pick.row for pick in slate]]
+    return decision, rows.dense(np.array([pick.row for pick in slate]))
 
 
 def request_of(decision: Decision) -> Request:

@@ -11,6 +11,7 @@ from service.policies.base import (
     NumericalError,
     Params,
     Policy,
+    Ranked,
     Scorer,
     expect,
     finite_batch,
@@ -18,7 +19,7 @@ from service.policies.base import (
     part,
     same_arrays,
 )
-from service.policies.item_index import ItemIndex
+from service.policies.item_index import Ids, ItemIndex
 from service.policies.kinds import KINDS, KindInfo, PolicyClass, class_for, columns_for, describe_kinds, new_policy
 
 __all__ = [
@@ -27,12 +28,14 @@ __all__ = [
     "Arrays",
     "Batch",
     "Candidates",
+    "Ids",
     "ItemIndex",
     "KindInfo",
     "NumericalError",
     "Params",
     "Policy",
     "PolicyClass",
+    "Ranked",
     "Scorer",
     "class_for",
     "columns_for",

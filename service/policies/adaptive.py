@@ -4,7 +4,7 @@ The model is a Bayesian logistic regression on the encoder's columns, which incl
 an intercept per item. Its Laplace posterior is updated event by event by an extended Kalman filter (Fahrmeir 1992,
 "Posterior mode estimation by extended Kalman filtering"). Exploration uses confidence bounds of random width (RandUCB,
 Vaswani et al. 2020, arXiv:1910.04928), distributed among the candidates by draws from the posterior
-(`ensemble.directed_bounds_pmf`). The probabilities are exact.
+(`ensemble.Bounds`). The probabilities are exact.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from service.policies.base import (
     finite_batch,
     sigmoid,
 )
-from service.policies.ensemble import MEMBERS, bounds, directed_bounds_pmf, noise
+from service.policies.ensemble import MEMBERS, PAIRS, Bounds, noise, pmf_of_estimates, squares
 from service.policies.information import REFRESH, Information
 from service.policies.item_index import ItemIndex
 from service.policies.linalg import root_of_inverse
@@ -158,26 +158,37 @@ class Adaptive(Policy[AdaptiveParams]):
 
 
 class AdaptiveScorer(Scorer):
-    """estimates: σ(logit), logit, alpha √variance, root x / |root x| (d,); pmf: `directed_bounds_pmf`."""
+    """estimates: those of `ensemble.Bounds`; a draw is noise_k · root x / |root x|."""
 
     def __init__(self, snapshot: Mapping[str, Array], d: int, params: AdaptiveParams) -> None:
         self._items = ItemIndex.from_array(expect(snapshot, "items", (None,)))
         m = len(self._items)
         mean, root = expect(snapshot, "mean", (d,)), expect(snapshot, "root", (d, d))
-        self._model = np.concatenate([mean[:, None], root.T], axis=1)  # (d, 1 + d)
-        self._members = expect(snapshot, "noise", (MEMBERS, d)).copy()
+        firsts = expect(snapshot, "noise", (MEMBERS, d))[:PAIRS].astype(np.float64)
+        self._model = np.concatenate([mean[:, None], root.T @ firsts.T, root.T], axis=1)  # (d, 1 + PAIRS + d)
         # The last row is an item never seen.
         self._intercept = np.append(expect(snapshot, "intercept", (m,)), 0.0)
         self._variance = np.append(expect(snapshot, "variance", (m,)), 1.0 / params.item_ridge)
         self._alpha = params.alpha
 
+    def rank(self, candidates: Candidates) -> Bounds:
+        rows, of_items = candidates.rows, self._items.rows(candidates.item)
+        z, W = rows.z, rows.fold(self._model)
+        of_features = squares(z, W[:, 1 + PAIRS :])
+        f = z @ W[:, 0] + self._intercept[of_items]
+
+        def draws(at: Array) -> Array:
+            sd = np.sqrt(np.maximum(of_features[at], np.finfo(np.float64).tiny))
+            t: Array = z[at] @ W[:, 1 : 1 + PAIRS] / sd[:, None]
+            return t.astype(np.float32)
+
+        return Bounds(f, self._alpha * np.sqrt(of_features + self._variance[of_items]), draws)
+
     def estimate(self, candidates: Candidates) -> Array:
-        rows = self._items.rows(candidates.item)
-        found = candidates.x.astype(np.float64) @ self._model
-        return bounds(found, self._intercept[rows], self._variance[rows], self._alpha)
+        return self.rank(candidates).estimates()
 
     def pmf(self, estimates: Array) -> Array:
-        return directed_bounds_pmf(estimates, self._members)
+        return pmf_of_estimates(estimates)
 
     def summary(self) -> dict[str, Any]:
         """Count the items seen."""

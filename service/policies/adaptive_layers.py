@@ -8,7 +8,7 @@ is learned as itself; one with features is learned through them and then correct
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -33,12 +33,14 @@ from service.policies.base import (
     sigmoid,
 )
 from service.policies.effects import Effects, ServedEffects
-from service.policies.ensemble import MEMBERS, favoured_pmf, noise
+from service.policies.ensemble import MEMBERS, PAIRS, Bounds, noise, pmf_of_estimates, squares
 from service.policies.information import REFRESH, Information
+from service.policies.item_index import Ids
 from service.policies.linalg import root_of_inverse
 
 USERS = 10_000  # whose own weights are kept
 DRAWS = 4096  # rows of the fixed noise in which an item's own draws are found
+MODELS = 1024  # of users, that a scorer keeps
 
 
 class AdaptiveParams(Params):
@@ -194,7 +196,7 @@ class AdaptiveOnLayers(Policy[AdaptiveParams]):
 
 
 class AdaptiveOnLayersScorer(Scorer):
-    """estimates: σ(logit), logit, alpha √variance, MEMBERS draws of the logit in standard deviations."""
+    """estimates: those of `ensemble.Bounds`; a draw is one of all three layers, in standard deviations of the logit."""
 
     def __init__(self, snapshot: Mapping[str, Array], d: int, params: AdaptiveParams) -> None:
         self._layout = Layout(*expect(snapshot, "layout", (3,)).tolist())
@@ -202,40 +204,54 @@ class AdaptiveOnLayersScorer(Scorer):
             raise ValueError(f"array 'layout': {self._layout}, expected {d} columns")
         shared = self._layout.shared
         mean, draws = expect(snapshot, "mean", (shared,)), expect(snapshot, "draws", (MEMBERS, shared))
-        self._model = np.concatenate([mean[None], draws]).T.astype(np.float32)  # (D, 1 + MEMBERS)
+        self._model = np.concatenate([mean[None], draws[:PAIRS]]).T.astype(np.float32)  # (D, 1 + PAIRS)
         self._items = ServedEffects(snapshot, "items", self._layout.of_item, ridge=params.ridge)
         self._users = ServedEffects(snapshot, "users", self._layout.of_user, ridge=params.ridge)
+        self._models_of_users: dict[int | None, Array] = {}  # by rows; None: a user never seen
         self._alpha = params.alpha
 
-    def estimate(self, candidates: Candidates) -> Array:
-        shared, of_item, of_user = self._layout.split(candidates.x)
-        found = shared @ self._model  # (n, 1 + MEMBERS) float32
-        logit, draws = found[:, 0].astype(np.float64), found[:, 1:]
-        variance = np.vecdot(draws, draws).astype(np.float64) / MEMBERS
-        mean, own = self._items.of_each(candidates.item, of_item)
-        logit += mean
-        variance += own
-        draws += (
-            np.sqrt(own).astype(np.float32)[:, None]
-            * _own_draws()[[crc32(item.encode()) % DRAWS for item in candidates.item]]
-        )
+    def rank(self, candidates: Candidates) -> Bounds:
+        shared, of_item, of_user = candidates.rows.layers(self._layout)
+        z, W = shared.z, shared.fold(self._model)  # (n, p) float64 and (p, 1 + PAIRS) float32
+        R = W[:, 1:] * np.float32(PAIRS**-0.5)
         if candidates.user is not None and self._layout.of_user:
-            mean, S = self._users.of_one(candidates.user)
-            logit += of_user @ mean
-            variance += np.vecdot(of_user @ S, of_user)
-            draws += of_user @ (
-                np.linalg.cholesky(S + np.float32(1e-7) * np.eye(len(S), dtype=np.float32)) @ _own_draws()[-len(S) :]
-            )
-        estimates = np.empty((len(found), 3 + MEMBERS))
-        estimates[:, 1] = logit.astype(np.float32)  # rounded, so that equal candidates tie
-        deviation = np.sqrt(variance)
-        estimates[:, 2] = (self._alpha * deviation).astype(np.float32)
-        estimates[:, 3:] = draws * (1.0 / np.maximum(deviation, 1e-18)).astype(np.float32)[:, None]
-        estimates[:, 0] = sigmoid(estimates[:, 1])
-        return estimates
+            U = of_user.fold(self._model_of(candidates.user))  # (p, 1 + PAIRS + q)
+            W = W + U[:, : 1 + PAIRS]
+            R = np.concatenate([R, U[:, 1 + PAIRS :]], axis=1)
+        W = W.astype(np.float64)
+        same = of_item.same()
+        mean, own = self._items.of_each(candidates.item, of_item.dense() if same is None else same)
+        f = z @ W[:, 0] + mean
+        deviation = np.sqrt(squares(z, R.astype(np.float64)) + own)
+
+        def draws(at: Array) -> Array:
+            t = z[at] @ W[:, 1:]
+            t += np.sqrt(own[at])[:, None] * _own_draws()[_own_rows(candidates.item, at)]
+            t /= np.maximum(deviation[at], 1e-18)[:, None]
+            return t.astype(np.float32)
+
+        return Bounds(f, self._alpha * deviation, draws)
+
+    def _model_of(self, user: str) -> Array:
+        """Return mean, PAIRS draws around 0, and a root of the covariance of a user's weights: (q, 1 + PAIRS + q)."""
+        row = self._users.ids.get(user)
+        known = self._models_of_users.get(row)
+        if known is not None:
+            return known
+        mean, S = self._users.of_one(user)
+        q = len(S)
+        root = np.linalg.cholesky(S + np.float32(1e-7) * np.eye(q, dtype=np.float32))
+        model: Array = np.concatenate([mean[:, None], root @ _own_draws()[-q:], root], axis=1)
+        if len(self._models_of_users) == MODELS:
+            self._models_of_users.clear()
+        self._models_of_users[row] = model
+        return model
+
+    def estimate(self, candidates: Candidates) -> Array:
+        return self.rank(candidates).estimates()
 
     def pmf(self, estimates: Array) -> Array:
-        return favoured_pmf(estimates[:, 1], estimates[:, 2], estimates[:, 3:])
+        return pmf_of_estimates(estimates)
 
     def summary(self) -> dict[str, Any]:
         """Count the items and users seen."""
@@ -244,5 +260,20 @@ class AdaptiveOnLayersScorer(Scorer):
 
 @lru_cache(maxsize=1)
 def _own_draws() -> Array:
-    """Return the fixed noise (DRAWS, MEMBERS) float32 in which each item has a row, found by its id."""
-    return np.ascontiguousarray(noise(0, 0, DRAWS).T)
+    """Return the fixed noise (DRAWS, PAIRS) float32 in which each item has a row, found by its id."""
+    return np.ascontiguousarray(noise(0, 0, DRAWS)[:PAIRS].T)
+
+
+class _OwnRows:
+    """Finds an item's row in the fixed noise."""
+
+    def find(self, items: Sequence[str]) -> Array:
+        return np.array([crc32(item.encode()) % DRAWS for item in items], dtype=np.intp)
+
+
+_OWN_ROWS = _OwnRows()
+
+
+def _own_rows(items: Sequence[str], at: Array) -> Array:
+    """Return the rows of those of the items that stand at `at`."""
+    return items.rows(_OWN_ROWS)[at] if isinstance(items, Ids) else _OWN_ROWS.find([items[row] for row in at.tolist()])

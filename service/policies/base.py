@@ -13,12 +13,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticUseDefault
+
+from service.layout import Rows
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -38,12 +41,23 @@ class Batch(NamedTuple):
     propensity: Array  # (B,) float64 in (0, 1]; nan where an imported event has none
 
 
-class Candidates(NamedTuple):
-    """The n items that are eligible in one request."""
+class Candidates:
+    """The n items that are eligible in one request.
 
-    x: Array  # (n, d) float32
-    item: Sequence[str]  # (n,)
-    user: str | None
+    Args:
+        x: (n, d) float32, or the same not multiplied out.
+        item: (n,) ids.
+        user: who asks.
+    """
+
+    def __init__(self, x: Array | Rows, item: Sequence[str], user: str | None) -> None:
+        self.rows = x if isinstance(x, Rows) else Rows.of(x)
+        self.item, self.user = item, user
+
+    @cached_property
+    def x(self) -> Array:
+        """The rows (n, d) float32."""
+        return self.rows.dense()
 
 
 # Descriptions of parameters that some kinds give another default.
@@ -88,8 +102,29 @@ class Params(BaseModel):
 P = TypeVar("P", bound=Params)
 
 
+class Ranked:
+    """The candidates of one request, scored by a scorer: what a slate is drawn from."""
+
+    def __init__(self, scorer: Scorer, estimates: Array) -> None:
+        self._scorer, self._estimates = scorer, estimates
+
+    def __len__(self) -> int:
+        return len(self._estimates)
+
+    def score(self, row: int) -> float:
+        """Return the score of one candidate."""
+        return float(self._estimates[row, 0])
+
+    def pmf(self, left: Array | None = None) -> Array:
+        """Compute the probabilities (m,) of the m candidates at `left`, of all if it is left out."""
+        return self._scorer.pmf(self._estimates if left is None else self._estimates[left])
+
+
 class Scorer(ABC):
-    """The serving half of a policy: immutable, built from one snapshot."""
+    """The serving half of a policy: immutable, built from one snapshot.
+
+    A decision calls `rank`. A scorer that need not estimate everything of every candidate says so there.
+    """
 
     @abstractmethod
     def estimate(self, candidates: Candidates) -> Array:
@@ -101,6 +136,10 @@ class Scorer(ABC):
 
         A slate of k > 1 items is drawn one by one. Each draw passes the rows of the candidates that are left.
         """
+
+    def rank(self, candidates: Candidates) -> Ranked:
+        """Score the candidates of one request. The result's pmf is that of `pmf` on `estimate`, up to rounding."""
+        return Ranked(self, self.estimate(candidates))
 
     def summary(self) -> dict[str, Any]:
         """Describe the learned state for `GET /policies/{name}`; JSON-serialisable."""

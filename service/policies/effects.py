@@ -118,27 +118,40 @@ class Effects:
 
 
 class ServedEffects:
-    """The serving half of `Effects`: immutable; the last row is an id never seen."""
+    """The serving half of `Effects`: immutable; the last of its m + 1 ids is one never seen."""
 
     def __init__(self, snapshot: Mapping[str, Array], name: str, q: int, *, ridge: float) -> None:
         self.ids = ItemIndex.from_array(expect(snapshot, name, (None,)))
         m = len(self.ids)
-        self._mean = np.concatenate([expect(snapshot, name + "_mean", (m, q)), np.zeros((1, q), dtype=np.float32)])
+        mean = np.concatenate([expect(snapshot, name + "_mean", (m, q)), np.zeros((1, q), dtype=np.float32)])
         unknown = pack(np.eye(q, dtype=np.float32)[None] / np.float32(ridge))
-        self._S = np.concatenate([expect(snapshot, name + "_S", (m, q * (q + 1) // 2)), unknown])
+        S = np.concatenate([expect(snapshot, name + "_S", (m, q * (q + 1) // 2)), unknown])
+        # An id's numbers stand in a column: a context that has few columns needs few rows of these. Covariances count
+        # twice in a quadratic form, and are kept doubled.
+        left, right = packed_index(q)
+        self._twice = np.where(left == right, np.float32(1), np.float32(2))
+        self._mean, self._S = np.ascontiguousarray(mean.T), S.T * self._twice[:, None]  # (q, m + 1), (P, m + 1)
+        self._element = unpack(np.arange(len(left))[None], q)[0]  # (q, q): the row of _S
         self.q = q
 
     def of_each(self, ids: Sequence[str], x: Array) -> tuple[Array, Array]:
-        """Return mean and variance (n,) of the effects of n ids, each on its row of x (n, q)."""
+        """Return mean and variance (n,) of the effects of n ids, on x (q,), or each on its row of x (n, q)."""
         rows = self.ids.rows(ids)
-        if len(x) and (x == x[0]).all():  # columns of the context are the same for all items
-            x = x[:1]
-        left, right = packed_index(self.q)
-        products = x[:, left] * x[:, right] * np.where(left == right, np.float32(1), np.float32(2))
-        return np.vecdot(self._mean[rows], x), np.vecdot(self._S[rows], products)
+        if x.ndim == 2:
+            left, right = packed_index(self.q)
+            products = x[:, left] * x[:, right]
+            return np.vecdot(self._mean.T[rows], x), np.maximum(np.vecdot(self._S.T[rows], products), 0.0)
+        used = x.nonzero()[0]
+        left, right = packed_index(len(used))
+        first, second = used[left], used[right]
+        products, elements = x[first] * x[second], self._element[first, second]
+        if 4 * len(rows) < self._S.shape[1]:  # few of many
+            mean, S = self._mean[used[:, None], rows], self._S[elements[:, None], rows]
+            return x[used] @ mean, np.maximum(products @ S, 0.0)
+        return (x[used] @ self._mean[used])[rows], np.maximum(products @ self._S[elements], 0.0)[rows]
 
     def of_one(self, one: str) -> tuple[Array, Array]:
         """Return an id's mean (q,) and S (q, q)."""
         row = self.ids.get(one)
         row = len(self.ids) if row is None else row
-        return self._mean[row], unpack(self._S[row : row + 1], self.q)[0]
+        return self._mean[:, row], unpack((self._S[:, row] / self._twice)[None], self.q)[0]

@@ -108,4 +108,4 @@ class LinTSScorer(Scorer):
         return estimates
 
     def pmf(self, estimates: Array) -> Array:
-        return shares(self._members @ estimates.T.astype(np.float32))
+        return shares(estimates.astype(np.float32) @ self._members.T)

@@ -29,8 +29,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.layout import Layout
+from service.layout import Layout, Rows
 from service.represent.fields import AnyField
+from service.represent.item_cache import ItemCache, Packed, rows_of
 from service.represent.misfits import Misfits, Side
 from service.represent.schema import FeatureSchema
 from service.represent.tokens import Tokens, add_own, add_up, mix, token_hash
@@ -46,22 +47,32 @@ class ItemBlock:
     """n items, encoded once and read-only: the part of their rows that does not depend on the context."""
 
     version: str  # of the encoder
-    columns: Array  # (n, item columns) float32: the declared fields, scaled
+    z: Array  # (n, 1 + item columns) float64: the constant 1, and the declared fields, scaled; float32 holds them
     hashed: Array  # (n, hash_dims) float32: the items' own tokens, scaled
     tokens: Array  # (n, m) uint64: their hashes, padded with 0
     values: Array  # (n, m) float64: their scaled values, padded with 0, which adds nothing to any row
 
     def __post_init__(self) -> None:
-        for array in (self.columns, self.hashed, self.tokens, self.values):
+        for array in (self.z, self.hashed, self.tokens, self.values):
             array.flags.writeable = False
 
     def __len__(self) -> int:
-        return len(self.columns)
+        return len(self.z)
+
+    @property
+    def columns(self) -> Array:
+        """The declared fields (n, item columns), scaled."""
+        return self.z[:, 1:]
 
     def take(self, indices: Sequence[int] | Array) -> ItemBlock:
         """Select the items at `indices`, in that order."""
         at = np.asarray(indices, dtype=np.intp)
-        return ItemBlock(self.version, self.columns[at], self.hashed[at], self.tokens[at], self.values[at])
+        return ItemBlock(self.version, self.z[at], self.hashed[at], self.tokens[at], self.values[at])
+
+    def packed(self) -> list[Packed]:
+        """Copy each item's arrays."""
+        arrays = (self.z, self.hashed, self.tokens, self.values)
+        return list(zip(*(rows_of(array) for array in arrays), strict=True))
 
     @staticmethod
     def concat(blocks: Sequence[ItemBlock]) -> ItemBlock:
@@ -80,9 +91,9 @@ class ItemBlock:
             rows, cols = slice(start, start + len(block)), slice(block.tokens.shape[1])
             tokens[rows, cols], values[rows, cols] = block.tokens, block.values
             start += len(block)
-        columns = np.concatenate([block.columns for block in blocks])
+        z = np.concatenate([block.z for block in blocks])
         hashed = np.concatenate([block.hashed for block in blocks])
-        return ItemBlock(versions.pop(), columns, hashed, tokens, values)
+        return ItemBlock(versions.pop(), z, hashed, tokens, values)
 
 
 class Encoder:
@@ -118,24 +129,28 @@ class Encoder:
         self._hash_length = math.hypot(context_share, item_share, cross_share)
         # A pair's value comes out as context_share * item_share * v; this makes it cross_share * v. So with crosses.
         self._cross_scale = cross_share / (context_share * item_share)
+        self._sent = ItemCache(lambda features, ids, misfits: self.items(features, ids, misfits=misfits), self._joined)
 
-        # Column j of the crosses is context column left[j] times item column right[j].
-        pairs = [
-            (left, right)
+        # A cross is a context column times an item column. With a constant on either side, every declared column is:
+        # column j of a row is context column left[j] times item column right[j], times scale[j].
+        crosses = [
+            (1 + left, 1 + right)
             for c, i in schema.crosses
             for left in self._context.columns_of(c)
             for right in self._item.columns_of(i)
         ]
+        of_context, of_item = range(1, 1 + len(self._context.columns)), range(1, 1 + len(self._item.columns))
+        pairs = [(0, 0), *((at, 0) for at in of_context), *((0, at) for at in of_item), *crosses]
         self._left = np.array([left for left, _ in pairs], dtype=np.intp)
         self._right = np.array([right for _, right in pairs], dtype=np.intp)
-        self._item_start = 1 + len(self._context.columns)
-        self._cross_start = self._item_start + len(self._item.columns)
-        self._hash_start = self._cross_start + len(pairs)
+        self._scale = np.ones(len(pairs), dtype=np.float32)
+        self._scale[0] = 0.5
+        self._scale[len(pairs) - len(crosses) :] = self._cross_scale
         self.columns: tuple[str, ...] = (
             "bias",
             *self._context.columns,
             *self._item.columns,
-            *(f"{self._context.columns[left]} × {self._item.columns[right]}" for left, right in pairs),
+            *(f"{self._context.columns[left - 1]} × {self._item.columns[right - 1]}" for left, right in crosses),
             *(f"hash[{i}]" for i in range(schema.hash_dims)),
         )
 
@@ -160,11 +175,29 @@ class Encoder:
             )
         ]
         columns *= side.share
+        z = np.ones((n, 1 + len(side.columns)))
+        z[:, 1:] = columns
         m = max((len(tokens) for tokens, _ in encoded), default=0)
         pad = [0] * m
         tokens = np.array([(some + pad)[:m] for some, _ in encoded], dtype=np.uint64).reshape(n, m)
         values = np.array([(some + pad)[:m] for _, some in encoded], dtype=np.float64).reshape(n, m)
-        return ItemBlock(self.version, columns, hashed, tokens, values)
+        return ItemBlock(self.version, z, hashed, tokens, values)
+
+    def sent(
+        self, features: Sequence[Mapping[str, Any]], ids: Sequence[str], *, misfits: Misfits | None = None
+    ) -> ItemBlock:
+        """Encode n items that a client sent, as `items` does; those that were sent before are found again."""
+        return self._sent.items(features, ids, Misfits() if misfits is None else misfits)
+
+    def _joined(self, packed: Sequence[Packed]) -> ItemBlock:
+        n, width = len(packed), max((len(tokens) for _, _, tokens, _ in packed), default=0)  # of the tokens, in bytes
+        z = np.frombuffer(b"".join([z for z, _, _, _ in packed])).reshape(n, 1 + len(self._item.columns))
+        hashed = np.frombuffer(b"".join([hashed for _, hashed, _, _ in packed]), dtype=np.float32)
+        tokens = np.frombuffer(b"".join([tokens.ljust(width, b"\0") for _, _, tokens, _ in packed]), dtype=np.uint64)
+        values = np.frombuffer(b"".join([values.ljust(width, b"\0") for _, _, _, values in packed]))
+        shape = (n, width // 8)
+        hashed = hashed.reshape(n, self.schema.hash_dims)
+        return ItemBlock(self.version, z, hashed, tokens.reshape(shape), values.reshape(shape))
 
     def encode(self, context: Mapping[str, Any], items: ItemBlock, *, misfits: Misfits | None = None) -> Array:
         """Encode one context with each of n items: X (n, d) float32, |x| ≤ 1 up to rounding.
@@ -177,22 +210,25 @@ class Encoder:
         Raises:
             ValueError: `items` comes from another encoder.
         """
+        return self.rows(context, items, misfits=misfits).dense()
+
+    def rows(self, context: Mapping[str, Any], items: ItemBlock, *, misfits: Misfits | None = None) -> Rows:
+        """Encode one context with each of n items as `encode` does, without multiplying the rows out.
+
+        Raises:
+            ValueError: `items` comes from another encoder.
+        """
         if items.version != self.version:
             raise ValueError(f"items of encoder {items.version} given to encoder {self.version}")
-        fields = np.zeros(len(self._context.columns), dtype=np.float32)
+        c = np.zeros(1 + len(self._context.columns), dtype=np.float32)
         hashed = np.zeros(self.schema.hash_dims)
-        tokens, values = self._context.encode(context, fields, hashed, Misfits() if misfits is None else misfits)
-        fields *= self._context.share
-        x = np.empty((len(items), self.d), dtype=np.float32)
-        x[:, 0] = 0.5
-        x[:, 1 : self._item_start] = fields
-        x[:, self._item_start : self._cross_start] = items.columns
-        if len(self._left):
-            left = fields[self._left] * np.float32(self._cross_scale)
-            np.multiply(items.columns[:, self._right], left, out=x[:, self._cross_start : self._hash_start])
+        tokens, values = self._context.encode(context, c[1:], hashed, Misfits() if misfits is None else misfits)
+        c *= self._context.share
+        c[0] = 1.0
+        z, weight = items.z, c[self._left] * self._scale
         if self.schema.hash_dims:
-            x[:, self._hash_start :] = self._hashed(hashed, tokens, values, items)
-        return x
+            z = np.concatenate([z, self._hashed(hashed, tokens, values, items).astype(np.float32)], axis=1)
+        return Rows(z, self._right, weight, items.z.shape[1])
 
     def _hashed(self, own: Array, tokens: list[int], values: list[float], items: ItemBlock) -> Array:
         """Return the hashed columns (n, dims) float64, of the context's own (dims,), its t tokens, and the items."""

@@ -33,6 +33,8 @@ def leaves(features: Mapping[str, Any], most: int = MAX_LEAVES) -> tuple[list[tu
         (path, value) in the object's order, and how many values were left out: beyond `most`, or within more than five
         objects. A value is a scalar, null or a list. A path has at most 256 characters. An empty object has no value.
     """
+    if len(features) <= most and not any(isinstance(value, dict) for value in features.values()):  # most are flat
+        return [(path[:MAX_STRING], value) for path, value in features.items()], 0
     found: list[tuple[str, Any]] = []
     left_out = _collect("", features, 1, found, most)
     return found, left_out
@@ -81,7 +83,7 @@ def level_of(value: Any) -> str:
     text of its Python value, cut.
     """
     if isinstance(value, str):
-        return value if len(value) <= MAX_STRING else value[:MAX_STRING]
+        return value[:MAX_STRING]
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:

@@ -28,8 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
-from service.layout import Layout
+from service.layout import Layout, Rows
 from service.represent.fields import CLOSED, MAX_LEVELS, MAX_SIZE, MAX_STRING
+from service.represent.item_cache import ItemCache, Packed, rows_of
 from service.represent.json_paths import is_vector, leaves, level_of, number_of
 from service.represent.misfits import Misfits, Reason, Side
 from service.represent.schema import MAX_COLUMNS
@@ -113,8 +114,12 @@ class Line(BaseModel):
         v = number_of(value)
         if v is None:
             return "wrong_type"
-        out[0] = np.interp(v, self.values, self.places)
+        out[0] = np.interp(v, *self._arrays)
         return None
+
+    @cached_property
+    def _arrays(self) -> tuple[Array, Array]:
+        return np.array(self.values), np.array(self.places)
 
 
 class Bend(BaseModel):
@@ -134,10 +139,14 @@ class Bend(BaseModel):
         v = number_of(value)
         if v is None:
             return "wrong_type"
-        at = float(np.interp(v, self.knots, np.arange(len(self.knots))))
+        at = float(np.interp(v, *self._arrays))
         low = min(int(at), len(self.knots) - 2)
         out[low], out[low + 1] = low + 1 - at, at - low
         return None
+
+    @cached_property
+    def _arrays(self) -> tuple[Array, Array]:
+        return np.array(self.knots), np.arange(len(self.knots), dtype=np.float64)
 
 
 class Words(BaseModel):
@@ -272,7 +281,7 @@ class ItemColumns:
     """n items' columns, the constant first, read-only."""
 
     version: str
-    z: Array  # (n, 1 + p) float32
+    z: Array  # (n, 1 + p) float64, of numbers that float32 holds
 
     def __post_init__(self) -> None:
         self.z.flags.writeable = False
@@ -282,6 +291,10 @@ class ItemColumns:
 
     def take(self, indices: Sequence[int] | Array) -> ItemColumns:
         return ItemColumns(self.version, self.z[np.asarray(indices, dtype=np.intp)])
+
+    def packed(self) -> list[Packed]:
+        """Copy each item's arrays."""
+        return [(z,) for z in rows_of(self.z)]
 
 
 class Columns:
@@ -296,6 +309,8 @@ class Columns:
             self.at[name] = slice(start, start + len(field.columns))
             start += len(field.columns)
         self.size = start
+        # Bound once: a model's attributes and slices cost as much as what is written.
+        self._writes = [(field.path, field.write, self.at[name]) for name, field in self.fields.items()]
         named = [f"{side}.{name}{suffix}" for name, field in self.fields.items() for suffix in field.columns]
         self.names = ["1", *named]
 
@@ -307,12 +322,12 @@ class Columns:
         values = dict(leaves(features)[0])
         if item is not None:
             values[ITEM_ID] = item
-        for name, field in self.fields.items():
-            value = values.get(field.path)
+        for path, write, columns in self._writes:
+            value = values.get(path)
             if value is not None:
-                reason = field.write(value, out[self.at[name]])
-                if reason is not None and field.path != ITEM_ID:
-                    misfits.add(self._side, field.path, reason)
+                reason = write(value, out[columns])
+                if reason is not None and path != ITEM_ID:
+                    misfits.add(self._side, path, reason)
 
 
 class LearnedEncoder:
@@ -342,6 +357,7 @@ class LearnedEncoder:
         self.d = len(scale)
         self._left, self._right = np.array(left, dtype=np.intp), np.array(right, dtype=np.intp)
         self._scale = np.array(scale, dtype=np.float32)
+        self._sent = ItemCache(lambda features, ids, misfits: self.items(features, ids, misfits=misfits), self._joined)
         names = ((self._context.names[i], self._item.names[j]) for i, j in zip(left, right, strict=True))
         self.columns: tuple[str, ...] = tuple(" × ".join(name for name in pair if name != "1") or "1" for pair in names)
 
@@ -353,6 +369,16 @@ class LearnedEncoder:
         z = np.zeros((len(features), self._item.size), dtype=np.float32)
         for row, item, item_id in zip(z, features, [None] * len(features) if ids is None else ids, strict=True):
             self._item.encode(item, row, misfits, item_id)
+        return ItemColumns(self.version, z.astype(np.float64))
+
+    def sent(
+        self, features: Sequence[Mapping[str, Any]], ids: Sequence[str], *, misfits: Misfits | None = None
+    ) -> ItemColumns:
+        """Encode n items that a client sent, as `items` does; those that were sent before are found again."""
+        return self._sent.items(features, ids, Misfits() if misfits is None else misfits)
+
+    def _joined(self, packed: Sequence[Packed]) -> ItemColumns:
+        z = np.frombuffer(b"".join([z for (z,) in packed])).reshape(len(packed), self._item.size)
         return ItemColumns(self.version, z)
 
     def encode(self, context: Mapping[str, Any], items: ItemColumns, *, misfits: Misfits | None = None) -> Array:
@@ -361,9 +387,16 @@ class LearnedEncoder:
         Raises:
             ValueError: `items` comes from another encoder.
         """
+        return self.rows(context, items, misfits=misfits).dense()
+
+    def rows(self, context: Mapping[str, Any], items: ItemColumns, *, misfits: Misfits | None = None) -> Rows:
+        """Encode one context with each of n items as `encode` does, without multiplying the rows out.
+
+        Raises:
+            ValueError: `items` comes from another encoder.
+        """
         if items.version != self.version:
             raise ValueError(f"items of encoder {items.version} given to encoder {self.version}")
         c = np.zeros(self._context.size, dtype=np.float32)
         self._context.encode(context, c, Misfits() if misfits is None else misfits)
-        x: Array = items.z[:, self._right] * (c[self._left] * self._scale)
-        return x
+        return Rows(items.z, self._right, c[self._left] * self._scale, items.z.shape[1])

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
-from service.layout import Layout
+from service.layout import Layout, Rows
 from service.represent.encoder import Encoder
 from service.represent.learned import LearnedEncoder, LearnedSchema
 from service.represent.misfits import Misfits
@@ -46,8 +46,16 @@ class AnyEncoder(Protocol):
     ) -> Block:
         """Encode n items, once for all contexts."""
 
+    def sent(
+        self, features: Sequence[Mapping[str, Any]], ids: Sequence[str], *, misfits: Misfits | None = None
+    ) -> Block:
+        """The same, of items that a client sent: those that were sent before are found again."""
+
     def encode(self, context: Mapping[str, Any], items: Block, *, misfits: Misfits | None = None) -> Array:
         """Encode one context with each of n items: (n, d) float32."""
+
+    def rows(self, context: Mapping[str, Any], items: Block, *, misfits: Misfits | None = None) -> Rows:
+        """The same, not multiplied out."""
 
 
 def schema_of(said: Mapping[str, Any]) -> AnySchema:

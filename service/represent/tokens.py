@@ -11,6 +11,7 @@ Letters: **n** candidates, **m** tokens of the item that has most, **t** tokens 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -108,6 +109,7 @@ class Tokens:
         self._misfits.add(self._side, path[1:], reason)
 
 
+@lru_cache(maxsize=1 << 14)  # the same levels come again and again
 def token_hash(token: str, side: bytes) -> int:
     """Return 64 bits, the same in every process and on every machine. `side` is b"context" or b"item".
 

@@ -22,7 +22,7 @@ from service.decide.catalogue import Catalogue
 from service.decide.decision import Request, decide
 from service.learn.trainer import Trainer
 from service.loop import LoopSettings
-from service.policies import KINDS, Candidates, Scorer
+from service.policies import KINDS, Candidates, Ranked, Scorer
 from service.records import Entry, Event, PolicyRecord, Successor, Training
 from service.represent.encoder import Encoder
 from service.represent.fit import WINDOW, Raw, fit, next_fit
@@ -254,15 +254,34 @@ class TimedScorer(Scorer):
         self.seconds = 0.0
 
     def estimate(self, candidates: Candidates) -> Array:
-        started = time.perf_counter()
-        estimates = self._scorer.estimate(candidates)
-        self.seconds += time.perf_counter() - started
-        return estimates
+        return self._scorer.estimate(candidates)
 
     def pmf(self, estimates: Array) -> Array:
+        return self._scorer.pmf(estimates)
+
+    def rank(self, candidates: Candidates) -> Ranked:
         started = time.perf_counter()
-        pmf = self._scorer.pmf(estimates)
+        ranked = TimedRanked(self, self._scorer.rank(candidates))
         self.seconds += time.perf_counter() - started
+        return ranked
+
+
+class TimedRanked(Ranked):
+    """Adds the time of the pmf to its scorer's."""
+
+    def __init__(self, timed: TimedScorer, ranked: Ranked) -> None:
+        self._timed, self._ranked = timed, ranked
+
+    def __len__(self) -> int:
+        return len(self._ranked)
+
+    def score(self, row: int) -> float:
+        return self._ranked.score(row)
+
+    def pmf(self, left: Array | None = None) -> Array:
+        started = time.perf_counter()
+        pmf = self._ranked.pmf(left)
+        self._timed.seconds += time.perf_counter() - started
         return pmf
 
 

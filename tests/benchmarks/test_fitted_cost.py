@@ -63,8 +63,7 @@ def decision(encoder: AnyEncoder, records: list[Raw], n: int) -> tuple[Callable[
     block = encoder.items([records[at % EVENTS].features for at in range(n)], ids)
 
     def decide() -> object:
-        x = encoder.encode(records[0].context, block)
-        return scorer.pmf(scorer.estimate(Candidates(x, ids, records[0].user)))
+        return scorer.rank(Candidates(encoder.rows(records[0].context, block), ids, records[0].user)).pmf()
 
     return decide, update_us
 

@@ -66,7 +66,7 @@ def calls(name: str, request: Candidates, past: Batch, encoder: Encoder) -> tupl
     policy.update(past)
     scorer = kind.scorer(policy.snapshot(), d=encoder.d, params=policy.params)
     one = Batch(past.x[:1], past.item[:1], past.user[:1], past.reward[:1], past.propensity[:1])
-    return lambda: scorer.pmf(scorer.estimate(request)), lambda: policy.update(one)
+    return lambda: scorer.rank(request).pmf(), lambda: policy.update(one)
 
 
 def medians(contenders: dict[str, Call], rounds: int) -> dict[str, float]:

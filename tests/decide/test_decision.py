@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from service.decide.active import UNIFORM, ActiveLoop
 from service.decide.decision import decide, draw_slate, request_of, seed_of, uniform
 from service.errors import NoCandidates
-from service.policies import Array, Candidates, Scorer
+from service.policies import Array, Candidates, Ranked, Scorer
 from service.represent.misfits import Misfits
 from tests.decide.builders import active_of, served_of
 from tests.decide.builders import request_of as request
@@ -70,7 +70,7 @@ def test_propensities_are_those_of_the_draw(floor: float, k: int, number: int) -
     """Each place is drawn from pmf and floor over what is left; the propensity is that very probability."""
     estimates = np.array([[1.0], [2.0], [3.0], [4.0]])
     scorer = Fixed()
-    slate = draw_slate(scorer, estimates, k=k, floor=floor, seed=seed_of("shop", str(number)))
+    slate = draw_slate(Ranked(scorer, estimates), k=k, floor=floor, seed=seed_of("shop", str(number)))
     assert len({pick.row for pick in slate}) == len(slate) == min(k, 4)
     left = [0, 1, 2, 3]
     for place, pick in enumerate(slate):
@@ -97,6 +97,19 @@ def test_uniform_numbers_are_uniform() -> None:
     n = 20_000
     numbers = np.sort([uniform(seed_of("shop", str(i)), 0) for i in range(n)])
     assert np.abs(numbers - np.arange(n) / n).max() < 1.95 / np.sqrt(n)
+
+
+def test_what_was_sent_before_changes_nothing() -> None:
+    """A candidate's features are found again where they were sent before; decisions and misfits are the same."""
+    active = shop()
+    sent = [(f"p{i}", {"kind": kind, "text": "x" * 300}) for i, kind in enumerate((1, 1.0, True, "1"))]
+    alone = decide(request("d1", candidates=sent, k=2), shop(), at=AT, misfits=(first := Misfits()))
+    for number in range(3):
+        decide(request("d0", candidates=sent[number:]), active, at=AT)
+    again = decide(request("d1", candidates=sent, k=2), active, at=AT, misfits=(later := Misfits()))
+    assert again[0] == alone[0]
+    assert again[1].tobytes() == alone[1].tobytes()
+    assert first.counts == later.counts
 
 
 def test_nothing_eligible_is_an_error() -> None:

@@ -103,7 +103,7 @@ def test_the_order_of_the_candidates_does_not_matter() -> None:
 def test_shares_are_counted() -> None:
     scores = np.zeros((MEMBERS, 3))
     scores[:32, 1] = 1.0  # elsewhere all three tie
-    np.testing.assert_allclose(shares(scores), [0.25, 0.5, 0.25], atol=1e-15)
+    np.testing.assert_allclose(shares(scores.T), [0.25, 0.5, 0.25], atol=1e-15)
 
 
 def test_bounds_are_logits_with_their_standard_deviations() -> None:

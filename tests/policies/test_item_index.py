@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
-from service.policies import ItemIndex
+from service.policies import Array, Ids, ItemIndex
 
 
 def test_ids_get_rows_in_order_of_first_appearance() -> None:
@@ -44,3 +46,22 @@ def test_ids_come_back_from_bytes(ids: list[str]) -> None:
 def test_anything_but_a_list_of_distinct_strings_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         ItemIndex.from_array(np.frombuffer(text.encode(), dtype=np.uint8))
+
+
+def test_rows_of_a_catalogue_are_looked_up_once_for_each_index() -> None:
+    looked_up: list[list[str]] = []
+
+    class Counting(ItemIndex):
+        def find(self, items: Sequence[str]) -> Array:
+            looked_up.append(list(items))
+            return super().find(items)
+
+    ids, one, other = Ids(["a", "b", "new"]), Counting(["b", "a"]), Counting(["a"])
+    part = ids.take(np.array([2, 0, 2]))
+    assert (list(part), len(part), part[1], part[1:]) == (["new", "a", "new"], 3, "a", ["a", "new"])
+    for _ in range(2):
+        assert one.rows(ids).tolist() == [1, 0, 2]
+        assert one.rows(part).tolist() == [2, 1, 2]
+        assert other.rows(ids).tolist() == [0, 1, 1]
+    assert looked_up == [["a", "b", "new"]] * 2
+    assert one.rows(["a"]).tolist() == [1]
