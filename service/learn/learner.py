@@ -27,7 +27,7 @@ from service.store.keys import CHANGES, USED, Keys
 from service.store.profile_store import LEASE as PROFILE
 from service.store.upgrade import upgrade
 
-PERIOD_S = 0.5
+PERIOD_S = 1.0  # of the heartbeat
 LOOK_S = 10.0  # from one look at every loop to the next, for what no announcement told
 AT_ONCE = 100  # loops that are asked for in one round trip
 
@@ -134,7 +134,7 @@ class Learner:
         )
         try:
             await asyncio.gather(
-                self._repeat(self._beat, stop, asyncio.Event()),
+                self._repeat(self._beat, stop, asyncio.Event(), every_s=PERIOD_S),
                 self._repeat(lambda: self._look(stop), stop, self._wake),
             )
         finally:
@@ -156,22 +156,32 @@ class Learner:
         self._due = 0.0
         self._wake.set()
 
-    async def _repeat(self, step: Callable[[], Awaitable[None]], stop: asyncio.Event, wake: asyncio.Event) -> None:
+    async def _repeat(
+        self,
+        step: Callable[[], Awaitable[None]],
+        stop: asyncio.Event,
+        wake: asyncio.Event,
+        *,
+        every_s: float | None = None,
+    ) -> None:
         while not stop.is_set():
             wake.clear()
             with suppress(StoreUnavailable):
                 await step()
-            await rest(stop, wake, within_s=PERIOD_S)
+            await rest(stop, wake, within_s=every_s)
 
     async def _beat(self) -> None:
         """Say that this learner is at work. It does not wait for `_look`, which takes long with many loops."""
         if await self._data_is_ours():
             await workers.learner_heartbeat(self._redis)
+            if time.monotonic() >= self._due:
+                self._wake.set()
+        elif self._identity is not None:
+            log.error("redis lost its data; nothing is learned until a person restarts the learner")
 
     async def _look(self, stop: asyncio.Event) -> None:
+        """Look at what was announced, and at everything when it is time."""
         if not await self._data_is_ours():
-            if self._identity is not None:
-                log.error("redis lost its data; nothing is learned until a person restarts the learner")
             return
         changed, self._changed = self._changed, set()
         try:
@@ -181,7 +191,7 @@ class Learner:
                 await self.follow(stop)
                 await loop_store.forget_deleted(self._redis)
         except StoreUnavailable:
-            self._look_at_all()
+            self._due = 0.0
             raise
 
     async def _data_is_ours(self) -> bool:

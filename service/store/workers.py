@@ -33,9 +33,10 @@ async def read_identity(redis: Redis) -> str | None:
 async def heartbeat(redis: Redis, worker: str) -> None:
     """Say that an API worker is alive."""
     at = await now(redis)
-    async with answering():
-        await redis.zadd(WORKERS, {worker: at})
-        await redis.zremrangebyscore(WORKERS, "-inf", at - 60)
+    async with answering(), redis.pipeline(transaction=False) as pipe:
+        pipe.zadd(WORKERS, {worker: at})
+        pipe.zremrangebyscore(WORKERS, "-inf", at - 60)
+        await pipe.execute()
 
 
 async def sign_off(redis: Redis, worker: str) -> None:

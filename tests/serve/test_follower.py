@@ -243,3 +243,23 @@ async def test_versions_are_told_by_loop_and_policy(
     await follower.refresh(name)
     assert follower.versions()[name] == {"p": 1}
     assert await policy_store.kept_versions(redis, keys, "p") == [1]
+
+
+async def test_what_no_announcement_told_is_found_by_the_look_at_everything(
+    redis: Redis, follower: Follower, name: str, settings: Settings
+) -> None:
+    keys = await make(redis, name)
+    await create_policy(redis, await loop_store.read_loop(redis, name), "p", "popularity", {}, serve_alone=True)
+    await follower._look()
+    before = follower.loop(name)
+    await follower._look()
+    assert follower.loop(name) is before, "nothing has changed, and it was made again"
+    await learn(redis, keys, "p", settings)
+    await follower._look()
+    assert follower.loop(name).served["p"].version == 1
+    await item_store.change_items(redis, keys, {"a": {}})
+    await follower._look()
+    assert follower.loop(name).catalogue.ids == ("a",)
+    await loop_store.delete_loop(redis, name)
+    await follower._look()
+    assert name not in follower.names

@@ -17,7 +17,7 @@ from service.errors import StoreUnavailable
 from service.run.embedded import EmbeddedRedis
 from service.store.connection import Script, connect
 from service.store.group_commit import GroupCommit
-from service.store.keys import Keys
+from service.store.keys import USED, Keys
 from tests.waiting import until_async
 
 pytestmark = pytest.mark.anyio
@@ -173,3 +173,21 @@ async def test_whatever_goes_wrong_nobody_waits_for_ever(redis: Redis, key: str)
         asyncio.gather(*(commit.run(APPEND, (key,), (n,)) for n in range(3)), return_exceptions=True), 10
     )
     assert [type(answer) for answer in answers] == [RuntimeError] * 3
+
+
+async def test_the_use_of_a_loop_is_announced_with_the_writes(redis: Redis, key: str) -> None:
+    """Once, however many writes; and the results are those of the writes alone."""
+    commit = GroupCommit(redis)
+    async with redis.pubsub() as channel:
+        await channel.subscribe(USED)
+        await channel.get_message(timeout=5)
+        results = await asyncio.gather(*(commit.run(APPEND, (key,), (n,), uses=key) for n in range(10)))
+        assert results == list(range(1, 11))
+        assert await commit.run(APPEND, (key,), ("again",), uses=key) == 11
+        await redis.publish(USED, "the end")
+        heard = []
+        while "the end" not in heard:
+            message = await channel.get_message(timeout=5)
+            assert message is not None
+            heard.append(message["data"].decode())
+    assert [loop for loop in heard if loop == key] == [key]
