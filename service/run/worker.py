@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from service.run.one_send import OneSend
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def make_server(settings: Settings, app: ASGIApp) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app,
+            http=OneSend,
             host=settings.host,
             port=settings.port,
             access_log=False,

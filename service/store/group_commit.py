@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from service.errors import StoreUnavailable
 from service.store.announcements import InUse
@@ -83,24 +83,54 @@ class GroupCommit:
         return results
 
     async def _send(self, batch: Sequence[Call], *, known: bool) -> list[Any]:
-        """Run a batch as one pipeline; return results, and errors in the place of results.
+        """Run a batch in one round trip; return results, and errors in the place of results.
 
         Args:
             known: the server knows the scripts by their digests. Else the first call of each carries its text.
         """
         told: set[str] = set()
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for script, keys, args, _, _ in batch:
-                if known or script.sha in told:
-                    pipe.evalsha(script.sha, len(keys), *keys, *args)
-                else:
-                    pipe.eval(script.text, len(keys), *keys, *args)
-                    told.add(script.sha)
-            for loop in self._in_use.untold({call.loop for call in batch if call.loop is not None}):
-                pipe.publish(USED, loop)
-            try:
-                results: list[Any] = await pipe.execute(raise_on_error=False)
-            except GONE as error:
-                self._in_use.forget()
-                return [error] * len(batch)
+        commands = []
+        for script, keys, args, _, _ in batch:
+            if known or script.sha in told:
+                commands.append(packed("EVALSHA", script.sha, len(keys), *keys, *args))
+            else:
+                commands.append(packed("EVAL", script.text, len(keys), *keys, *args))
+                told.add(script.sha)
+        loops = self._in_use.untold({call.loop for call in batch if call.loop is not None})
+        commands += [packed("PUBLISH", USED, loop) for loop in loops]
+        try:
+            results = await self._exchange(commands)
+        except GONE as error:
+            self._in_use.forget()
+            return [error] * len(batch)
         return results[: len(batch)]
+
+    async def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
+        """Send commands together; return their answers, and errors in the place of answers.
+
+        A pipeline of the client's does the same, at twice the CPU a command.
+        """
+        pool = self._redis.connection_pool
+        connection = await pool.get_connection()
+        answered: list[Any] = []
+        try:
+            await connection.send_packed_command(commands)
+            while len(answered) < len(commands):
+                try:
+                    answered.append(await connection.read_response())
+                except ResponseError as error:
+                    answered.append(error)
+        finally:
+            if len(answered) < len(commands):  # what it answers from now on is for nobody
+                await connection.disconnect(nowait=True)
+            await pool.release(connection)
+        return answered
+
+
+def packed(*parts: Value) -> bytes:
+    """Write a command as Redis reads it."""
+    lines = [b"*%d\r\n" % len(parts)]
+    for part in parts:
+        written = part if isinstance(part, bytes) else str(part).encode()
+        lines.append(b"$%d\r\n%b\r\n" % (len(written), written))
+    return b"".join(lines)
