@@ -185,6 +185,8 @@ class Learner:
             return
         changed, self._changed = self._changed, set()
         try:
+            if changed - self._loops.keys():
+                changed &= {*self._loops, *await loop_store.listed(self._redis)}
             await self._look_at(sorted(changed), stop)
             if time.monotonic() >= self._due:
                 self._due = time.monotonic() + LOOK_S

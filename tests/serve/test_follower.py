@@ -22,6 +22,7 @@ from service.settings import Settings
 from service.store import event_log, item_store, loop_store, policy_store, workers
 from service.store.codec import event_body, pack, row_bytes
 from service.store.keys import Keys
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -73,9 +74,13 @@ async def learn(redis: Redis, keys: Keys, policy: str, settings: Settings, *, n:
         )
         rows.append((event, body, row_bytes(row), 1.0, None))
     await event_log.append_imported(redis, keys, rows, remember=1000)
-    await redis.delete(keys.lease(policy))
     runner = PolicyRunner(redis, keys, policy, settings)
-    assert await runner.open()
+
+    async def opened() -> bool:  # the learner of another test's service may want the lease as well
+        await redis.delete(keys.lease(policy))
+        return await runner.open()
+
+    await until_async(opened, "the lease is ours")
     await runner.drain()
 
 
