@@ -49,7 +49,8 @@ MAY_IMPORT = {
     | {"service.serve", "service.decide", "service.represent", "service.policies", "service.store"},
     "service/learn": FOUNDATION | {"service.learn", "service.policies", "service.store"},
     "service/learn/fitter.py": FOUNDATION | {"service.represent", "service.store"},
-    "service/learn/profiler.py": FOUNDATION | {"service.represent", "service.store", "service.learn.fitter"},
+    "service/learn/profiler.py": FOUNDATION
+    | {"service.represent", "service.store", "service.learn.bell", "service.learn.fitter"},
     "service/admin": FOUNDATION
     | {
         "service.admin",

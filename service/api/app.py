@@ -36,6 +36,7 @@ from service.serve.follower import Follower
 from service.serve.misfit_counter import MisfitCounter
 from service.serve.recommend import Recommender
 from service.settings import Settings
+from service.store.announcements import end
 from service.store.connection import connect
 from service.store.decisions import DecisionWriter
 from service.store.group_commit import GroupCommit
@@ -114,7 +115,7 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
                     metrics=metrics,
                 )
             finally:
-                await _end(*tasks)
+                await end(*tasks)
                 with suppress(StoreUnavailable):
                     await sign_off(redis, follower.worker)
 
@@ -146,14 +147,6 @@ def _end_worker(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
         log.critical("a background task died; this worker ends", exc_info=error)
         signal.raise_signal(signal.SIGTERM)
-
-
-async def _end(*tasks: asyncio.Task[None]) -> None:
-    """Cancel tasks until all are done: a cancellation that meets a time-out inside the Redis client can get lost."""
-    while waiting := [task for task in tasks if not task.done()]:
-        for task in waiting:
-            task.cancel()
-        await asyncio.wait(waiting, timeout=0.5)
 
 
 async def _when_there(redis: Redis, follower: Follower) -> None:

@@ -4,89 +4,197 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable, UnreadableRecord
+from service.learn.bell import Bell, rest
 from service.learn.profiler import Profiler
 from service.learn.runner import PolicyRunner
 from service.learn.sweeper import Sweeper
 from service.settings import Settings
-from service.store import loop_store, policy_store, workers
+from service.store import event_log, loop_store, policy_store, workers
+from service.store.announcements import end, listen
 from service.store.codec import NewerFormat
 from service.store.connection import connect
-from service.store.keys import Keys
+from service.store.keys import CHANGES, USED, Keys
 from service.store.profile_store import LEASE as PROFILE
 from service.store.upgrade import upgrade
 
-PERIOD_S = 0.5
+PERIOD_S = 1.0  # of the heartbeat
+LOOK_S = 10.0  # from one look at every loop to the next, for what no announcement told
+AT_ONCE = 100  # loops that are asked for in one round trip
 
 log = structlog.get_logger()
 
 
+@dataclass
+class _Known:
+    """A loop whose tasks were started."""
+
+    keys: Keys
+    bell: Bell
+    state: tuple[bytes | None, bytes | None] | None  # id and epoch at the last look; None: look again
+    end: str | None = None  # of its log at the last look
+
+
 class Learner:
-    """Starts a task for whatever is new. Tasks of what is gone end by themselves."""
+    """Starts a task for whatever is new. Tasks of what is gone end by themselves.
+
+    Announcements say which loops changed and which are used. Now and then it looks at all of them.
+    """
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis, self._settings = redis, settings
         self._tasks: dict[tuple[Keys, str], asyncio.Task[None]] = {}
+        self._loops: dict[str, _Known] = {}
+        self._changed: set[str] = set()  # names of loops to look at
+        self._wake = asyncio.Event()
+        self._due = 0.0  # when all are to be looked at, on the monotonic clock
         self._unreadable: set[str] = set()  # loops that cannot be read, each told once
         self._identity: str | None = None  # of the data, when it was first seen
 
     async def follow(self, stop: asyncio.Event) -> None:
-        """Start a task for every loop and policy that has none.
+        """Start a task for every loop and policy that has none; wake the loops whose log has grown.
 
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        self._tasks = {key: task for key, task in self._tasks.items() if not task.done()}
-        for name in await loop_store.loop_names(self._redis):
-            try:
-                record = await loop_store.read_loop(self._redis, name)
-                self._unreadable.discard(name)
-            except NotFound:  # deleted this very moment
-                continue
-            except (UnreadableRecord, NewerFormat) as error:
-                if name not in self._unreadable:
-                    log.error("loop cannot be read", loop=name, why=str(error))
-                self._unreadable.add(name)
-                continue
-            keys = Keys(name, record.id)
-            if (keys, "") not in self._tasks:
-                self._tasks[keys, ""] = asyncio.create_task(Sweeper(self._redis, keys).run(stop))
-            if (keys, PROFILE) not in self._tasks:
-                self._tasks[keys, PROFILE] = asyncio.create_task(Profiler(self._redis, keys).run(stop))
-            for policy in await policy_store.policy_names(self._redis, keys):
-                if (keys, policy) not in self._tasks:
-                    runner = PolicyRunner(self._redis, keys, policy, self._settings)
-                    self._tasks[keys, policy] = asyncio.create_task(runner.run(stop))
+        names = sorted({*self._loops, *await loop_store.listed(self._redis)})
+        for first in range(0, len(names), AT_ONCE):
+            some = names[first : first + AT_ONCE]
+            await self._look_at(some, stop)
+            known = [self._loops[name] for name in some if name in self._loops]
+            ends = await event_log.ends(self._redis, [one.keys for one in known])
+            for one, last in zip(known, ends, strict=True):
+                if one.end not in (None, last):
+                    one.bell.ring()
+                one.end = last
+
+    async def _look_at(self, names: Sequence[str], stop: asyncio.Event) -> None:
+        """Start what is missing in those of these loops that have changed."""
+        for name, state in (await loop_store.epochs(self._redis, names)).items():
+            if name not in self._loops or self._loops[name].state != state:
+                await self._start(name, state, stop)
+
+    async def _start(self, name: str, state: tuple[bytes | None, bytes | None], stop: asyncio.Event) -> None:
+        known = self._loops.get(name)
+        if known is not None:
+            known.bell.ring()  # tasks of what is gone are to notice
+        try:
+            record = await loop_store.read_loop(self._redis, name)
+            self._unreadable.discard(name)
+        except NotFound:
+            self._loops.pop(name, None)
+            return
+        except (UnreadableRecord, NewerFormat) as error:
+            if name not in self._unreadable:
+                log.error("loop cannot be read", loop=name, why=str(error))
+            self._unreadable.add(name)
+            return
+        keys = Keys(name, record.id)
+        if known is None or known.keys != keys:
+            known = self._loops[name] = _Known(keys, Bell(awake=False), state)
+        known.state = state
+        self._run(keys, "", Sweeper(self._redis, keys).run, stop)
+        self._run(keys, PROFILE, Profiler(self._redis, keys).run, stop)
+        for policy in await policy_store.policy_names(self._redis, keys):
+            self._run(keys, policy, PolicyRunner(self._redis, keys, policy, self._settings).run, stop)
+
+    def _run(
+        self,
+        keys: Keys,
+        what: str,
+        run: Callable[[asyncio.Event, Bell], Coroutine[Any, Any, None]],
+        stop: asyncio.Event,
+    ) -> None:
+        """Start a task, unless it runs already."""
+        if (keys, what) in self._tasks:
+            return
+
+        def ended(_: asyncio.Task[None]) -> None:
+            del self._tasks[keys, what]
+            if (known := self._loops.get(keys.loop)) is not None:
+                known.state = None  # what is gone may have been made again meanwhile
+            self._tell(keys.loop)
+
+        task = self._tasks[keys, what] = asyncio.create_task(run(stop, self._loops[keys.loop].bell))
+        task.add_done_callback(ended)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`; then every policy is checkpointed and every lease let go."""
-        await asyncio.gather(self._repeat(self._beat, stop), self._repeat(lambda: self._look(stop), stop))
+        listening = asyncio.create_task(
+            listen(self._redis, CHANGES, USED, heard=self._heard, connected=self._look_at_all)
+        )
+        try:
+            await asyncio.gather(
+                self._repeat(self._beat, stop, asyncio.Event(), every_s=PERIOD_S),
+                self._repeat(lambda: self._look(stop), stop, self._wake),
+            )
+        finally:
+            await end(listening)
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _repeat(self, step: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+    def _heard(self, channel: str, name: str) -> None:
+        if channel == USED and name in self._loops:
+            self._loops[name].bell.ring()
+        else:
+            self._tell(name)
+
+    def _tell(self, name: str) -> None:
+        """Have a loop looked at."""
+        self._changed.add(name)
+        self._wake.set()
+
+    def _look_at_all(self) -> None:
+        self._due = 0.0
+        self._wake.set()
+
+    async def _repeat(
+        self,
+        step: Callable[[], Awaitable[None]],
+        stop: asyncio.Event,
+        wake: asyncio.Event,
+        *,
+        every_s: float | None = None,
+    ) -> None:
         while not stop.is_set():
+            wake.clear()
             with suppress(StoreUnavailable):
                 await step()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), PERIOD_S)
+            await rest(stop, wake, within_s=every_s)
 
     async def _beat(self) -> None:
         """Say that this learner is at work. It does not wait for `_look`, which takes long with many loops."""
         if await self._data_is_ours():
             await workers.learner_heartbeat(self._redis)
-
-    async def _look(self, stop: asyncio.Event) -> None:
-        if await self._data_is_ours():
-            await self.follow(stop)
-            await loop_store.forget_deleted(self._redis)
+            if time.monotonic() >= self._due:
+                self._wake.set()
         elif self._identity is not None:
             log.error("redis lost its data; nothing is learned until a person restarts the learner")
+
+    async def _look(self, stop: asyncio.Event) -> None:
+        """Look at what was announced, and at everything when it is time."""
+        if not await self._data_is_ours():
+            return
+        changed, self._changed = self._changed, set()
+        try:
+            if changed - self._loops.keys():
+                changed &= {*self._loops, *await loop_store.listed(self._redis)}
+            await self._look_at(sorted(changed), stop)
+            if time.monotonic() >= self._due:
+                self._due = time.monotonic() + LOOK_S
+                await self.follow(stop)
+                await loop_store.forget_deleted(self._redis)
+        except StoreUnavailable:
+            self._due = 0.0
+            raise
 
     async def _data_is_ours(self) -> bool:
         """Return whether Redis holds the data that this learner began with."""

@@ -18,8 +18,9 @@ import structlog
 from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable
+from service.learn.bell import Bell, rest
 from service.learn.fitter import Fitter
-from service.records import START, Entry, Event, LoopRecord, Successor
+from service.records import START, Entry, Event, LoopRecord, Successor, order
 from service.represent.notices import notices_of
 from service.represent.profile import Profile
 from service.represent.schema import FeatureSchema
@@ -62,6 +63,7 @@ class Profiler:
         self._saved: str  # and the last whose count was written
         self.due_at = 0.0
         self._fitter = Fitter(redis, keys)
+        self._left: str | None = None  # what was counted to when the lease was let go for want of work
 
     async def open(self) -> bool:
         """Take the lease and go on from the checkpoint; False while another learner holds it.
@@ -73,6 +75,9 @@ class Profiler:
         await self._read_loop()
         if not await self._lease.acquire():
             return False
+        left, self._left = self._left, None
+        if left not in (None, START) and left == await profile_store.read_position(self._redis, self._keys):
+            return True  # what is in memory is what is written
         record = await profile_store.read_profile(self._redis, self._keys)
         try:
             state = None if record.state is None else unpack(record.state)
@@ -83,6 +88,17 @@ class Profiler:
             record, self._profile = ProfileRecord(), Profile()
         self.position = self._saved = record.position
         return True
+
+    async def _behind(self) -> bool:
+        """Return whether the log holds what was not counted.
+
+        Raises:
+            NotFound: the loop is gone.
+        """
+        await self._read_loop()
+        position = await profile_store.read_position(self._redis, self._keys)
+        (end,) = await event_log.ends(self._redis, [self._keys])
+        return order(end) > order(position)
 
     async def _read_loop(self) -> None:
         loop = await loop_store.read_loop(self._redis, self._keys.loop)
@@ -167,14 +183,22 @@ class Profiler:
         found = notices_of(self._profile, reward_range=loop.settings.reward_range, fits=fits)
         return pack(self._profile.state()), [asdict(notice) for notice in found]
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Count until `stop`, or until the loop is gone; at the end write down what was counted and let go."""
+    async def run(self, stop: asyncio.Event, bell: Bell) -> None:
+        """Count until `stop`, or until the loop is gone; at the end write down what was counted and let go.
+
+        While the loop is not used and there is nothing to count it holds no lease, and sleeps until the bell rings.
+        """
         pause = RETRY_S
         while not stop.is_set():
+            rung = bell.next
             try:
+                if not bell.awake and not await self._behind():
+                    await rest(stop, rung)
+                    continue
                 if await self.open():
                     pause = RETRY_S
-                    await self._hold(stop)
+                    await self._hold(stop, bell)
+                    continue
             except (NotFound, CountedElsewhere):
                 if await self._gone():
                     return
@@ -198,9 +222,9 @@ class Profiler:
             return False
         return False
 
-    async def _hold(self, stop: asyncio.Event) -> None:
-        renewed = time.monotonic()
-        while not stop.is_set():
+    async def _hold(self, stop: asyncio.Event, bell: Bell) -> None:
+        renewed, read = time.monotonic(), 1
+        while not stop.is_set() and (read or bell.awake or self.position != self._saved):
             read = await self.step()
             if read < 1000 and await self._fitter.is_due(self._profile.events):
                 await self._fit()
@@ -214,6 +238,7 @@ class Profiler:
         if self.position != self._saved:
             await self.save()
         await self._lease.release()
+        self._left = self._saved
 
     async def _fit(self) -> None:
         """Let the fitter work; it may take longer than a lease lasts."""

@@ -19,33 +19,38 @@ SHARE = 0.05  # of the learner's time that publishing may take
 
 
 class Publisher:
-    """Paces and writes the checkpoints of one policy."""
+    """Paces and writes the checkpoints of one policy.
+
+    Attributes:
+        record: the policy as it was last written.
+        dirty: whether something was read since.
+    """
 
     def __init__(self, lease: Lease, settings: Settings, record: PolicyRecord) -> None:
-        self._lease, self._settings, self._record = lease, settings, record
+        self._lease, self._settings, self.record = lease, settings, record
         self._alarm = record.alarms[-1]["number"] if record.alarms else 0  # the newest that is in the loop's stream
         self._known: dict[str, Any] = {}  # version -> schema of the encoders that were written down
         self._published: bytes | None = None  # the newest snapshot, to see whether the next one differs
         self._encoder: str | None = None  # of the newest version
         self._cost_s, self._last = 0.0, 0.0
-        self._dirty = self._servable = False
+        self.dirty = self._servable = False
 
     def resume(self, trainer: Trainer) -> None:
         """Take up a policy that was loaded from its checkpoint."""
-        if self._record.version:
+        if self.record.version:
             self._published = pack(trainer.policy.snapshot(), encoder=trainer.swapped)
             self._encoder = trainer.encoder
             self._servable = True
 
     def touch(self, *, trained: bool) -> None:
         """Note that something was read since the last checkpoint. A batch-trained policy serves once it has trained."""
-        self._dirty = True
+        self.dirty = True
         if trained:
             self._servable, self._last = True, 0.0
 
     def due_in(self) -> float:
         """Return the seconds until the next write; 1 when there is nothing to write."""
-        if not self._dirty:
+        if not self.dirty:
             return 1.0
         period = max(self._settings.publish_period_ms / 1000, self._cost_s / SHARE)
         return self._last + period - time.monotonic()
@@ -55,12 +60,12 @@ class Publisher:
         state, snapshot, cpu_s = await asyncio.to_thread(_serialise, trainer)
         new = snapshot != self._published and (self._servable or not trainer.policy.batch_trained)
         record = replace(
-            self._record,
+            self.record,
             position=trainer.position,
             events=trainer.events,
             alarms=trainer.alarms,
             encoding=trainer.encoding,
-            version=self._record.version + new,
+            version=self.record.version + new,
         )
         schemas = trainer.schemas
         started = time.monotonic()
@@ -75,11 +80,11 @@ class Publisher:
             most_encoders=MOST_OF_A_POLICY if trainer.encoder != self._encoder else None,
         )
         if done:
-            self._record, self._known = record, schemas
+            self.record, self._known = record, schemas
             self._encoder = trainer.encoder if new else self._encoder
             self._alarm = trainer.alarms[-1]["number"] if trainer.alarms else 0
             self._published = snapshot if new else self._published
-            self._dirty = False
+            self.dirty = False
             self._last = time.monotonic()
             cost = cpu_s + self._last - started
             self._cost_s = cost if new else max(cost, CHECKPOINT_S * SHARE)

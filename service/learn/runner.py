@@ -18,10 +18,11 @@ import structlog
 from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable
+from service.learn.bell import Bell, rest
 from service.learn.publisher import Publisher
 from service.learn.trainer import Trainer
 from service.policies import NumericalError
-from service.records import START, Entry, LoopRecord, PolicyRecord, Successor
+from service.records import START, Entry, LoopRecord, PolicyRecord, Successor, order
 from service.settings import Settings
 from service.store import encoders, event_log, item_store, loop_store, policy_store
 from service.store.codec import NewerFormat, unpack
@@ -49,6 +50,7 @@ class PolicyRunner:
         self._trainer: Trainer
         self._publisher: Publisher
         self._told: dict[str, Any]  # what the service's log knows of encoders
+        self._left: tuple[str, str, int] | None = None  # what was written when the lease was let go for want of work
 
     async def open(self) -> bool:
         """Take the lease and go on from the checkpoint; False while another learner holds it.
@@ -62,6 +64,9 @@ class PolicyRunner:
         if not await self._lease.acquire():
             return False
         loop, record = await self._read()  # the last holder's last word
+        left, self._left = self._left, None
+        if record.position != START and left == _mark(record):  # ours: what it wrote is still in memory
+            return True
         schemas = await encoders.read_schemas(self._redis, self._keys, record.needs)
         self._trainer = Trainer.of(loop, record, schemas)
         state = await policy_store.read_state(self._redis, self._keys, self._name)
@@ -84,6 +89,16 @@ class PolicyRunner:
         if loop.id != self._keys.id:
             raise NotFound(f"the loop {loop.name!r} of then is gone", code="unknown_loop")
         return loop, await policy_store.read_policy(self._redis, self._keys, self._name)
+
+    async def _behind(self) -> bool:
+        """Return whether the log holds what the policy has not learned.
+
+        Raises:
+            NotFound, NewerFormat: as `open`.
+        """
+        _, record = await self._read()
+        (end,) = await event_log.ends(self._redis, [self._keys])
+        return order(end) > order(record.position)
 
     async def step(self) -> int:
         """Learn from the next entries, publish when it is time; return the number of entries read.
@@ -185,15 +200,23 @@ class PolicyRunner:
         if not await self._publisher.publish(self._trainer):
             raise LeaseLost(self._name)
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Learn until `stop`, or until the policy is gone; at the end publish what was learned and let go."""
+    async def run(self, stop: asyncio.Event, bell: Bell) -> None:
+        """Learn until `stop`, or until the policy is gone; at the end publish what was learned and let go.
+
+        While its loop is not used and there is nothing to learn it holds no lease, and sleeps until the bell rings.
+        """
         pause = RETRY_S
         where = {"loop": self._keys.loop, "policy": self._name}
         while not stop.is_set():
+            rung = bell.next
             try:
+                if not bell.awake and not await self._behind():
+                    await rest(stop, rung)
+                    continue
                 if await self.open():
                     pause = RETRY_S
-                    await self._hold(stop)
+                    await self._hold(stop, bell)
+                    continue
             except NotFound:
                 return
             except LeaseLost:
@@ -221,17 +244,21 @@ class PolicyRunner:
             return False
         return False
 
-    async def _hold(self, stop: asyncio.Event) -> None:
-        """Learn for as long as the lease is ours."""
+    async def _hold(self, stop: asyncio.Event, bell: Bell) -> None:
+        """Learn for as long as the lease is ours and the loop is used."""
         keeper = asyncio.create_task(self._keep_lease())
+        read = 1
         try:
-            while not stop.is_set():
+            while not stop.is_set() and (read or bell.awake or self._publisher.dirty):
                 if keeper.done():  # an idle policy writes nothing, and would not learn that its lease, or it, is gone
                     raise LeaseLost(self._name)
-                if 0 < await self.step() < 1000:
+                read = await self.step()
+                if 0 < read < 1000:
                     await asyncio.sleep(GATHER_S)
-            await self._publish()
+            if self._publisher.dirty:
+                await self._publish()
             await self._lease.release()
+            self._left = _mark(self._publisher.record)
         finally:
             keeper.cancel()
 
@@ -240,3 +267,8 @@ class PolicyRunner:
         with suppress(StoreUnavailable):  # then the next step fails too
             while await self._lease.renew():
                 await asyncio.sleep(LEASE_MS / 4000)
+
+
+def _mark(record: PolicyRecord) -> tuple[str, str, int]:
+    """Return what tells one checkpoint of a policy from another."""
+    return record.id, record.position, record.version

@@ -10,8 +10,9 @@ import structlog
 from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable
+from service.learn.bell import Bell, rest
 from service.store import encoders, event_log, loop_store, policy_store
-from service.store.decisions import settle_due
+from service.store.decisions import next_due_in, settle_due
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 
@@ -53,13 +54,18 @@ class Sweeper:
             self._looked = time.monotonic()
             await encoders.forget_unused(self._redis, self._keys)
 
-    async def run(self, stop: asyncio.Event, *, every_s: float = 0.25) -> None:
-        """Sweep until `stop`, or until the loop is gone."""
+    async def run(self, stop: asyncio.Event, bell: Bell, *, every_s: float = 0.25) -> None:
+        """Sweep until `stop`, or until the loop is gone: often while it is used, else at the next deadline."""
         failing = False
         while not stop.is_set():
+            rung = bell.next
             try:
                 await self.step()
                 failing = False
+                if not bell.awake:
+                    due_in = await next_due_in(self._redis, self._keys)
+                    await rest(stop, rung, within_s=None if due_in is None else max(due_in, every_s))
+                    continue
             except NotFound:
                 return
             except StoreUnavailable:

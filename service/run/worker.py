@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from service.run.one_send import OneSend
 from service.run.pulse import beating
 from service.settings import Settings
 
@@ -49,6 +50,7 @@ def make_server(settings: Settings, app: ASGIApp, pulse: int | None = None) -> S
     return Server(
         uvicorn.Config(
             app,
+            http=OneSend,
             host=settings.host,
             port=settings.port,
             access_log=False,

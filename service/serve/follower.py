@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 from redis.asyncio import Redis
@@ -24,11 +23,16 @@ from service.records import LoopRecord
 from service.represent.stored import AnyEncoder, make_encoder, schema_of, stored_encoder
 from service.store import encoders as encoder_store
 from service.store import item_store, loop_store, policy_store, workers
+from service.store.announcements import listen
 from service.store.codec import encoder_of, unpack
-from service.store.connection import GONE
 from service.store.keys import CHANGES, Keys
 
-POLL_S = 1.0  # the announcements are fire-and-forget; a poll catches what they lost
+BEAT_S = 1.0
+LOOK_S = 10.0  # from one look at every loop to the next, for what no announcement told
+AT_ONCE = 100  # loops that are asked for in one round trip
+
+Seen: TypeAlias = tuple[bytes | None, bytes | None, Mapping[str, tuple[str, int] | None]]
+"""What an active loop was made of: its id, its epoch, and the id and newest version of each policy that serves."""
 
 log = structlog.get_logger()
 
@@ -43,6 +47,8 @@ class Follower:
         self._wake, self._refreshing = asyncio.Event(), asyncio.Lock()
         self._refused: set[tuple[str, int]] = set()  # (policy id, version) not to be tried again
         self._failing: set[str] = set()  # loops that cannot be loaded, each told once
+        self._seen: dict[str, Seen] = {}
+        self._due = 0.0  # when all loops are to be looked at, on the monotonic clock
         self._identity: str | None = None
         self.swaps = self.refused = 0
         self.store_since: float | None = None  # since when Redis has not answered (monotonic)
@@ -81,21 +87,15 @@ class Follower:
         """
         self._identity = await workers.store_identity(self._redis)
         await self._poll()
+        await self._look()
 
     def run(self) -> list[asyncio.Task[None]]:
         """Follow the announcements, and poll, until each task is cancelled."""
-        return [asyncio.create_task(part) for part in (self._listen(), self._poll_forever(), self._follow())]
+        listening = listen(self._redis, CHANGES, heard=lambda _, name: self.nudge(name), connected=self._look_soon)
+        return [asyncio.create_task(part) for part in (listening, self._poll_forever(), self._follow())]
 
-    async def _listen(self) -> None:
-        while True:
-            with suppress(*GONE):
-                async with self._redis.pubsub() as channel:
-                    await channel.subscribe(CHANGES)
-                    while True:
-                        message = await channel.get_message(ignore_subscribe_messages=True, timeout=POLL_S)
-                        if message is not None:
-                            self.nudge(message["data"].decode())
-            await asyncio.sleep(0.1)  # Redis is gone; ask again soon
+    def _look_soon(self) -> None:
+        self._due = 0.0
 
     async def _follow(self) -> None:
         while True:
@@ -112,10 +112,12 @@ class Follower:
         while True:
             try:
                 await self._poll()
+                if time.monotonic() >= self._due:
+                    await self._look()
                 self.store_since = None
             except StoreUnavailable:
                 self._lost_touch()
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(BEAT_S)
 
     def _lost_touch(self) -> None:
         if self.store_since is None:
@@ -131,8 +133,30 @@ class Follower:
             return
         self.store_lost = False
         await workers.heartbeat(self._redis, self.worker)
-        for name in {*self._loops, *await loop_store.loop_names(self._redis)}:
-            await self.refresh(name)
+
+    async def _look(self) -> None:
+        """Refresh every loop that is no longer what it was made of."""
+        self._due = time.monotonic() + LOOK_S
+        try:
+            names = sorted({*self._loops, *await loop_store.listed(self._redis)})
+            for first in range(0, len(names), AT_ONCE):
+                for name, seen in (await self._see(names[first : first + AT_ONCE])).items():
+                    if self._seen.get(name) != seen:
+                        await self.refresh(name)
+        except StoreUnavailable:
+            self._look_soon()
+            raise
+
+    async def _see(self, names: Sequence[str]) -> dict[str, Seen]:
+        """Return what these loops would be made of now."""
+        served = {name: (Keys(name, found.id), found.served) for name in names if (found := self._loops.get(name))}
+        policies = [(keys, policy) for keys, serving in served.values() for policy in serving]
+        newest: dict[str, dict[str, tuple[str, int] | None]] = {name: {} for name in names}
+        versions = await policy_store.newest_versions(self._redis, policies)
+        for (keys, policy), version in zip(policies, versions, strict=True):
+            newest[keys.loop][policy] = version
+        epochs = await loop_store.epochs(self._redis, names)
+        return {name: (*epochs[name], newest[name]) for name in names}
 
     async def refresh(self, name: str) -> None:
         """Build the loop's newest state beside the old one, check it, swap.
@@ -158,6 +182,7 @@ class Follower:
             record = await loop_store.read_loop(self._redis, name)
         except NotFound:
             self._loops = {other: active for other, active in self._loops.items() if other != name}
+            self._seen.pop(name, None)
             return
         keys = Keys(name, record.id)
         old = self._loops.get(name)
@@ -165,7 +190,9 @@ class Follower:
             old = None
         encoders = _Encoders(self._redis, keys, record, old)
         encoder = await encoders.of_loop()
-        served = await self._served(keys, record, old, encoders)
+        policies = [policy for policy, share in record.traffic.items() if share > 0]
+        newest = await policy_store.latest_versions(self._redis, keys, policies)
+        served = await self._served(keys, record, old, encoders, newest)
         catalogue = await self._catalogue(keys, record, old, encoder, served)
         new = ActiveLoop(
             name=name,
@@ -180,6 +207,7 @@ class Follower:
         self._loops = {**self._loops, name: new}
         if old is None or old.epoch != new.epoch:
             await workers.adopt(self._redis, keys, self.worker, new.epoch)
+        self._seen[name] = (record.id.encode(), b"%d" % record.epoch, newest)
 
     async def _catalogue(
         self,
@@ -199,12 +227,16 @@ class Follower:
         return await asyncio.to_thread(lambda: Catalogue.of(version, features, encoder).encoded(live.values()))
 
     async def _served(
-        self, keys: Keys, record: LoopRecord, old: ActiveLoop | None, encoders: _Encoders
+        self,
+        keys: Keys,
+        record: LoopRecord,
+        old: ActiveLoop | None,
+        encoders: _Encoders,
+        newest: Mapping[str, tuple[str, int]],
     ) -> dict[str, ServedPolicy]:
-        names = [policy for policy, share in record.traffic.items() if share > 0]
         served = {}
-        for policy, (policy_id, newest) in (await policy_store.latest_versions(self._redis, keys, names)).items():
-            version = record.pins.get(policy, newest)
+        for policy, (policy_id, latest) in newest.items():
+            version = record.pins.get(policy, latest)
             before = old.served.get(policy) if old else None
             if before is not None and before.id != policy_id:
                 before = None

@@ -82,7 +82,10 @@ class DecisionWriter:
         for item, body, row in zip(decision.items, bodies, pending.rows, strict=True):
             args += (item.id, body, row_bytes(row))
         stored: bytes | None = await self._commit.run(
-            script("store_decision"), (part.decision(decision.decision_id), part.pending, part.stats), args
+            script("store_decision"),
+            (part.decision(decision.decision_id), part.pending, part.stats),
+            args,
+            uses=pending.keys.loop,
         )
         return stored
 
@@ -125,6 +128,7 @@ async def join_feedback(
         script("join_feedback"),
         (part.decision(decision_id), part.pending, part.events, part.stats),
         (decision_id, item, repr(reward), feedback_id, settings.aggregation, settings.ledger_ms),
+        uses=keys.loop,
     )
     return answer.decode()
 
@@ -140,12 +144,22 @@ async def settle_due(redis: Redis, commit: GroupCommit, keys: Keys, settings: Lo
     appended = await asyncio.gather(
         *(
             commit.run(
-                script("settle_decision"), (part.decision(name), part.pending, part.events, part.stats), (name, *args)
+                script("settle_decision"),
+                (part.decision(name), part.pending, part.events, part.stats),
+                (name, *args),
+                uses=keys.loop,
             )
             for name in map(bytes.decode, due)
         )
     )
     return sum(appended)
+
+
+async def next_due_in(redis: Redis, keys: Keys) -> float | None:
+    """Return the seconds until the next decision is due, below 0 when it is overdue; None when none waits."""
+    async with answering():
+        earliest = await redis.zrange(keys.partition().pending, 0, 0, withscores=True)
+    return earliest[0][1] / 1000 - await now(redis) if earliest else None
 
 
 async def read_ledger(redis: Redis, keys: Keys, decision_id: str) -> dict[str, Any]:

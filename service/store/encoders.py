@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from service.errors import InvalidRequest
 from service.records import Successor
 from service.store import loop_store, policy_store
+from service.store.announcements import announce_use
 from service.store.codec import successor_body
 from service.store.connection import answering, script
 from service.store.keys import CHANGES, Keys
@@ -99,6 +100,8 @@ async def append_successor(
     if answer is None:
         return None
     position: str = answer.decode()
+    async with answering():
+        await announce_use(redis, keys.loop)
     await name_successor(
         redis,
         keys,

@@ -10,6 +10,7 @@ import orjson
 from redis.asyncio import Redis
 
 from service.records import START, Entry, Unreadable, order
+from service.store.announcements import announce_use
 from service.store.codec import read_entries, training_body
 from service.store.connection import answering, script
 from service.store.keys import Keys
@@ -34,6 +35,8 @@ async def append_imported(
     for event_id, e, x, reward, at in events:
         args += (event_id, e, x, repr(reward), "" if at is None else at)
     appended = int(await script("import_events")(redis, (part.imported, part.events, part.stats), args))
+    async with answering():
+        await announce_use(redis, keys.loop)
     return None if appended < 0 else appended
 
 
@@ -41,6 +44,7 @@ async def append_training(redis: Redis, keys: Keys, policy: str, policy_id: str)
     """Ask `policy`, at this place in the log, to train on all that stands before; return the position."""
     async with answering():
         position: bytes = await redis.xadd(keys.partition().events, {"c": training_body(policy, policy_id)})
+        await announce_use(redis, keys.loop)
     return position.decode()
 
 
@@ -65,6 +69,15 @@ async def wait(redis: Redis, keys: Keys, after: str, *, within_ms: int, most: in
     if entries and isinstance(entries[0], list):  # RESP3 wraps the entries once more
         (entries,) = entries
     return read_entries(entries)
+
+
+async def ends(redis: Redis, loops: Sequence[Keys]) -> list[str]:
+    """Return the position of the last entry of each loop's log, START where there is none."""
+    async with answering(), redis.pipeline(transaction=False) as pipe:
+        for keys in loops:
+            pipe.xrevrange(keys.partition().events, count=1)
+        found = await pipe.execute()
+    return [entries[0][0].decode() if entries else START for entries in found]
 
 
 async def scan(

@@ -5,15 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from service.errors import StoreUnavailable
+from service.store.announcements import InUse
 from service.store.connection import GONE, Script, Value
+from service.store.keys import USED
 
-Call: TypeAlias = tuple[Script, Sequence[str], Sequence[Value], asyncio.Future[Any]]
+
+class Call(NamedTuple):
+    """A script that waits to be run."""
+
+    script: Script
+    keys: Sequence[str]
+    args: Sequence[Value]
+    loop: str | None  # whose use is to be announced
+    result: asyncio.Future[Any]
 
 
 class GroupCommit:
@@ -25,16 +35,20 @@ class GroupCommit:
     def __init__(self, redis: Redis, *, most: int = 512) -> None:
         self._redis, self._most = redis, most
         self._waiting: deque[Call] = deque()
+        self._in_use = InUse()
         self._flusher: asyncio.Task[None] | None = None
 
-    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Value]) -> Any:
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Value], *, uses: str | None = None) -> Any:
         """Return the script's result.
+
+        Args:
+            uses: name of a loop whose use is announced to the learner.
 
         Raises:
             StoreUnavailable: Redis did not answer. The command may or may not have been carried out.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((script, keys, args, future))
+        self._waiting.append(Call(script, keys, args, uses, future))
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush())
         return await future
@@ -46,7 +60,8 @@ class GroupCommit:
                 results = await self._execute(batch)
             except Exception as error:  # whatever it is, nobody may wait for ever
                 results = [error] * len(batch)
-            for (_, _, _, future), result in zip(batch, results, strict=True):
+            for call, result in zip(batch, results, strict=True):
+                future = call.result
                 if future.done():  # its request was cancelled
                     continue
                 if isinstance(result, GONE):
@@ -68,21 +83,54 @@ class GroupCommit:
         return results
 
     async def _send(self, batch: Sequence[Call], *, known: bool) -> list[Any]:
-        """Run a batch as one pipeline; return results, and errors in the place of results.
+        """Run a batch in one round trip; return results, and errors in the place of results.
 
         Args:
             known: the server knows the scripts by their digests. Else the first call of each carries its text.
         """
         told: set[str] = set()
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for script, keys, args, _ in batch:
-                if known or script.sha in told:
-                    pipe.evalsha(script.sha, len(keys), *keys, *args)
-                else:
-                    pipe.eval(script.text, len(keys), *keys, *args)
-                    told.add(script.sha)
-            try:
-                results: list[Any] = await pipe.execute(raise_on_error=False)
-            except GONE as error:
-                return [error] * len(batch)
-        return results
+        commands = []
+        for script, keys, args, _, _ in batch:
+            if known or script.sha in told:
+                commands.append(packed("EVALSHA", script.sha, len(keys), *keys, *args))
+            else:
+                commands.append(packed("EVAL", script.text, len(keys), *keys, *args))
+                told.add(script.sha)
+        loops = self._in_use.untold({call.loop for call in batch if call.loop is not None})
+        commands += [packed("PUBLISH", USED, loop) for loop in loops]
+        try:
+            results = await self._exchange(commands)
+        except GONE as error:
+            self._in_use.forget()
+            return [error] * len(batch)
+        return results[: len(batch)]
+
+    async def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
+        """Send commands together; return their answers, and errors in the place of answers.
+
+        A pipeline of the client's does the same, at twice the CPU a command.
+        """
+        pool = self._redis.connection_pool
+        connection = await pool.get_connection()
+        answered: list[Any] = []
+        try:
+            await connection.send_packed_command(commands)
+            while len(answered) < len(commands):
+                try:
+                    answered.append(await connection.read_response())
+                except ResponseError as error:
+                    answered.append(error)
+        finally:
+            if len(answered) < len(commands):  # what it answers from now on is for nobody
+                await connection.disconnect(nowait=True)
+            await pool.release(connection)
+        return answered
+
+
+def packed(*parts: Value) -> bytes:
+    """Write a command as Redis reads it."""
+    lines = [b"*%d\r\n" % len(parts)]
+    for part in parts:
+        written = part if isinstance(part, bytes) else str(part).encode()
+        lines.append(b"$%d\r\n%b\r\n" % (len(written), written))
+    return b"".join(lines)

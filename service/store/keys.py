@@ -19,6 +19,7 @@ DELETED = "rebound:deleted"  # sorted set: `loop/id` of deleted loops -> when, i
 LEARNER = "rebound:learner"  # string with a time to live: a learner is at work
 WORKERS = "rebound:workers"  # sorted set: API worker -> time of its last heartbeat, in unix seconds
 CHANGES = "rebound:changes"  # channel: the name of a loop in which something changed
+USED = "rebound:used"  # channel: the name of a loop that is used: somebody decides, or its log grows
 
 
 def loop_record(loop: str) -> str:

@@ -6,7 +6,7 @@ and the caller looks again: two changes at the same moment cannot undo each othe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from redis.asyncio import Redis
 
@@ -21,15 +21,29 @@ SWEPT_AGAIN_S = 60.0  # keys of a deleted loop are looked for once more, so much
 Value = str | bytes | int
 
 
+async def listed(redis: Redis) -> list[str]:
+    """Return the names on the list of loops, in order. A name may stand there without a loop."""
+    async with answering():
+        return sorted(name.decode() for name in await redis.smembers(LOOPS))
+
+
 async def loop_names(redis: Redis) -> list[str]:
     """Return the names of the loops that are there, in order."""
-    async with answering():
-        names = sorted(name.decode() for name in await redis.smembers(LOOPS))
-        async with redis.pipeline(transaction=False) as pipe:
-            for name in names:
-                pipe.exists(loop_record(name))
-            there = await pipe.execute()
+    names = await listed(redis)
+    async with answering(), redis.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.exists(loop_record(name))
+        there = await pipe.execute()
     return [name for name, found in zip(names, there, strict=True) if found]
+
+
+async def epochs(redis: Redis, names: Sequence[str]) -> dict[str, tuple[bytes | None, bytes | None]]:
+    """Return loop -> (id, epoch), for telling whether it is another one than before, or was changed."""
+    async with answering(), redis.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.hmget(loop_record(name), "id", "epoch")
+        found = await pipe.execute()
+    return {name: (loop_id, epoch) for name, (loop_id, epoch) in zip(names, found, strict=True)}
 
 
 async def create_loop(redis: Redis, record: LoopRecord) -> bool:

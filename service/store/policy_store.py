@@ -152,15 +152,17 @@ async def read_state(redis: Redis, keys: Keys, name: str) -> bytes | None:
 
 async def latest_versions(redis: Redis, keys: Keys, names: Sequence[str]) -> dict[str, tuple[str, int]]:
     """Return policy -> (its id, its newest version); policies that are gone are left out."""
+    found = await newest_versions(redis, [(keys, name) for name in names])
+    return {name: newest for name, newest in zip(names, found, strict=True) if newest is not None}
+
+
+async def newest_versions(redis: Redis, policies: Sequence[tuple[Keys, str]]) -> list[tuple[str, int] | None]:
+    """Return (id, newest version) of policies of any loops, None for one that is gone."""
     async with answering(), redis.pipeline(transaction=False) as pipe:
-        for name in names:
+        for keys, name in policies:
             pipe.hmget(keys.policy(name), "id", "version")
         found = await pipe.execute()
-    return {
-        name: (policy_id.decode(), int(version))
-        for name, (policy_id, version) in zip(names, found, strict=True)
-        if policy_id is not None
-    }
+    return [None if policy_id is None else (policy_id.decode(), int(version)) for policy_id, version in found]
 
 
 class Lease:

@@ -40,6 +40,13 @@ async def read_profile(redis: Redis, keys: Keys) -> ProfileRecord:
     return ProfileRecord(position.decode(), int(events), state)
 
 
+async def read_position(redis: Redis, keys: Keys) -> str:
+    """Return the position of the last entry that the profile has counted, START where there is none."""
+    async with answering():
+        position = await redis.hget(keys.profile, "position")
+    return START if position is None else position.decode()
+
+
 async def save_profile(
     redis: Redis, keys: Keys, *, seen: str, record: ProfileRecord, notices: Sequence[Mapping[str, Any]]
 ) -> bool:

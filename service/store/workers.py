@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from redis.asyncio import Redis
 
-from service.store.connection import answering, now
+from service.store.connection import answering, now, script
 from service.store.keys import LEARNER, STORE, WORKERS, Keys
 
 WORKER_TTL_S = 3.0  # a worker that has not been heard of for so long does not count as live
@@ -32,10 +32,7 @@ async def read_identity(redis: Redis) -> str | None:
 
 async def heartbeat(redis: Redis, worker: str) -> None:
     """Say that an API worker is alive."""
-    at = await now(redis)
-    async with answering():
-        await redis.zadd(WORKERS, {worker: at})
-        await redis.zremrangebyscore(WORKERS, "-inf", at - 60)
+    await script("beat")(redis, (WORKERS,), (worker,))
 
 
 async def sign_off(redis: Redis, worker: str) -> None:

@@ -1,9 +1,9 @@
-"""CPU time of one API worker per request, of this checkout and, in turns with it, of another one.
+"""CPU time of one API worker per request, of this checkout and, in turns with it, of another one and an empty endpoint.
 
     make bench ARGS=tests/benchmarks/test_cpu_per_request.py
     COMPARE_WITH=../rebound-0.1 make bench ARGS=tests/benchmarks/test_cpu_per_request.py
 
-The other checkout needs its own `.venv`. CPU time, user and system, is what Linux says of the worker's threads; so
+Both run on the Python of this checkout. CPU time, user and system, is what Linux says of the worker's threads; so
 other work on the machine disturbs it less than a latency. The learners are stopped before the requests are counted, or
 the swaps of their new versions would count, too.
 """
@@ -16,6 +16,7 @@ import signal
 import socket
 import statistics
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -47,17 +48,62 @@ class Service:
     learner: int
 
 
+EMPTY = """
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    await receive()
+    head = [(b"content-type", b"application/json"), (b"content-length", b"2")]
+    await send({"type": "http.response.start", "status": 200, "headers": head})
+    await send({"type": "http.response.body", "body": b"{}"})
+"""
+
+
+@contextmanager
+def empty(folder: Path) -> Iterator[tuple[str, int]]:
+    """Start the least that an ASGI application can do, on the uvicorn of this checkout; yield its address and pid."""
+    (folder / "empty.py").write_text(EMPTY)
+    port = free_port()
+    start = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "empty:app",
+        "--port",
+        str(port),
+        "--no-access-log",
+        "--app-dir",
+        str(folder),
+    ]
+    process = subprocess.Popen([*start, "--log-level", "error"])
+    try:
+        until(lambda: is_open(port), "the empty endpoint listens")
+        yield f"http://127.0.0.1:{port}", process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def started(checkout: Path, folder: Path) -> Iterator[Service]:
     """Start a service whose default loop has 50 items and has learned a little."""
     with ExitStack() as stack:
         redis = stack.enter_context(EmbeddedRedis(folder / "redis"))
         port = free_port()
-        env = {**os.environ, "REBOUND_REDIS_URL": redis.url}
+        env = {**os.environ, "REBOUND_REDIS_URL": redis.url, "PYTHONPATH": str(checkout)}
         processes = []
         for name, command in (("api", ["api", "--port", str(port)]), ("learn", ["learn"])):
             log = stack.enter_context((folder / f"{name}.log").open("wb"))
-            start = [str(checkout / ".venv" / "bin" / "python"), "-m", "service", *command]
+            start = [sys.executable, "-m", "service", *command]
             processes.append(subprocess.Popen(start, env=env, cwd=checkout, stdout=log, stderr=log))
             stack.callback(processes[-1].wait, 30)
             stack.callback(processes[-1].terminate)
@@ -171,13 +217,22 @@ def test_cpu_per_request(tmp_path: Path, quick: bool) -> None:
         for service in services.values():
             os.kill(service.learner, signal.SIGSTOP)
             measure(service, 100)
+        url, pid = stack.enter_context(empty(tmp_path))
+        send_all(url, catalogue(100))
+        of_empty = []
         for number in range(1 if quick else ROUNDS):
+            before, n = cpu_seconds(pid), 50 if quick else REQUESTS
+            send_all(url, catalogue(n))
+            of_empty.append(1e6 * (cpu_seconds(pid) - before) / n)
             for name in sorted(services, reverse=number % 2 == 1):
                 found[name].append(measure(services[name], 50 if quick else REQUESTS))
-    print(f"\nmicroseconds of CPU per request, median of {len(found['this'])} rounds in turns")
+    least = statistics.median(of_empty)
+    print(
+        f"\nmicroseconds of CPU per request, median of {len(found['this'])} rounds in turns; empty endpoint {least:.0f}"
+    )
     for asked in found["this"][0]:
         medians = {name: statistics.median(one[asked] for one in rounds) for name, rounds in found.items()}
-        line = f"{asked:28} this {medians['this']:6.0f}"
+        line = f"{asked:28} this {medians['this']:6.0f}, share of the empty endpoint {least / medians['this']:.3f}"
         if other:
             ratios = [a[asked] / b[asked] for a, b in zip(found["this"], found["other"], strict=True)]
             line += f"   other {medians['other']:6.0f}   this / other, median of pairs {statistics.median(ratios):.3f}"

@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.learn import profiler
+from service.learn.bell import Bell
 from service.learn.fitter import Fitter
 from service.learn.profiler import Profiler
 from service.learn.runner import PolicyRunner
@@ -119,7 +120,10 @@ async def test_nothing_is_fitted_where_a_person_said_so(redis: Redis, loop: Loop
 async def test_the_profiler_fits_and_policies_move(redis: Redis, keys: Keys, settings: Settings) -> None:
     await policy_store.create_policy(redis, keys, policy_of("adaptive"))
     stop = asyncio.Event()
-    tasks = [Profiler(redis, keys).run(stop), PolicyRunner(redis, keys, "adaptive", settings).run(stop)]
+    tasks = [
+        Profiler(redis, keys).run(stop, Bell(awake=True)),
+        PolicyRunner(redis, keys, "adaptive", settings).run(stop, Bell(awake=True)),
+    ]
     at_work = [asyncio.create_task(task) for task in tasks]
     async with asyncio.timeout(60):
         for first in range(0, 800, 100):
@@ -136,7 +140,7 @@ async def test_the_profiler_fits_and_policies_move(redis: Redis, keys: Keys, set
 async def test_a_young_log_is_fitted_as_it_grows(redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not wait for the next look at the log."""
     monkeypatch.setattr(profiler, "POLL_S", 60.0)
-    running = asyncio.create_task(Profiler(redis, keys).run(asyncio.Event()))
+    running = asyncio.create_task(Profiler(redis, keys).run(asyncio.Event(), Bell(awake=True)))
     try:
         for first in (0, 30, 60):
             await append(redis, keys, 30, first=first)

@@ -16,6 +16,7 @@ from service.admin.profile import read_profile, read_proposal
 from service.admin.status import loop_status
 from service.errors import NotFound
 from service.learn import profiler
+from service.learn.bell import Bell
 from service.learn.profiler import CountedElsewhere, Profiler
 from service.records import LoopRecord
 from service.represent.profile import Profile
@@ -31,12 +32,13 @@ pytestmark = pytest.mark.anyio
 PROCESS = """
 import asyncio, sys
 from service.learn import profiler
+from service.learn.bell import Bell
 from service.store.connection import connect
 from service.store.keys import Keys
 
 profiler.PERIOD_S, profiler.POLL_S, profiler.RETRY_S, profiler.LEASE_MS = 0.0, 0.01, 0.05, 200
 redis = connect(sys.argv[1], name="test", timeout_s=5)
-asyncio.run(profiler.Profiler(redis, Keys(*sys.argv[2:])).run(asyncio.Event()))
+asyncio.run(profiler.Profiler(redis, Keys(*sys.argv[2:])).run(asyncio.Event(), Bell(awake=True)))
 """
 
 
@@ -111,7 +113,7 @@ async def test_many_at_once_count_each_event_once(redis: Redis, keys: Keys, monk
     monkeypatch.setattr(profiler, "POLL_S", 0.01)
     monkeypatch.setattr(profiler, "RETRY_S", 0.01)
     stop = asyncio.Event()
-    tasks = [asyncio.create_task(Profiler(redis, keys).run(stop)) for _ in range(3)]
+    tasks = [asyncio.create_task(Profiler(redis, keys).run(stop, Bell(awake=True))) for _ in range(3)]
     for first in range(0, 600, 60):
         await append(redis, keys, 60, first=first)
         await redis.delete(keys.lease(LEASE))  # whoever has it does not know that it is lost
@@ -170,7 +172,7 @@ async def test_it_ends_with_the_loop_and_goes_with_it(redis: Redis) -> None:
     with pytest.raises(NotFound):
         await found.save()
     assert not await redis.exists(keys.profile)
-    await asyncio.wait_for(Profiler(redis, keys).run(asyncio.Event()), timeout=5)
+    await asyncio.wait_for(Profiler(redis, keys).run(asyncio.Event(), Bell(awake=True)), timeout=5)
 
 
 async def test_a_profile_of_another_format_is_made_again_from_the_log(redis: Redis, keys: Keys) -> None:

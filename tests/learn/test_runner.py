@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from service.admin.audit import audit_learning
 from service.errors import NotFound, StoreUnavailable
 from service.learn import runner
+from service.learn.bell import Bell
 from service.learn.runner import LeaseLost, PolicyRunner
 from service.policies import KINDS
 from service.records import LoopRecord, PolicyRecord
@@ -204,7 +205,7 @@ async def test_the_next_runner_takes_over_at_once_from_one_that_stops(
     await make(redis, keys, policy_of())
     await append(redis, keys, 5)
     stop = asyncio.Event()
-    running = asyncio.create_task(PolicyRunner(redis, keys, "linucb", settings).run(stop))
+    running = asyncio.create_task(PolicyRunner(redis, keys, "linucb", settings).run(stop, Bell(awake=True)))
     await learned(redis, keys, 5)
     stop.set()
     await asyncio.wait_for(running, 20)
@@ -234,7 +235,7 @@ async def test_a_runner_ends_without_a_warning_when_its_policy_is_gone(
     keys = Keys(loop.name, loop.id)
     await make(redis, keys, policy_of())
     await append(redis, keys, 1)
-    running = asyncio.create_task(PolicyRunner(redis, keys, "linucb", settings).run(asyncio.Event()))
+    running = asyncio.create_task(PolicyRunner(redis, keys, "linucb", settings).run(asyncio.Event(), Bell(awake=True)))
     await learned(redis, keys, 1)
     if gone == "policy":
         await policy_store.delete_policy(redis, await loop_store.read_loop(redis, loop.name), "linucb")
@@ -268,7 +269,7 @@ async def test_what_cannot_be_opened_is_tried_less_and_less_often(
     monkeypatch.setattr(PolicyRunner, "open", fail)
     monkeypatch.setattr(runner, "RETRY_S", 0.01)
     monkeypatch.setattr(runner, "MOST_RETRY_S", 0.04)
-    await asyncio.wait_for(PolicyRunner(redis, keys, "linucb", settings).run(stop), 30)
+    await asyncio.wait_for(PolicyRunner(redis, keys, "linucb", settings).run(stop, Bell(awake=True)), 30)
     waits = np.diff(tried)
     assert (waits >= 0.99 * np.array([0.02, 0.04, 0.04, 0.04])).all()
 
@@ -290,7 +291,7 @@ async def test_redis_that_does_not_answer_is_waited_for(
 
     monkeypatch.setattr(PolicyRunner, "open", sometimes)
     monkeypatch.setattr(runner, "RETRY_S", 0.01)
-    running = asyncio.create_task(PolicyRunner(redis, keys, "linucb", settings).run(stop))
+    running = asyncio.create_task(PolicyRunner(redis, keys, "linucb", settings).run(stop, Bell(awake=True)))
     await learned(redis, keys, 5)
     stop.set()
     await asyncio.wait_for(running, 20)
@@ -327,7 +328,7 @@ async def test_a_running_learner_says_so_and_goes_on_when_it_can(
     monkeypatch.setattr(runner, "MOST_RETRY_S", 0.01)
     monkeypatch.setattr(runner, "LEASE_MS", 50)
     stop = asyncio.Event()
-    running = asyncio.create_task(PolicyRunner(redis, keys, "linucb", settings).run(stop))
+    running = asyncio.create_task(PolicyRunner(redis, keys, "linucb", settings).run(stop, Bell(awake=True)))
     said = ""
 
     async def told() -> bool:

@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable
+from service.learn.bell import Bell
 from service.learn.runner import PolicyRunner
 from service.learn.sweeper import Sweeper
 from service.records import START, Event, LoopRecord
@@ -106,7 +107,7 @@ async def test_a_loop_that_was_made_again_is_not_swept_by_the_old_ones_sweeper(r
     await redis.hset(keys.record, mapping=codec.loop_fields(replace(loop, id="another")))
     with pytest.raises(NotFound):
         await Sweeper(redis, keys).step()
-    await asyncio.wait_for(Sweeper(redis, keys).run(asyncio.Event()), 20)
+    await asyncio.wait_for(Sweeper(redis, keys).run(asyncio.Event(), Bell(awake=True)), 20)
 
 
 async def test_a_sweep_that_fails_is_told_once_and_tried_again(
@@ -125,7 +126,7 @@ async def test_a_sweep_that_fails_is_told_once_and_tried_again(
         return 0
 
     monkeypatch.setattr(sweeper, "step", step)
-    await asyncio.wait_for(sweeper.run(stop, every_s=0.001), 20)
+    await asyncio.wait_for(sweeper.run(stop, Bell(awake=True), every_s=0.001), 20)
     assert steps == len(faults)
     said = [line for line in capsys.readouterr().out.splitlines() if keys.loop in line]
     assert sum("sweep failed" in line for line in said) == 2  # it had worked in between

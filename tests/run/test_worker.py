@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from service.run.one_send import Gathering
 from service.run.supervisor import listen
 from service.run.worker import inherited_socket, make_server, run_worker
 from service.settings import Settings
@@ -92,3 +94,56 @@ def test_a_worker_without_a_descriptor_listens_by_itself() -> None:
     server.should_exit = True
     thread.join(timeout=20)
     assert not thread.is_alive()
+
+
+class Recorded:
+    """A transport that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[bytes | str] = []
+
+    def write(self, data: bytes) -> None:
+        self.said.append(data)
+
+    def close(self) -> None:
+        self.said.append("closed")
+
+    def is_closing(self) -> bool:
+        return "closed" in self.said
+
+
+def test_what_is_written_in_one_turn_is_sent_together_and_in_order() -> None:
+    async def turns() -> list[bytes | str]:
+        real = Recorded()
+        transport = Gathering(real, asyncio.get_running_loop())
+        transport.write(b"head ")
+        transport.write(b"body")
+        assert real.said == []
+        await asyncio.sleep(0)
+        transport.write(b"last")
+        assert not transport.is_closing()
+        transport.close()
+        assert transport.is_closing()
+        await asyncio.sleep(0)
+        return real.said
+
+    assert asyncio.run(turns()) == [b"head body", b"last", "closed"]
+
+
+def test_pipelined_requests_are_answered_in_order_and_the_last_reply_is_whole() -> None:
+    server = make_server(Settings(port=0), hello)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    until(lambda: server.started, "the worker listens")
+    ask = b"GET / HTTP/1.1\r\nhost: x\r\n"
+    with socket.create_connection(server.servers[0].sockets[0].getsockname()) as client:
+        client.settimeout(20)
+        client.sendall((ask + b"\r\n") * 9 + ask + b"connection: close\r\n\r\n")
+        said = b""
+        while more := client.recv(65536):
+            said += more
+    server.should_exit = True
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+    assert said.count(b"HTTP/1.1 200 OK\r\n") == said.count(b"\r\n\r\nhello") == 10
+    assert said.endswith(b"hello")

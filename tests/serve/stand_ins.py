@@ -37,5 +37,5 @@ class Writes(DecisionWriter):
 class NoRedis:
     """Raises what a Redis that does not answer leads to."""
 
-    async def run(self, *_: object) -> bytes:
+    async def run(self, *_: object, **__: object) -> bytes:
         raise StoreUnavailable("gone")

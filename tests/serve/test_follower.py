@@ -22,6 +22,7 @@ from service.settings import Settings
 from service.store import event_log, item_store, loop_store, policy_store, workers
 from service.store.codec import event_body, pack, row_bytes
 from service.store.keys import Keys
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -73,9 +74,13 @@ async def learn(redis: Redis, keys: Keys, policy: str, settings: Settings, *, n:
         )
         rows.append((event, body, row_bytes(row), 1.0, None))
     await event_log.append_imported(redis, keys, rows, remember=1000)
-    await redis.delete(keys.lease(policy))
     runner = PolicyRunner(redis, keys, policy, settings)
-    assert await runner.open()
+
+    async def opened() -> bool:  # the learner of another test's service may want the lease as well
+        await redis.delete(keys.lease(policy))
+        return await runner.open()
+
+    await until_async(opened, "the lease is ours")
     await runner.drain()
 
 
@@ -243,3 +248,23 @@ async def test_versions_are_told_by_loop_and_policy(
     await follower.refresh(name)
     assert follower.versions()[name] == {"p": 1}
     assert await policy_store.kept_versions(redis, keys, "p") == [1]
+
+
+async def test_what_no_announcement_told_is_found_by_the_look_at_everything(
+    redis: Redis, follower: Follower, name: str, settings: Settings
+) -> None:
+    keys = await make(redis, name)
+    await create_policy(redis, await loop_store.read_loop(redis, name), "p", "popularity", {}, serve_alone=True)
+    await follower._look()
+    before = follower.loop(name)
+    await follower._look()
+    assert follower.loop(name) is before, "nothing has changed, and it was made again"
+    await learn(redis, keys, "p", settings)
+    await follower._look()
+    assert follower.loop(name).served["p"].version == 1
+    await item_store.change_items(redis, keys, {"a": {}})
+    await follower._look()
+    assert follower.loop(name).catalogue.ids == ("a",)
+    await loop_store.delete_loop(redis, name)
+    await follower._look()
+    assert name not in follower.names

@@ -250,7 +250,7 @@ class Commit:
         self.answer: Any = None
         self.stored: list[str] = []
 
-    async def run(self, script: object, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    async def run(self, script: object, keys: Sequence[str], args: Sequence[Any], *, uses: str) -> Any:
         answer = self.answer(args[0]) if callable(self.answer) else self.answer
         if isinstance(answer, Exception):
             raise answer

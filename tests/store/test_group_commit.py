@@ -16,8 +16,8 @@ from redis.exceptions import ResponseError
 from service.errors import StoreUnavailable
 from service.run.embedded import EmbeddedRedis
 from service.store.connection import Script, connect
-from service.store.group_commit import GroupCommit
-from service.store.keys import Keys
+from service.store.group_commit import GroupCommit, packed
+from service.store.keys import USED, Keys
 from tests.waiting import until_async
 
 pytestmark = pytest.mark.anyio
@@ -50,27 +50,31 @@ async def own(tmp_path: Path) -> AsyncIterator[tuple[EmbeddedRedis, Redis]]:
 
 
 class Counted:
-    """A Redis whose pipelines are counted."""
+    """A Redis whose round trips are counted: each takes a connection."""
 
     def __init__(self, redis: Redis) -> None:
-        self._redis, self.pipelines = redis, 0
+        self._pool, self.trips = redis.connection_pool, 0
 
-    def pipeline(self, **options: Any) -> Any:
-        self.pipelines += 1
-        return self._redis.pipeline(**options)
+    @property
+    def connection_pool(self) -> Any:
+        return self
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._redis, name)
+    async def get_connection(self) -> Any:
+        self.trips += 1
+        return await self._pool.get_connection()
+
+    async def release(self, connection: Any) -> None:
+        await self._pool.release(connection)
 
 
-async def test_concurrent_requests_share_a_pipeline_and_get_their_own_results(redis: Redis, key: str) -> None:
+async def test_concurrent_requests_share_a_round_trip_and_get_their_own_results(redis: Redis, key: str) -> None:
     await redis.script_load(APPEND.text)
     counted = Counted(redis)
     commit = GroupCommit(counted, most=64)
     results = await asyncio.gather(*(commit.run(APPEND, (key,), (number,)) for number in range(100)))
     assert results == list(range(1, 101))
     assert await redis.lrange(key, 0, -1) == [b"%d" % number for number in range(100)]
-    assert counted.pipelines == 2, "64 and 36"
+    assert counted.trips == 2, "64 and 36"
 
 
 async def test_a_request_by_itself_waits_for_no_other(redis: Redis, key: str) -> None:
@@ -165,7 +169,8 @@ async def test_redis_that_hangs_is_given_up(own: tuple[EmbeddedRedis, Redis]) ->
 
 async def test_whatever_goes_wrong_nobody_waits_for_ever(redis: Redis, key: str) -> None:
     class Broken:
-        def pipeline(self, **options: Any) -> Any:
+        @property
+        def connection_pool(self) -> Any:
             raise RuntimeError("out of file descriptors, say")
 
     commit = GroupCommit(Broken())
@@ -173,3 +178,37 @@ async def test_whatever_goes_wrong_nobody_waits_for_ever(redis: Redis, key: str)
         asyncio.gather(*(commit.run(APPEND, (key,), (n,)) for n in range(3)), return_exceptions=True), 10
     )
     assert [type(answer) for answer in answers] == [RuntimeError] * 3
+
+
+async def test_the_use_of_a_loop_is_announced_with_the_writes(redis: Redis, key: str) -> None:
+    """Once, however many writes; and the results are those of the writes alone."""
+    commit = GroupCommit(redis)
+    async with redis.pubsub() as channel:
+        await channel.subscribe(USED)
+        await channel.get_message(timeout=5)
+        results = await asyncio.gather(*(commit.run(APPEND, (key,), (n,), uses=key) for n in range(10)))
+        assert results == list(range(1, 11))
+        assert await commit.run(APPEND, (key,), ("again",), uses=key) == 11
+        await redis.publish(USED, "the end")
+        heard = []
+        while "the end" not in heard:
+            message = await channel.get_message(timeout=5)
+            assert message is not None
+            heard.append(message["data"].decode())
+    assert [loop for loop in heard if loop == key] == [key]
+
+
+async def test_a_connection_with_answers_that_nobody_read_is_not_used_again(redis: Redis, key: str) -> None:
+    """A flush that is cut off must not leave its answers to the next one."""
+    commit = GroupCommit(redis)
+    await redis.script_load(APPEND.text)
+    cut = asyncio.create_task(commit._exchange([packed("EVALSHA", SLOW.sha, 0)] + [packed("ECHO", "old")] * 50))
+    await asyncio.sleep(0.001)
+    cut.cancel()
+    await asyncio.gather(cut, return_exceptions=True)
+    assert await commit._exchange([packed("ECHO", n) for n in (1, 2.5, "é", b"\xff")]) == [
+        b"1",
+        b"2.5",
+        "é".encode(),
+        b"\xff",
+    ]
