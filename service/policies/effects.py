@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -41,26 +40,83 @@ class Effects:
             self._mean[row], self._S[row] = 0.0, np.eye(self.q) / self.ridge
         return row
 
-    def at(self, row: int, x: Array) -> tuple[float, Array]:
-        """Return the effect's mean on a row's columns x (q,), and S x (q,)."""
-        return float(self._mean[row] @ x), self._S[row] @ x
+    def until_full(self, ids: Sequence[str | None]) -> int:
+        """Return how many events of these ids may come before some id has to be dropped, at least 1."""
+        if self._limit is None or len(self.ids) + len(ids) <= self._limit:
+            return len(ids)
+        new: set[str] = set()
+        for at, one in enumerate(ids):
+            if one is not None and self.ids.get(one) is None:
+                new.add(one)
+            if len(self.ids) + len(new) > self._limit:
+                return at + 1
+        return len(ids)
 
-    def mean_of(self, one: str, x: Array) -> float:
-        """Return the effect's mean for an id, 0 for one never seen."""
-        row = self.ids.get(one)
-        return 0.0 if row is None else float(self._mean[row] @ x)
+    def enter(self, ids: Sequence[str | None], x: Array) -> None:
+        """Take in a part, x (B, q); None: nobody's event. Then come `look` and `learn` for each event, and `leave`.
 
-    def learn(self, row: int, Sx: Array, step: float, shrink: float) -> None:
-        """Add step · Sx to the mean and take shrink · (Sx)(Sx)ᵀ from S. Rows may move up afterwards."""
-        self._mean[row] += step * Sx
-        root = math.sqrt(shrink) * Sx  # the product of one vector with itself is symmetric to the last bit
-        self._S[row] -= np.outer(root, root)
-        self._events += 1
-        self._seen[row] = self._events
+        Args:
+            ids: (B,), at most `until_full`.
+        """
+        B = len(ids)
+        self._x, self._rows = x, [None if one is None else self.row(one) for one in ids]
+        self._Sx, self._found = np.zeros((B, self.q)), [(0.0, 0.0)] * B
+        self._said = np.zeros((2, B))  # step, shrink
+        self._open: dict[int, int] = {}  # row -> its newest event that is not added yet
+        self._measure([at for at, row in enumerate(self._rows) if row is not None])
+
+    def _measure(self, events: Sequence[int]) -> None:
+        """Compute S x, and the effects' means and variances, of events of the part. Each is computed by itself."""
+        if not events:
+            return
+        rows, x = [self._rows[at] for at in events], self._x[events]
+        self._Sx[events] = Sx = np.matvec(self._S[rows], x)
+        means, variances = np.vecdot(self._mean[rows], x).tolist(), np.vecdot(Sx, x).tolist()
+        for at, mean, variance in zip(events, means, variances, strict=True):
+            self._found[at] = mean, max(variance, 0.0)
+
+    def look(self, at: int) -> tuple[float, float]:
+        """Return mean and variance of the effect on event `at` of the part; 0 and 0 of an event of nobody's."""
+        row = self._rows[at]
+        if row is not None and row in self._open:
+            self._add([self._open.pop(row)])
+            self._measure([at])
+        return self._found[at]
+
+    def learn(self, at: int, step: float, shrink: float) -> None:
+        """Learn event `at` of the part: add step · Sx to the mean and take shrink · (Sx)(Sx)ᵀ from S."""
+        row = self._rows[at]
+        if row is not None:
+            self._said[:, at] = step, shrink
+            self._open[row] = at
+            self._events += 1
+            self._seen[row] = self._events
+
+    def _add(self, events: Sequence[int]) -> None:
+        """Add events of different ids."""
+        rows, Sx = [self._rows[at] for at in events], self._Sx[events]
+        steps, shrinks = self._said[:, events]
+        self._mean[rows] += steps[:, None] * Sx
+        roots = np.sqrt(shrinks)[:, None] * Sx  # the product of a vector with itself is symmetric to the last bit
+        self._S[rows] -= roots[:, :, None] * roots[:, None, :]
+
+    def leave(self) -> None:
+        """End the part. Rows may move up afterwards."""
+        if self._open:
+            self._add(list(self._open.values()))
+            self._open.clear()
         if self._limit is not None and len(self.ids) > self._limit:
             oldest = np.argsort(self._seen[: len(self.ids)], kind="stable")[: max(1, self._limit // 10)].tolist()
             ids = list(self.ids)
             self.forget_ids([ids[at] for at in oldest])
+
+    def means_of(self, ids: Sequence[str | None], x: Array) -> Array:
+        """Return the means (B,) of the effects of B ids, each on its row of x (B, q); 0 for an id never seen."""
+        rows = [None if one is None else self.ids.get(one) for one in ids]
+        means = np.zeros(len(ids))
+        if known := [at for at, row in enumerate(rows) if row is not None]:
+            means[known] = np.vecdot(self._mean[[rows[at] for at in known]], x[known])
+        return means
 
     def forget(self, keep: float) -> None:
         """Fade every precision to the prior's and every S⁻¹ mean to 0, by the factor `keep`."""
