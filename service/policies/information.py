@@ -11,7 +11,6 @@ from service.policies.linalg import pack, root_of_inverse, unpack
 
 WAITING = 16  # events whose rank-one changes are added to the matrices in one product
 REFRESH = 4096  # events after which an owner solves the inverse anew, so that rounding errors do not add up
-STEP, SHRINK, GROW = 0, 1, 2  # rows of `_said`
 
 
 class Information:
@@ -48,8 +47,9 @@ class Information:
     def _begin_block(self) -> None:
         self._waiting = 0
         self._x, self._Sx, self._grow, self._shrink = np.zeros((4, WAITING, self._d))
-        self._said, self._T = np.zeros((3, WAITING)), np.zeros((WAITING, WAITING))
-        self._weights = np.zeros((2, WAITING))  # cⱼ hⱼ and stepⱼ, for the event at hand
+        self._said: list[tuple[float, float, float]] = []  # step, c and a of each event
+        self._T, self._minus_c = np.zeros((WAITING, WAITING)), np.zeros(WAITING)
+        self._weights = np.zeros((2, WAITING))  # -cⱼ hⱼ and stepⱼ, for the event at hand
 
     def restart(self, A: Array) -> None:
         """Replace A, exactly symmetric, and solve S anew as its inverse.
@@ -82,34 +82,35 @@ class Information:
     def _multiply(self) -> None:
         np.matmul(self._x, self._S, out=self._Sx)
         self._products = self._Sx @ self._x.T
+        self._squares: list[float] = self._products.diagonal().tolist()
         self._values: list[float] = (self._x @ self._begin).tolist()
 
     def look(self) -> tuple[float, float]:
         """Return mᵀx and xᵀSx ≥ 0 of the next event."""
         at, weights = self._waiting, self._weights
-        products = self._products[at]
-        h = self._T @ products
-        np.multiply(self._said[SHRINK], h, out=weights[0])
+        h = self._T @ self._products[at]
+        np.multiply(self._minus_c, h, out=weights[0])
         less, more = (weights @ h).tolist()
-        return self._values[at] + more, max(float(products[at]) - less, 0.0)
+        return self._values[at] + more, max(self._squares[at] + less, 0.0)
 
     def learn(self, step: float, shrink: float, grow: float) -> None:
         """Learn the event that `look` was about: m += step S x, S -= shrink (Sx)(Sx)ᵀ, A += grow x xᵀ."""
         at = self._waiting
         row = self._T[at]
         np.matmul(self._weights[0], self._T, out=row)
-        np.negative(row, out=row)
         row[at] = 1.0
-        self._weights[1, at] = step
-        self._said[:, at] = step, shrink, grow
+        self._weights[1, at], self._minus_c[at] = step, -shrink
+        self._said.append((step, shrink, grow))
         self._waiting += 1
 
     def leave(self) -> None:
         """End a part, and the block if it is full."""
         Sx = self._T @ self._Sx  # Sⱼxⱼ, one a row
-        np.multiply(np.sqrt(self._said[GROW])[:, None], self._x, out=self._grow)
-        np.multiply(np.sqrt(self._said[SHRINK])[:, None], Sx, out=self._shrink)
-        self.mean = self._begin + self._said[STEP] @ Sx
+        roots = np.zeros((2, WAITING))
+        roots[:, : self._waiting] = np.sqrt([(shrink, grow) for _, shrink, grow in self._said]).T
+        np.multiply(roots[0, :, None], Sx, out=self._shrink)
+        np.multiply(roots[1, :, None], self._x, out=self._grow)
+        self.mean = self._begin + self._weights[1] @ Sx
         if self._waiting == WAITING:
             self._A += self._grow.T @ self._grow
             self._S -= self._shrink.T @ self._shrink
@@ -132,14 +133,14 @@ class Information:
 
         Returns:
             `matrices` (2, P), packed; `waiting` (2, k, d): √a x and √c S x; and, to go on bit for bit, `block_x` (k, d),
-            `block_said` (3, k): step, c and a; `block_mean` (1, d) as it was when the block began, (0, d) if k = 0.
+            `block_said` (k, 3): step, c and a; `block_mean` (1, d) as it was when the block began, (0, d) if k = 0.
         """
         k = self._waiting
         return {
             "matrices": pack(np.stack([self._A, self._S])),
             "waiting": np.stack([self._grow, self._shrink])[:, :k].copy(),
             "block_x": self._x[:k].copy(),
-            "block_said": self._said[:, :k].copy(),
+            "block_said": np.array(self._said, dtype=np.float64).reshape(k, 3),
             "block_mean": self._begin[None].copy() if k else np.zeros((0, self._d)),
         }
 
@@ -155,7 +156,7 @@ class Information:
             self._begin = state["block_mean"][0].copy()
             self._x[: len(x)] = x
             self._multiply()
-            for step, shrink, grow in said.T.tolist():
+            for step, shrink, grow in said.tolist():
                 self.look()
                 self.learn(step, shrink, grow)
             self.leave()
