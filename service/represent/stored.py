@@ -49,6 +49,11 @@ class AnyEncoder(Protocol):
     def encode(self, context: Mapping[str, Any], items: Block, *, misfits: Misfits | None = None) -> Array:
         """Encode one context with each of n items: (n, d) float32."""
 
+    def rows(
+        self, contexts: Sequence[Mapping[str, Any]], features: Sequence[Mapping[str, Any]], ids: Sequence[str]
+    ) -> Array:
+        """Encode B > 0 pairs of a context and an item: (B, d) float32, each row as `encode` makes it."""
+
 
 def schema_of(said: Mapping[str, Any]) -> AnySchema:
     """Read a schema as JSON. One that has blocks was learned, or is written like one that was.
