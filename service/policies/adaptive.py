@@ -97,7 +97,9 @@ class Adaptive(Policy[AdaptiveParams]):
     def expected(self, batch: Batch) -> Array:
         rows = [self._items.get(item) for item in batch.item]
         intercept = np.array([0.0 if row is None else self._intercept[row] for row in rows])
-        logit = np.vecdot(finite_batch(batch, self.d), self._information.mean) + intercept  # row by row: the same in any batch
+        logit = (
+            np.vecdot(finite_batch(batch, self.d), self._information.mean) + intercept
+        )  # row by row: the same in any batch
         return np.array([sigmoid(f) for f in logit.tolist()])
 
     def forget(self, keep: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -59,52 +60,61 @@ class Effects:
             ids: (B,), at most `until_full`.
         """
         B = len(ids)
-        self._x, self._rows = x, [None if one is None else self.row(one) for one in ids]
-        self._Sx, self._found = np.zeros((B, self.q)), [(0.0, 0.0)] * B
-        self._said = np.zeros((2, B))  # step, shrink
-        self._open: dict[int, int] = {}  # row -> its newest event that is not added yet
-        self._measure([at for at, row in enumerate(self._rows) if row is not None])
-
-    def _measure(self, events: Sequence[int]) -> None:
-        """Compute S x, and the effects' means and variances, of events of the part. Each is computed by itself."""
-        if not events:
-            return
-        rows, x = [self._rows[at] for at in events], self._x[events]
-        self._Sx[events] = Sx = np.matvec(self._S[rows], x)
-        means, variances = np.vecdot(self._mean[rows], x).tolist(), np.vecdot(Sx, x).tolist()
-        for at, mean, variance in zip(events, means, variances, strict=True):
-            self._found[at] = mean, max(variance, 0.0)
+        self._x, self._Sx = x, np.zeros((B, self.q))
+        self._rows = [None if one is None else self.row(one) for one in ids]
+        self._found = [(0.0, 0.0)] * B  # mean and variance of each event's effect
+        self._said = [(0.0, 0.0)] * B  # step and shrink of each event
+        self._open: dict[int, int] = {}  # row -> its newest event, which is not added yet
+        first: dict[int, int] = {}
+        for at, row in enumerate(self._rows):
+            if row is not None:
+                first.setdefault(row, at)
+        if first:
+            rows, events = list(first), list(first.values())
+            its = x[events]
+            self._Sx[events] = Sx = np.matvec(self._S[rows], its)
+            means, variances = np.vecdot(self._mean[rows], its).tolist(), np.vecdot(Sx, its).tolist()
+            for at, mean, variance in zip(events, means, variances, strict=True):
+                self._found[at] = mean, max(variance, 0.0)
 
     def look(self, at: int) -> tuple[float, float]:
         """Return mean and variance of the effect on event `at` of the part; 0 and 0 of an event of nobody's."""
         row = self._rows[at]
-        if row is not None and row in self._open:
-            self._add([self._open.pop(row)])
-            self._measure([at])
+        if row in self._open:  # the id comes a second time: what it has just learned counts
+            self._add(row, self._open.pop(row))
+            x, Sx = self._x[at], self._Sx[at]
+            np.matvec(self._S[row], x, out=Sx)
+            return float(np.vecdot(self._mean[row], x)), max(float(np.vecdot(Sx, x)), 0.0)
         return self._found[at]
 
     def learn(self, at: int, step: float, shrink: float) -> None:
         """Learn event `at` of the part: add step · Sx to the mean and take shrink · (Sx)(Sx)ᵀ from S."""
         row = self._rows[at]
         if row is not None:
-            self._said[:, at] = step, shrink
+            self._said[at] = step, shrink
             self._open[row] = at
             self._events += 1
             self._seen[row] = self._events
 
-    def _add(self, events: Sequence[int]) -> None:
-        """Add events of different ids."""
-        rows, Sx = [self._rows[at] for at in events], self._Sx[events]
-        steps, shrinks = self._said[:, events]
-        self._mean[rows] += steps[:, None] * Sx
-        roots = np.sqrt(shrinks)[:, None] * Sx  # the product of a vector with itself is symmetric to the last bit
+    def _add(self, row: int, at: int) -> None:
+        Sx, (step, shrink) = self._Sx[at], self._said[at]
+        mean, S, root = self._mean[row], self._S[row], math.sqrt(shrink) * Sx
+        mean += step * Sx
+        S -= root[:, None] * root  # the product of a vector with itself is symmetric to the last bit
+
+    def _add_all(self) -> None:
+        """Do what `_add` does for the events that are left, each of an id of its own: the same, bit for bit."""
+        rows, events = list(self._open), list(self._open.values())
+        Sx, said = self._Sx[events], np.array([self._said[at] for at in events])
+        self._mean[rows] += said[:, :1] * Sx
+        roots = np.sqrt(said[:, 1:]) * Sx
         self._S[rows] -= roots[:, :, None] * roots[:, None, :]
+        self._open.clear()
 
     def leave(self) -> None:
         """End the part. Rows may move up afterwards."""
         if self._open:
-            self._add(list(self._open.values()))
-            self._open.clear()
+            self._add_all()
         if self._limit is not None and len(self.ids) > self._limit:
             oldest = np.argsort(self._seen[: len(self.ids)], kind="stable")[: max(1, self._limit // 10)].tolist()
             ids = list(self.ids)

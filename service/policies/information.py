@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from service.policies.base import Array, Arrays
-from service.policies.linalg import pack, root_of_inverse, unpack
+from service.policies.linalg import add_products, pack, root_of_inverse, unpack
 
 WAITING = 16  # events whose rank-one changes are added to the matrices in one product
 REFRESH = 4096  # events after which an owner solves the inverse anew, so that rounding errors do not add up
@@ -112,20 +112,22 @@ class Information:
         np.multiply(roots[1, :, None], self._x, out=self._grow)
         self.mean = self._begin + self._weights[1] @ Sx
         if self._waiting == WAITING:
-            self._A += self._grow.T @ self._grow
-            self._S -= self._shrink.T @ self._shrink
+            add_products(self._A, self._grow)
+            add_products(self._S, self._shrink, op=np.subtract)
             self._begin_block()
 
     @property
     def matrix(self) -> Array:
         """A (d, d)."""
-        A: Array = self._A + self._grow.T @ self._grow
+        A = self._A.copy()
+        add_products(A, self._grow)
         return A
 
     @property
     def inverse(self) -> Array:
         """S (d, d)."""
-        S: Array = self._S - self._shrink.T @ self._shrink
+        S = self._S.copy()
+        add_products(S, self._shrink, op=np.subtract)
         return S
 
     def state(self) -> Arrays:
