@@ -122,10 +122,11 @@ class Effects:
 
     def means_of(self, ids: Sequence[str | None], x: Array) -> Array:
         """Return the means (B,) of the effects of B ids, each on its row of x (B, q); 0 for an id never seen."""
-        rows = [None if one is None else self.ids.get(one) for one in ids]
         means = np.zeros(len(ids))
-        if known := [at for at, row in enumerate(rows) if row is not None]:
-            means[known] = np.vecdot(self._mean[[rows[at] for at in known]], x[known])
+        known = [(at, row) for at, one in enumerate(ids) if one is not None and (row := self.ids.get(one)) is not None]
+        if known:
+            events, rows = map(list, zip(*known, strict=True))
+            means[events] = np.vecdot(self._mean[rows], x[events])
         return means
 
     def forget(self, keep: float) -> None:

@@ -416,7 +416,7 @@ class LearnedEncoder:
         firsts: list[int] = []
         at = []
         for event, (item, its) in enumerate(zip(ids, features, strict=True)):
-            same = (item, marshal.dumps(its, 2))  # `==` takes true for 1
+            same = (item, marshal.dumps(dict(its), 2))  # `==` takes true for 1
             if same not in known:
                 known[same] = len(firsts)
                 firsts.append(event)

@@ -23,8 +23,7 @@ from service.represent.learned import LearnedEncoder, LearnedSchema
 from service.represent.profile import Profile
 from service.store.codec import pack
 from simulator.world.shapes import make
-from tests.builders import batch_of
-from tests.builders import parts_of
+from tests.builders import batch_of, parts_of
 
 D, ITEMS, USERS = 32, 50, 500
 READ = 1000  # entries that the learner reads at once

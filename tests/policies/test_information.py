@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from service.policies.information import WAITING, Information
 
-
 Array = NDArray[Any]
 
 

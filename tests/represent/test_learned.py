@@ -114,7 +114,7 @@ def test_rows_made_together_are_those_made_one_by_one(
 ) -> None:
     pairs = [*pairs, (CONTEXT, ITEM, "i0"), (CONTEXT, {**ITEM, "price": 7}, "i0"), (CONTEXT, ITEM, "i0"), pairs[0]]
     encoder = LearnedEncoder(SCHEMA)
-    together = encoder.rows(*map(list, zip(*pairs, strict=True)))  # type: ignore[arg-type]  # three lists
+    together = encoder.rows(*map(list, zip(*pairs, strict=True)))
     alone = [encoder.encode(context, encoder.items([item], [one]))[0] for context, item, one in pairs]
     assert together.dtype == np.float32
     assert together.tobytes() == np.stack(alone).tobytes()
