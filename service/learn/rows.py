@@ -72,15 +72,20 @@ class Rows:
         """Return whether the event holds its row through this encoder."""
         return (event.encoder or self.native) == self.version
 
-    def of(self, event: Event) -> Array:
-        """Return the row of an event as the policy is given it: (columns,) float32."""
-        if self.has(event):
-            return event.x[: self.columns]
-        features = event.features
-        if features is None:
-            features = self.stand_ins.get(event.item, {})
-        [row] = self.encoder.encode(event.context, self.encoder.items([features], [event.item]))
-        return np.asarray(row)[: self.columns]
+    def of(self, events: Sequence[Event]) -> Array:
+        """Return the rows of B > 0 events as the policy is given them: (B, columns) float32."""
+        missing = [at for at, event in enumerate(events) if not self.has(event)]
+        if not missing:
+            return np.stack([event.x for event in events])[:, : self.columns]
+        x = np.empty((len(events), self.columns), dtype=np.float32)
+        for at, event in enumerate(events):
+            if self.has(event):
+                x[at] = event.x[: self.columns]
+        raw = [events[at] for at in missing]
+        features = [self.stand_ins.get(one.item, {}) if one.features is None else one.features for one in raw]
+        made = self.encoder.pairs([one.context for one in raw], features, [one.item for one in raw])
+        x[missing] = made[:, : self.columns]
+        return x
 
     def range_of(self, reward_range: tuple[float, float]) -> tuple[float, float]:
         """Return the rewards that the policy sees as 0 and 1: those of the schema, else the loop's range."""
@@ -91,7 +96,7 @@ class Rows:
         low, high = self.range_of(reward_range)
         reward = np.array([event.reward for event in events], dtype=np.float64)
         return Batch(
-            x=np.stack([self.of(event) for event in events]),
+            x=self.of(events),
             item=[event.item for event in events],
             user=[event.user for event in events],
             reward=(reward - low) / (high - low),

@@ -277,12 +277,12 @@ class Trainer:
 
     def _wrong(self, event: Event) -> str | None:
         """Return why an event cannot be learned, None if it can."""
-        d = self._rows.d
-        if self._rows.has(event) and event.x.shape != (d,):
-            return f"row of shape {event.x.shape}, expected ({d},)"
-        # Written so that NaN is refused as well.
-        if self._rows.has(event) and not np.abs(event.x).max(initial=0.0) <= LARGEST:
-            return "a feature is not finite, or larger than an encoder writes"
+        if self._rows.has(event):
+            if event.x.shape != (self._rows.d,):
+                return f"row of shape {event.x.shape}, expected ({self._rows.d},)"
+            # Written so that NaN is refused as well. The sum of squares says it of nearly every row, and is quick.
+            if not (event.x.dot(event.x) <= LARGEST or np.abs(event.x).max(initial=0.0) <= LARGEST):
+                return "a feature is not finite, or larger than an encoder writes"
         low, high = self._reward_range
         if not abs((event.reward - low) / (high - low)) <= LARGEST:
             return "the reward is not finite, or far outside the loop's range"

@@ -9,7 +9,7 @@ Vaswani et al. 2020, arXiv:1910.04928), distributed among the candidates by draw
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -56,53 +56,58 @@ class Adaptive(Policy[AdaptiveParams]):
     def __init__(self, d: int, params: AdaptiveParams, *, seed: int = 0) -> None:
         super().__init__(d, params, seed=seed)
         self._events = 0
-        self._mean = np.zeros(d)
         self._information = Information(params.ridge * np.eye(d), np.eye(d) / params.ridge)  # P and S
         self._items = ItemIndex()
         self._intercept: list[float] = []
         self._variance: list[float] = []
 
     def update(self, batch: Batch) -> Array:
-        expected = np.empty(len(batch.item))
-        for at, (x, item, reward) in enumerate(
-            zip(finite_batch(batch, self.d), batch.item, batch.reward.tolist(), strict=True)
-        ):
-            expected[at] = self._learn(x, item, min(max(reward, 0.0), 1.0))
-        return expected
+        x, rewards = finite_batch(batch, self.d), batch.reward.clip(0.0, 1.0).tolist()
+        expected: list[float] = []
+        for rows in self._information.parts(len(x), self._events):
+            expected += self._learn(x[rows], batch.item[rows], rewards[rows])
+        return np.array(expected, dtype=np.float64)
 
-    def _learn(self, x: Array, item: str, reward: float) -> float:
-        """Learn one event, x (d,). Return the click probability that was expected of it."""
-        row = self._items.add(item)
-        if row == len(self._intercept):
-            self._intercept.append(0.0)
-            self._variance.append(1.0 / self.params.item_ridge)
-        Sx = self._information.inverse_times(x)
-        s = self._variance[row]
-        p = sigmoid(float(self._mean @ x) + self._intercept[row])
-        h = p * (1.0 - p)
-        g = 1.0 / (1.0 + h * (max(float(x @ Sx), 0.0) + s))
-        self._mean += (g * (reward - p)) * Sx
-        self._information.add(x, h / (1.0 + h * s), Sx, g * h)
-        self._intercept[row] += g * (reward - p) * s
-        self._variance[row] = s - g * h * s * s
-        self._events += 1
+    def _learn(self, x: Array, items: Sequence[str], rewards: Sequence[float]) -> list[float]:
+        """Learn a part, x (B, d). Return the click probability (B,) that was expected of each event."""
+        expected, information = [], self._information
+        information.enter(x)
+        for item, reward in zip(items, rewards, strict=True):
+            row = self._items.add(item)
+            if row == len(self._intercept):
+                self._intercept.append(0.0)
+                self._variance.append(1.0 / self.params.item_ridge)
+            s = self._variance[row]
+            value, variance = information.look()
+            p = sigmoid(value + self._intercept[row])
+            h = p * (1.0 - p)
+            g = 1.0 / (1.0 + h * (variance + s))
+            step = g * (reward - p)
+            information.learn(step, g * h, h / (1.0 + h * s))
+            self._intercept[row] += step * s
+            self._variance[row] = s - g * h * s * s
+            expected.append(p)
+        information.leave()
+        self._events += len(x)
         if self._events % REFRESH == 0:
             with suppress(NumericalError):  # the updated inverse is then the best there is
-                self._information.restart(self._information.matrix)
-        return p
+                information.restart(information.matrix)
+        return expected
 
     def expected(self, batch: Batch) -> Array:
         rows = [self._items.get(item) for item in batch.item]
         intercept = np.array([0.0 if row is None else self._intercept[row] for row in rows])
-        logit = np.vecdot(finite_batch(batch, self.d), self._mean) + intercept  # row by row: the same in any batch
+        logit = (
+            np.vecdot(finite_batch(batch, self.d), self._information.mean) + intercept
+        )  # row by row: the same in any batch
         return np.array([sigmoid(f) for f in logit.tolist()])
 
     def forget(self, keep: float) -> None:
         """Fade the precisions to the prior's, and P m and o / s to 0, by the factor `keep`."""
         prior, precision = self.params.ridge * np.eye(self.d), self._information.matrix
-        worth = precision @ self._mean
+        worth = precision @ self._information.mean
         self._information.restart(prior + keep * (precision - prior))
-        self._mean = self._information.inverse @ (keep * worth)
+        self._information.mean = self._information.inverse @ (keep * worth)
         for row, (o, s) in enumerate(zip(self._intercept, self._variance, strict=True)):
             of_item = self.params.item_ridge + keep * (1.0 / s - self.params.item_ridge)
             self._variance[row] = 1.0 / of_item
@@ -117,7 +122,7 @@ class Adaptive(Policy[AdaptiveParams]):
 
     def state(self) -> Arrays:
         return {
-            "mean": self._mean.copy(),
+            "mean": self._information.mean.copy(),
             **self._information.state(),
             "events": np.array([self._events]),
             **self._of_items(),
@@ -125,8 +130,8 @@ class Adaptive(Policy[AdaptiveParams]):
 
     def load(self, state: Arrays) -> None:
         self._events = int(state["events"][0])
-        self._mean = state["mean"].copy()
         self._information.load(state)
+        self._information.mean = state["mean"].copy()
         self._items = ItemIndex.from_array(state["items"])
         self._intercept, self._variance = state["intercept"].tolist(), state["variance"].tolist()
 
@@ -139,7 +144,7 @@ class Adaptive(Policy[AdaptiveParams]):
             NumericalError: the precision cannot be factored.
         """
         return {
-            "mean": self._mean.copy(),
+            "mean": self._information.mean.copy(),
             "root": root_of_inverse(self._information.matrix),
             "noise": noise(self.seed, self._events, self.d),
             **self._of_items(),

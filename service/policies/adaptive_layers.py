@@ -34,7 +34,7 @@ from service.policies.base import (
 )
 from service.policies.effects import Effects, ServedEffects
 from service.policies.ensemble import MEMBERS, PAIRS, Bounds, noise, pmf_of_estimates, squares
-from service.policies.information import REFRESH, Information
+from service.policies.information import REFRESH, WAITING, Information
 from service.policies.item_index import Ids
 from service.policies.linalg import root_of_inverse
 
@@ -79,7 +79,6 @@ class AdaptiveOnLayers(Policy[AdaptiveParams]):
         super().__init__(layout.d, params, seed=seed)
         self._layout, shared = layout, layout.shared
         self._events = 0
-        self._mean = np.zeros(shared)
         self._information = Information(params.ridge * np.eye(shared), np.eye(shared) / params.ridge)
         self._items = Effects(layout.of_item, ridge=params.ridge)
         self._users = Effects(layout.of_user, ridge=params.ridge, limit=USERS)
@@ -88,52 +87,59 @@ class AdaptiveOnLayers(Policy[AdaptiveParams]):
         return type(self)(self._layout, self.params, seed=self.seed)
 
     def update(self, batch: Batch) -> Array:
-        expected = np.empty(len(batch.item))
-        rows = zip(finite_batch(batch, self.d), batch.item, batch.user, batch.reward.tolist(), strict=True)
-        for at, (x, item, user, reward) in enumerate(rows):
-            expected[at] = self._learn(x, item, user, min(max(reward, 0.0), 1.0))
-        return expected
+        x, rewards = finite_batch(batch, self.d), batch.reward.clip(0.0, 1.0).tolist()
+        expected: list[float] = []
+        while (start := len(expected)) < len(x):
+            most = self._users.until_full(batch.user[start : start + WAITING])
+            rows = next(self._information.parts(min(most, len(x) - start), self._events))
+            rows = slice(start, start + rows.stop)
+            expected += self._learn(x[rows], batch.item[rows], batch.user[rows], rewards[rows])
+        return np.array(expected, dtype=np.float64)
 
-    def _learn(self, x: Array, item: str, user: str | None, reward: float) -> float:
-        """Learn one event, x (d,). Return the click probability that was expected of it."""
+    def _learn(
+        self, x: Array, items: Sequence[str], users: Sequence[str | None], rewards: Sequence[float]
+    ) -> list[float]:
+        """Learn a part, x (B, d). Return the click probability (B,) that was expected of each event."""
+        expected = []
+        information, of_items, of_users = self._information, self._items, self._users
         shared, of_item, of_user = self._layout.split(x)
-        Sx = self._information.inverse_times(shared)
-        i = self._items.row(item)
-        effect, Sa = self._items.at(i, of_item)
-        logit, own = float(self._mean @ shared) + effect, float(of_item @ Sa)
-        if user is not None:
-            u = self._users.row(user)
-            effect, Sb = self._users.at(u, of_user)
-            logit, own = logit + effect, own + float(of_user @ Sb)
-        p = sigmoid(logit)
-        h = p * (1.0 - p)
-        g = 1.0 / (1.0 + h * (max(float(shared @ Sx), 0.0) + own))
-        step = g * (reward - p)
-        self._mean += step * Sx
-        self._information.add(shared, h / (1.0 + h * own), Sx, g * h)
-        self._items.learn(i, Sa, step, g * h)
-        if user is not None:
-            self._users.learn(u, Sb, step, g * h)
-        self._events += 1
+        information.enter(shared)
+        of_items.enter(items, of_item)
+        of_users.enter(users, of_user)
+        for at, reward in enumerate(rewards):
+            value, variance = information.look()
+            item_value, item_variance = of_items.look(at)
+            user_value, user_variance = of_users.look(at)
+            own = item_variance + user_variance
+            p = sigmoid(value + item_value + user_value)
+            h = p * (1.0 - p)
+            g = 1.0 / (1.0 + h * (variance + own))
+            step, shrink = g * (reward - p), g * h
+            information.learn(step, shrink, h / (1.0 + h * own))
+            of_items.learn(at, step, shrink)
+            of_users.learn(at, step, shrink)
+            expected.append(p)
+        for layer in (information, of_items, of_users):
+            layer.leave()
+        self._events += len(x)
         if self._events % REFRESH == 0:
             with suppress(NumericalError):  # the updated inverse is then the best there is
-                self._information.restart(self._information.matrix)
-        return p
+                information.restart(information.matrix)
+        return expected
 
     def expected(self, batch: Batch) -> Array:
-        expected = []
-        for x, item, user in zip(finite_batch(batch, self.d), batch.item, batch.user, strict=True):
-            shared, of_item, of_user = self._layout.split(x)
-            logit = float(self._mean @ shared) + self._items.mean_of(item, of_item)
-            expected.append(sigmoid(logit + (0.0 if user is None else self._users.mean_of(user, of_user))))
-        return np.array(expected, dtype=np.float64)
+        shared, of_item, of_user = self._layout.split(finite_batch(batch, self.d))
+        logit = np.vecdot(shared, self._information.mean)  # row by row: the same in any batch
+        logit += self._items.means_of(batch.item, of_item)
+        logit += self._users.means_of(batch.user, of_user)
+        return np.array([sigmoid(f) for f in logit.tolist()])
 
     def forget(self, keep: float) -> None:
         """Fade the precisions to the priors', and each precision times its mean to 0, by the factor `keep`."""
         prior, precision = self.params.ridge * np.eye(self._layout.shared), self._information.matrix
-        worth = precision @ self._mean
+        worth = precision @ self._information.mean
         self._information.restart(prior + keep * (precision - prior))
-        self._mean = self._information.inverse @ (keep * worth)
+        self._information.mean = self._information.inverse @ (keep * worth)
         self._items.forget(keep)
         self._users.forget(keep)
 
@@ -143,7 +149,7 @@ class AdaptiveOnLayers(Policy[AdaptiveParams]):
 
     def state(self) -> Arrays:
         return {
-            "mean": self._mean.copy(),
+            "mean": self._information.mean.copy(),
             **self._information.state(),
             "events": np.array([self._events]),
             **self._items.state("items"),
@@ -152,8 +158,8 @@ class AdaptiveOnLayers(Policy[AdaptiveParams]):
 
     def load(self, state: Arrays) -> None:
         self._events = int(state["events"][0])
-        self._mean = state["mean"].copy()
         self._information.load(state)
+        self._information.mean = state["mean"].copy()
         self._items.load("items", state)
         self._users.load("users", state)
 
@@ -170,7 +176,7 @@ class AdaptiveOnLayers(Policy[AdaptiveParams]):
         root = root_of_inverse(self._information.matrix)
         return {
             "layout": np.array([self._layout.shared, self._layout.of_item, self._layout.of_user]),
-            "mean": self._mean.astype(np.float32),
+            "mean": self._information.mean.astype(np.float32),
             "draws": (self._noise() @ root).astype(np.float32),
             **self._items.snapshot("items"),
             **self._users.snapshot("users"),

@@ -41,26 +41,93 @@ class Effects:
             self._mean[row], self._S[row] = 0.0, np.eye(self.q) / self.ridge
         return row
 
-    def at(self, row: int, x: Array) -> tuple[float, Array]:
-        """Return the effect's mean on a row's columns x (q,), and S x (q,)."""
-        return float(self._mean[row] @ x), self._S[row] @ x
+    def until_full(self, ids: Sequence[str | None]) -> int:
+        """Return how many events of these ids may come before some id has to be dropped, at least 1."""
+        if self._limit is None or len(self.ids) + len(ids) <= self._limit:
+            return len(ids)
+        new: set[str] = set()
+        for at, one in enumerate(ids):
+            if one is not None and self.ids.get(one) is None:
+                new.add(one)
+            if len(self.ids) + len(new) > self._limit:
+                return at + 1
+        return len(ids)
 
-    def mean_of(self, one: str, x: Array) -> float:
-        """Return the effect's mean for an id, 0 for one never seen."""
-        row = self.ids.get(one)
-        return 0.0 if row is None else float(self._mean[row] @ x)
+    def enter(self, ids: Sequence[str | None], x: Array) -> None:
+        """Take in a part, x (B, q); None: nobody's event. Then come `look` and `learn` for each event, and `leave`.
 
-    def learn(self, row: int, Sx: Array, step: float, shrink: float) -> None:
-        """Add step · Sx to the mean and take shrink · (Sx)(Sx)ᵀ from S. Rows may move up afterwards."""
-        self._mean[row] += step * Sx
-        root = math.sqrt(shrink) * Sx  # the product of one vector with itself is symmetric to the last bit
-        self._S[row] -= np.outer(root, root)
-        self._events += 1
-        self._seen[row] = self._events
+        Args:
+            ids: (B,), at most `until_full`.
+        """
+        B = len(ids)
+        self._x, self._Sx = x, np.zeros((B, self.q))
+        self._rows = [None if one is None else self.row(one) for one in ids]
+        self._found = [(0.0, 0.0)] * B  # mean and variance of each event's effect
+        self._said = [(0.0, 0.0)] * B  # step and shrink of each event
+        self._open: dict[int, int] = {}  # row -> its newest event, which is not added yet
+        first: dict[int, int] = {}
+        for at, row in enumerate(self._rows):
+            if row is not None:
+                first.setdefault(row, at)
+        if first:
+            rows, events = list(first), list(first.values())
+            its = x[events]
+            self._Sx[events] = Sx = np.matvec(self._S[rows], its)
+            means, variances = np.vecdot(self._mean[rows], its).tolist(), np.vecdot(Sx, its).tolist()
+            for at, mean, variance in zip(events, means, variances, strict=True):
+                self._found[at] = mean, max(variance, 0.0)
+
+    def look(self, at: int) -> tuple[float, float]:
+        """Return mean and variance of the effect on event `at` of the part; 0 and 0 of an event of nobody's."""
+        row = self._rows[at]
+        if row in self._open:  # the id comes a second time: what it has just learned counts
+            self._add(row, self._open.pop(row))
+            x, Sx = self._x[at], self._Sx[at]
+            np.matvec(self._S[row], x, out=Sx)
+            return float(np.vecdot(self._mean[row], x)), max(float(np.vecdot(Sx, x)), 0.0)
+        return self._found[at]
+
+    def learn(self, at: int, step: float, shrink: float) -> None:
+        """Learn event `at` of the part: add step · Sx to the mean and take shrink · (Sx)(Sx)ᵀ from S."""
+        row = self._rows[at]
+        if row is not None:
+            self._said[at] = step, shrink
+            self._open[row] = at
+            self._events += 1
+            self._seen[row] = self._events
+
+    def _add(self, row: int, at: int) -> None:
+        Sx, (step, shrink) = self._Sx[at], self._said[at]
+        mean, S, root = self._mean[row], self._S[row], math.sqrt(shrink) * Sx
+        mean += step * Sx
+        S -= root[:, None] * root  # the product of a vector with itself is symmetric to the last bit
+
+    def _add_all(self) -> None:
+        """Do what `_add` does for the events that are left, each of an id of its own: the same, bit for bit."""
+        rows, events = list(self._open), list(self._open.values())
+        Sx, said = self._Sx[events], np.array([self._said[at] for at in events])
+        self._mean[rows] += said[:, :1] * Sx
+        roots = np.sqrt(said[:, 1:]) * Sx
+        self._S[rows] -= roots[:, :, None] * roots[:, None, :]
+        self._open.clear()
+
+    def leave(self) -> None:
+        """End the part. Rows may move up afterwards."""
+        if self._open:
+            self._add_all()
         if self._limit is not None and len(self.ids) > self._limit:
             oldest = np.argsort(self._seen[: len(self.ids)], kind="stable")[: max(1, self._limit // 10)].tolist()
             ids = list(self.ids)
             self.forget_ids([ids[at] for at in oldest])
+
+    def means_of(self, ids: Sequence[str | None], x: Array) -> Array:
+        """Return the means (B,) of the effects of B ids, each on its row of x (B, q); 0 for an id never seen."""
+        means = np.zeros(len(ids))
+        known = [(at, row) for at, one in enumerate(ids) if one is not None and (row := self.ids.get(one)) is not None]
+        if known:
+            events, rows = map(list, zip(*known, strict=True))
+            means[events] = np.vecdot(self._mean[rows], x[events])
+        return means
 
     def forget(self, keep: float) -> None:
         """Fade every precision to the prior's and every S⁻¹ mean to 0, by the factor `keep`."""

@@ -16,6 +16,7 @@ import numpy as np
 from service.policies.base import Array, NumericalError
 
 BLOCK = 1 << 17  # numbers per block: 1 MB
+PANEL = 128  # columns: a square of them is 128 kB, which the allocator keeps at hand
 JITTERS = (0.0, *(10.0**k for k in range(-12, -5)))  # of the mean diagonal element
 
 
@@ -65,6 +66,25 @@ def root_of_inverse(A: Array) -> Array:
     """
     root: Array = np.linalg.solve(psd_cholesky(A), np.eye(len(A)))
     return root
+
+
+def add_products(A: Array, rows: Array, *, op: np.ufunc = np.add) -> None:
+    """Add rowsᵀ rows, from rows (k, d), to A (d, d) in place; exactly symmetric stays so. `op` may be np.subtract.
+
+    A product of d × d numbers in one piece would need fresh memory each time, which costs more than the product.
+    """
+    d = len(A)
+    step = d if d <= PANEL else PANEL // 2
+    for start in range(0, d, step):
+        stop = min(start + step, d)
+        own = rows[:, start:stop]
+        block = A[start:stop, start:stop]
+        op(block, own.T @ own, out=block)
+        if stop < d:
+            beside = own.T @ rows[:, stop:]
+            right, below = A[start:stop, stop:], A[stop:, start:stop]
+            op(right, beside, out=right)
+            op(below, beside.T, out=below)
 
 
 @lru_cache(maxsize=16)

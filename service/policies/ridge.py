@@ -28,7 +28,7 @@ class Ridge:
 
     def __init__(self, d: int, ridge: float) -> None:
         self.d, self.ridge = d, ridge
-        self._theta, self._b, self._mass = np.zeros(d), np.zeros(d), 0.0
+        self._b, self._mass = np.zeros(d), 0.0
         self._information = Information(np.zeros((d, d)), np.eye(d) / ridge)  # Σ w x xᵀ without the prior, and A⁻¹
         self._weight = 1.0  # of one event in the sums
         self.events = 0
@@ -39,20 +39,24 @@ class Ridge:
         Returns:
             The reward (B,) expected of each event before it was learned.
         """
-        expected = np.empty(len(x))
-        for at, (row, r) in enumerate(zip(x, reward.tolist(), strict=True)):
-            expected[at] = e = float(self._theta @ row)
-            Sx = self._information.inverse_times(row)
-            g = 1.0 / (1.0 + max(float(row @ Sx), 0.0))
-            self._theta += (g * (r - e)) * Sx
-            self._information.add(row, self._weight, Sx, g)
-            self._b += (self._weight * r) * row
-            self._mass += self._weight
-            self.events += 1
+        expected: list[float] = []
+        information, weight, rewards = self._information, self._weight, reward.tolist()
+        for rows in information.parts(len(x), self.events):
+            information.enter(x[rows])
+            for r in rewards[rows]:
+                e, variance = information.look()
+                g = 1.0 / (1.0 + variance)
+                information.learn(g * (r - e), g, weight)
+                expected.append(e)
+                self._mass += weight
+            information.leave()
+            for row in (weight * reward[rows])[:, None] * x[rows]:  # one by one: the sum may not depend on the batches
+                self._b += row
+            self.events += rows.stop - rows.start
             if self.events % REFRESH == 0:
                 with suppress(NumericalError):  # the updated inverse is then the best there is
-                    self._restart(self._information.matrix)
-        return expected
+                    self._restart(information.matrix)
+        return np.array(expected, dtype=np.float64)
 
     def forget(self, keep: float) -> None:
         """Multiply the weight of all events by `keep`, in [0, 1)."""
@@ -62,8 +66,9 @@ class Ridge:
         self._restart(scale * self._information.matrix)
 
     def _restart(self, sums: Array) -> None:
-        self._theta, root = self._solve(sums)
+        theta, root = self._solve(sums)
         self._information.set(sums, root.T @ root)
+        self._information.mean = theta
 
     def solve(self) -> tuple[Array, Array]:
         """Solve for θ (d,) and a root (d, d) with A⁻¹ = rootᵀ root.
@@ -87,7 +92,7 @@ class Ridge:
         return {
             **self._information.state(),
             "b": self._b.copy(),
-            "theta": self._theta.copy(),
+            "theta": self._information.mean.copy(),
             "weights": np.array([self._mass, self._weight]),
             "events": np.array([self.events]),
         }
@@ -95,6 +100,6 @@ class Ridge:
     def load(self, state: Arrays) -> None:
         """Replace what was learned by a `state()` with the same d and ridge."""
         self._information.load(state)
-        self._b, self._theta = state["b"].copy(), state["theta"].copy()
+        self._information.mean, self._b = state["theta"].copy(), state["b"].copy()
         self._mass, self._weight = state["weights"].tolist()
         self.events = int(state["events"][0])

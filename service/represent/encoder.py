@@ -230,6 +230,14 @@ class Encoder:
             z = np.concatenate([z, self._hashed(hashed, tokens, values, items).astype(np.float32)], axis=1)
         return Rows(z, self._right, weight, items.z.shape[1])
 
+    def pairs(
+        self, contexts: Sequence[Mapping[str, Any]], features: Sequence[Mapping[str, Any]], ids: Sequence[str]
+    ) -> Array:
+        """Encode B pairs of a context and an item: (B, d) float32, each row as `encode` makes it."""
+        items = self.items(features, ids)
+        pairs = enumerate(contexts)
+        return np.concatenate([self.encode(context, items.take([at])) for at, context in pairs])
+
     def _hashed(self, own: Array, tokens: list[int], values: list[float], items: ItemBlock) -> Array:
         """Return the hashed columns (n, dims) float64, of the context's own (dims,), its t tokens, and the items."""
         z = items.hashed + own  # (n, dims)

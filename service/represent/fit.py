@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from service.represent.evidence import Layer, estimate, interaction, most_telling
 from service.represent.learned import ITEM_ID, Block, Columns, LearnedSchema, Levels
-from service.represent.misfits import Misfits
 from service.represent.profile import Profile
 from service.represent.seen import fields_of
 
@@ -68,10 +67,10 @@ class Fitted:
 class _Side:
     """One side's fields, and their columns in N records."""
 
-    def __init__(self, columns: Columns, records: Iterator[tuple[Mapping[str, Any], str | None]], n: int) -> None:
-        every, misfits = np.zeros((n, columns.size)), Misfits()
-        for row, (features, item) in zip(every, records, strict=True):
-            columns.encode(features, row, misfits, item)
+    def __init__(
+        self, columns: Columns, records: Sequence[Mapping[str, Any]], items: Sequence[str] | None = None
+    ) -> None:
+        every = columns.encode_all(records, np.zeros((len(records), columns.size)), items)
         self.fields = columns.fields
         self.of = {name: every[:, at] for name, at in columns.at.items()}  # field, None for the constant -> (N, width)
 
@@ -99,8 +98,8 @@ def fit(records: Sequence[Raw], profile: Profile, former: LearnedSchema | None =
     featureless = not of_item
     shown = [item for item, _ in Counter(ids).most_common(IDS_SHOWN)]
     of_item[ITEM_ID] = Levels(path=ITEM_ID, levels=sorted(shown))
-    context = _Side(Columns("context", of_context), ((one.context, None) for one in records), len(records))
-    item = _Side(Columns("item", of_item), ((one.features, one.item) for one in records), len(records))
+    context = _Side(Columns("context", of_context), [record.context for record in records])
+    item = _Side(Columns("item", of_item), [record.features for record in records], ids)
 
     reward, reward_range = _standardised(np.array([record.reward for record in records]))
     rate = min(max(float(reward.mean()), 0.005), 0.995)

@@ -16,6 +16,7 @@ Letters: **n** candidates, **d** columns of a row, **p** columns of one side.
 from __future__ import annotations
 
 import json
+import marshal
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -314,6 +315,26 @@ class Columns:
         named = [f"{side}.{name}{suffix}" for name, field in self.fields.items() for suffix in field.columns]
         self.names = ["1", *named]
 
+    def encode_all(
+        self, features: Sequence[Mapping[str, Any]], out: Array, items: Sequence[str] | None = None
+    ) -> Array:
+        """Write the columns of B JSON objects, and of their items' ids, into `out` (B, size), which holds zeros.
+
+        Each row is the one that `encode` writes. What cannot be used is not counted.
+
+        Returns:
+            `out`.
+        """
+        out[:, 0] = 1.0
+        if not self.fields:
+            return out
+        values = [dict(leaves(one)[0]) for one in features]
+        for one, item in zip(values, items or (), strict=items is not None):
+            one[ITEM_ID] = item
+        for name, field in self.fields.items():
+            _write_all(field, [one.get(field.path) for one in values], out[:, self.at[name]])
+        return out
+
     def encode(self, features: Mapping[str, Any], out: Array, misfits: Misfits, item: str | None = None) -> None:
         """Write the columns of a JSON object, and of an item's id, into `out` (size,), which holds zeros."""
         out[0] = 1.0
@@ -328,6 +349,24 @@ class Columns:
                 reason = write(value, out[columns])
                 if reason is not None and path != ITEM_ID:
                     misfits.add(self._side, path, reason)
+
+
+def _write_all(field: AnyLearned, values: Sequence[Any], out: Array) -> None:
+    """Write B values, None where there is none, into `out` (B, columns), which holds zeros: each as `write` does."""
+    if isinstance(field, (Line, Bend)):
+        numbers = [number_of(value) for value in values]
+        known = [at for at, number in enumerate(numbers) if number is not None]
+        found = np.array([number for number in numbers if number is not None])
+        if isinstance(field, Line):
+            out[known, 0] = np.interp(found, field.values, field.places)
+        else:
+            place = np.interp(found, field.knots, np.arange(len(field.knots)))
+            low = np.minimum(place.astype(np.intp), len(field.knots) - 2)
+            out[known, low], out[known, low + 1] = low + 1 - place, place - low
+        return
+    for value, row in zip(values, out, strict=True):
+        if value is not None:
+            field.write(value, row)
 
 
 class LearnedEncoder:
@@ -400,3 +439,25 @@ class LearnedEncoder:
         c = np.zeros(self._context.size, dtype=np.float32)
         self._context.encode(context, c, Misfits() if misfits is None else misfits)
         return Rows(items.z, self._right, c[self._left] * self._scale, items.z.shape[1])
+
+    def pairs(
+        self, contexts: Sequence[Mapping[str, Any]], features: Sequence[Mapping[str, Any]], ids: Sequence[str]
+    ) -> Array:
+        """Encode B pairs of a context and an item: (B, d) float32, each row as `encode` makes it."""
+        c = self._context.encode_all(contexts, np.zeros((len(contexts), self._context.size), dtype=np.float32))
+        known: dict[tuple[str, bytes], int] = {}  # an item that is as it was is encoded once
+        firsts: list[int] = []
+        at = []
+        for event, (item, its) in enumerate(zip(ids, features, strict=True)):
+            same = (item, marshal.dumps(dict(its), 2))  # `==` takes true for 1
+            if same not in known:
+                known[same] = len(firsts)
+                firsts.append(event)
+            at.append(known[same])
+        z = self._item.encode_all(
+            [features[event] for event in firsts],
+            np.zeros((len(firsts), self._item.size), dtype=np.float32),
+            [ids[event] for event in firsts],
+        )
+        x: Array = z[:, self._right][at] * (c[:, self._left] * self._scale)
+        return x

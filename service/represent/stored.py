@@ -57,6 +57,11 @@ class AnyEncoder(Protocol):
     def rows(self, context: Mapping[str, Any], items: Block, *, misfits: Misfits | None = None) -> Rows:
         """The same, not multiplied out."""
 
+    def pairs(
+        self, contexts: Sequence[Mapping[str, Any]], features: Sequence[Mapping[str, Any]], ids: Sequence[str]
+    ) -> Array:
+        """Encode B > 0 pairs of a context and an item: (B, d) float32, each row as `encode` makes it."""
+
 
 def schema_of(said: Mapping[str, Any]) -> AnySchema:
     """Read a schema as JSON. One that has blocks was learned, or is written like one that was.

@@ -10,11 +10,16 @@ from service.policies.effects import Effects, ServedEffects
 
 def observe(effects: Effects, one: str, x: list[float], target: float) -> None:
     """Learn y = aᵀx + N(0, 1) as a Kalman filter does."""
-    column = np.array(x)
-    row = effects.row(one)
-    mean, Sx = effects.at(row, column)
-    g = 1.0 / (1.0 + float(column @ Sx))
-    effects.learn(row, Sx, g * (target - mean), g)
+    effects.enter([one], np.array([x]).reshape(1, -1))
+    mean, variance = effects.look(0)
+    g = 1.0 / (1.0 + variance)
+    effects.learn(0, g * (target - mean), g)
+    effects.leave()
+
+
+def mean_of(effects: Effects, one: str, x: list[float]) -> float:
+    """Return the effect's mean for one id."""
+    return float(effects.means_of([one], np.array([x]))[0])
 
 
 def test_an_id_has_the_posterior_of_its_own_observations() -> None:
@@ -45,7 +50,7 @@ def test_forgetting_fades_to_the_prior() -> None:
     np.testing.assert_allclose(effects.state("of")["of_S"], half.state("of")["of_S"], rtol=1e-12)
     np.testing.assert_allclose(effects.state("of")["of_mean"], half.state("of")["of_mean"], rtol=1e-12)
     effects.forget(0)
-    assert effects.mean_of("a", np.ones(2)) == 0.0
+    assert mean_of(effects, "a", [1.0, 1.0]) == 0.0
 
 
 def test_no_more_ids_are_kept_than_the_limit_and_the_longest_unseen_go() -> None:
@@ -57,8 +62,8 @@ def test_no_more_ids_are_kept_than_the_limit_and_the_longest_unseen_go() -> None
     kept = list(effects.ids)
     assert "regular" in kept
     assert {f"u{number}" for number in range(190, 200)} <= set(kept)
-    assert effects.mean_of("u0", np.ones(1)) == 0.0
-    assert effects.mean_of("regular", np.ones(1)) > 0.9
+    assert mean_of(effects, "u0", [1.0]) == 0.0
+    assert mean_of(effects, "regular", [1.0]) > 0.9
 
 
 @pytest.mark.parametrize("limit", [None, 12])

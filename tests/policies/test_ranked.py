@@ -163,9 +163,10 @@ def test_effects_on_one_context_are_those_on_rows_that_are_all_alike(m: int) -> 
     rng = np.random.default_rng(4)
     effects = Effects(5, ridge=0.5)
     for number in range(2 * m):
-        row, x = effects.row(f"i{number % m}"), rng.standard_normal(5)
-        mean, Sx = effects.at(row, x)
-        effects.learn(row, Sx, 0.3 * (1.0 - mean), 0.3 / (1 + float(x @ Sx)))
+        effects.enter([f"i{number % m}"], rng.standard_normal((1, 5)))
+        mean, variance = effects.look(0)
+        effects.learn(0, 0.3 * (1.0 - mean), 0.3 / (1.0 + variance))
+        effects.leave()
     served, ids = ServedEffects(effects.snapshot("of"), "of", 5, ridge=0.5), ["i2", "new", "i0", "i2"]
     x = np.array([1.0, 0.0, -0.5, 0.0, 2.0], dtype=np.float32)
     for found, expected in zip(served.of_each(ids, x), served.of_each(ids, np.tile(x, (4, 1))), strict=True):

@@ -108,6 +108,27 @@ def test_any_json_has_a_finite_row_that_is_its_own(context: dict[str, Any], item
         assert alone.tobytes() == x[at : at + 1].tobytes()
 
 
+@given(st.lists(st.tuples(objects, objects, st.sampled_from(["i0", "i1"])), min_size=1, max_size=12))
+def test_rows_made_together_are_those_made_one_by_one(
+    pairs: list[tuple[dict[str, Any], dict[str, Any], str]],
+) -> None:
+    pairs = [*pairs, (CONTEXT, ITEM, "i0"), (CONTEXT, {**ITEM, "price": 7}, "i0"), (CONTEXT, ITEM, "i0"), pairs[0]]
+    encoder = LearnedEncoder(SCHEMA)
+    together = encoder.pairs(*map(list, zip(*pairs, strict=True)))
+    alone = [encoder.encode(context, encoder.items([item], [one]))[0] for context, item, one in pairs]
+    assert together.dtype == np.float32
+    assert together.tobytes() == np.stack(alone).tobytes()
+
+
+def test_true_and_one_are_two_values_of_an_item() -> None:
+    schema = LearnedSchema(
+        item={"new": Levels(path="new", levels=["true", "1"])},
+        blocks=[Block(context=None, item="new", variance=0.4)],
+    )
+    rows = LearnedEncoder(schema).pairs([{}, {}], [{"new": True}, {"new": 1}], ["i0", "i0"])
+    assert (rows[0] != rows[1]).all()
+
+
 def test_the_version_is_the_schemas() -> None:
     again = LearnedSchema.model_validate_json(SCHEMA.model_dump_json())
     assert LearnedEncoder(again).version == LearnedEncoder(SCHEMA).version

@@ -26,6 +26,7 @@ from service.policies import Array
 UNLIKELY = 12.0  # log-likelihood ratio at which a change is certain enough
 UNLIKELY_RETURN = 10.0  # the same for former models, for which evidence seldom begins anew
 DECLINES = (0.6, 0.8)
+LOG_DECLINES = [(a, math.log(a)) for a in DECLINES]
 ARMED_EVENTS, ARMED_REWARD = 500, 30.0  # before these many events, and this much reward, nobody knows what to expect
 CALIBRATION = 5000  # events over which expectations are compared with rewards
 IMPATIENT = 0  # the rival model that learns in the log's order, too, with a shorter memory
@@ -70,7 +71,7 @@ class Cusum:
         """
         calibration = self._recent_reward / max(self._recent_expected, 1e-12)  # a policy may expect nothing, ever
         e = min(max(expected * calibration, 1e-6), 0.99)
-        declines = [reward * math.log(a) + (1.0 - reward) * math.log((1.0 - a * e) / (1.0 - e)) for a in DECLINES]
+        declines = [reward * log + (1.0 - reward) * math.log((1.0 - a * e) / (1.0 - e)) for a, log in LOG_DECLINES]
         missing = (0.0,) * (self._rivals - len(ratios))
         for group in self.order.add(slate_position, (reward, expected, *declines, *ratios, *missing)):
             self._judge(group)

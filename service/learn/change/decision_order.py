@@ -8,6 +8,7 @@ change whenever traffic swells or ebbs, or a sweeper was down.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 
@@ -19,6 +20,8 @@ FAR = 4  # groups behind the newest at which an event is late, and the first tha
 MOST_HELD = 4096  # groups that wait for those before them
 RECENT = 512  # events over which `orderly` looks back
 DISORDER = 0.05  # share of late events at which a log is no longer in order
+
+Group: TypeAlias = tuple[list[float], list[float]]  # the two rows of a group, as lists: they grow event by event
 
 
 class DecisionOrder:
@@ -36,13 +39,13 @@ class DecisionOrder:
         self._size = size
         self._first = -1  # the first group that is not judged; -1 before there was any
         self._last = -1  # the last group of which there was an event
-        self._held: dict[int, Array] = {}
+        self._held: dict[int, Group] = {}
         self._disorder = 0.0  # share of the recent events that were late
 
     def add(self, slate_position: int | None, says: tuple[float, ...]) -> Iterator[Array]:
         """One event; the groups that can be judged now, in order."""
         if slate_position is None:
-            yield grown(np.zeros((2, 1 + self._size)), says)
+            yield np.array(_grown(self._empty(), says))
             return
         group = slate_position // GROUP
         self._first = group if self._first < 0 else self._first
@@ -50,15 +53,18 @@ class DecisionOrder:
         self._disorder += ((self._last - group > FAR) - self._disorder) / RECENT
         if group < self._first:
             return
-        grown(self._held.setdefault(group, np.zeros((2, 1 + self._size))), says)
+        self._held[group] = _grown(self._held.get(group) or self._empty(), says)
         while (self._there(self._first) and self._there(self._first + 1)) or len(self._held) > MOST_HELD:
             found = self._held.pop(self._first, None)
             self._first += 1
             if found is not None:
-                yield found
+                yield np.array(found)
+
+    def _empty(self) -> Group:
+        return [0.0] * (1 + self._size), [0.0] * (1 + self._size)
 
     def _there(self, group: int) -> bool:
-        return group in self._held and self._held[group][0, 0] >= ENOUGH
+        return group in self._held and self._held[group][0][0] >= ENOUGH
 
     @property
     def orderly(self) -> bool:
@@ -68,7 +74,7 @@ class DecisionOrder:
     @property
     def waiting(self) -> list[Array]:
         """The groups that are not judged yet, as far as they have come, in order."""
-        return [self._held[group] for group in sorted(self._held)]
+        return [np.array(self._held[group]) for group in sorted(self._held)]
 
     def restart(self) -> None:
         """Go on behind every group of which there was an event: what is left of one is no fair sample of it."""
@@ -80,17 +86,20 @@ class DecisionOrder:
         """(1 + groups held, 3 + 2 size) float64."""
         head = np.zeros(3 + 2 * self._size)
         head[:3] = self._first, self._last, self._disorder
-        return np.array([head, *([group, *held.ravel()] for group, held in sorted(self._held.items()))])
+        return np.array([head, *([group, *sums, *cusums] for group, (sums, cusums) in sorted(self._held.items()))])
 
     def load(self, state: Array) -> None:
         first, last, self._disorder = state[0, :3].tolist()
         self._first, self._last = int(first), int(last)
-        self._held = {int(row[0]): row[1:].reshape(2, 1 + self._size).copy() for row in state[1:]}
+        self._held = {}
+        for group, *both in state[1:].tolist():
+            self._held[int(group)] = both[: 1 + self._size], both[1 + self._size :]
 
 
-def grown(group: Array, says: tuple[float, ...]) -> Array:
+def _grown(group: Group, says: tuple[float, ...]) -> Group:
     """The same group with one event more."""
-    event = np.array((1.0, *says))
-    group[0] += event
-    group[1] = np.maximum(0.0, group[1] + event)
-    return group
+    event, (sums, cusums) = (1.0, *says), group
+    return (
+        [total + one for total, one in zip(sums, event, strict=True)],
+        [max(0.0, cusum + one) for cusum, one in zip(cusums, event, strict=True)],
+    )
