@@ -71,8 +71,8 @@ async def audit_learning(redis: Redis, loop: str) -> dict[str, bool]:
             await advance(redis, keys, trainer, until=policy.position)
         again = trainer.state()
         stored = unpack(state) if state is not None else again
-        # A checkpoint of version 0.1 holds the same but for the trainer's own arrays.
-        again = {array: again[array] for array in again if array in stored or not array.startswith("trainer.")}
+        # A checkpoint that an older version wrote lacks arrays that this one keeps.
+        again = {array: again[array] for array in again if array in stored}
         found[name] = same_arrays(stored, again) and trainer.events == policy.events
     return found
 
