@@ -54,6 +54,12 @@ class LoopChanges(BaseModel):
         le=30 * 86_400,
         description="seconds that a settled decision stays readable, after its wait time",
     )
+    early_time: Finite = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="seconds that a report is kept whose decision is not there yet; 0: it is refused",
+    )
     strict: bool = Field(
         False,
         strict=True,
@@ -79,3 +85,7 @@ class LoopSettings(LoopChanges):
     @property
     def ledger_ms(self) -> int:
         return round(self.ledger_time * 1000)
+
+    @property
+    def early_ms(self) -> int:
+        return round(self.early_time * 1000)

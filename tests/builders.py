@@ -224,12 +224,14 @@ def decision_of(decision_id: str, items: Sequence[str] = "a", *, loop: str = "t"
     return Decision(decision_id=decision_id, loop=loop, **{**record, **changes})
 
 
-async def store_decisions(redis: Redis, keys: Keys, *decisions: Decision, wait_ms: int = 60_000, d: int = D) -> None:
-    """Store decisions whose items have rows of zeros."""
+async def store_decisions(
+    redis: Redis, keys: Keys, *decisions: Decision, wait_ms: int = 60_000, d: int = D, **more: Any
+) -> None:
+    """Store decisions whose items have rows of zeros; `more` goes to `PendingDecision`."""
     writer = DecisionWriter(GroupCommit(redis), buffer=0)
     rows = np.zeros((1, d), np.float32)
     pending = [
-        PendingDecision(keys, one, np.repeat(rows, len(one.items), axis=0), [{}] * len(one.items), wait_ms)
+        PendingDecision(keys, one, np.repeat(rows, len(one.items), axis=0), [{}] * len(one.items), wait_ms, **more)
         for one in decisions
     ]
     answers = await asyncio.gather(*map(writer.append, pending))

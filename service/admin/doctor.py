@@ -133,10 +133,11 @@ def _of_feedback(name: str, status: LoopStatus) -> Iterator[Finding]:
             "learned from.",
             "Raise the loop's `wait_time` above the time that users take.",
         )
-    if status.rejected >= ENOUGH and status.rejected > 0.1 * (status.joined + status.rejected):
+    lost = status.rejected + status.unknown
+    if lost >= ENOUGH and lost > 0.1 * (status.joined + lost):
         yield Finding(
             "bad",
             name,
-            f"{status.rejected:,} reports named a decision or an item that is not known.",
+            f"{lost:,} reports named a decision or an item that is not known.",
             "Send the `decision_id` and an id of `items` as /recommend returned them.",
         )

@@ -26,7 +26,14 @@ LOOP_COUNTERS = {  # field of LoopStatus -> (name, help)
     "joined": ("rebound_feedback_joined", "Feedback joined to its decision in time"),
     "late": ("rebound_feedback_late", "Feedback after the deadline: recorded, not learned from"),
     "duplicate": ("rebound_feedback_duplicate", "Feedback that came before: changed nothing"),
-    "rejected": ("rebound_feedback_rejected", "Feedback for no known decision or item"),
+    "rejected": (
+        "rebound_feedback_rejected",
+        "Feedback refused: for no decision that can be there, no item of it, ...",
+    ),
+    "replaced": ("rebound_feedback_replaced", "Joined feedback that a correction replaced"),
+    "early": ("rebound_feedback_early", "Reports and displays that came before their decision, and were kept for it"),
+    "unknown": ("rebound_feedback_unknown", "Early ones whose decision did not come in time: dropped"),
+    "undisplayed": ("rebound_undisplayed_decisions", "Deferred decisions that were not displayed in time"),
     "defaulted": ("rebound_items_defaulted", "Items whose reward was the default: no feedback by the deadline"),
     "imported": ("rebound_events_imported", "Events imported"),
     "events": ("rebound_events", "Events appended to the log"),
@@ -126,16 +133,21 @@ class _Stored(Collector):
                 counter.add_metric([loop], getattr(status, field))
             yield counter
         pending = GaugeMetricFamily("rebound_pending_decisions", "Decisions that wait for feedback", labels=["loop"])
+        early = GaugeMetricFamily(
+            "rebound_waiting_feedback", "Early reports and displays that wait for their decision", labels=["loop"]
+        )
         misfits = CounterMetricFamily(
             "rebound_misfits", "Values that the encoder could not use", labels=["loop", "side", "field", "reason"]
         )
         for loop, status in self._loops.items():
             pending.add_metric([loop], status.pending)
+            early.add_metric([loop], status.early_waiting)
             for misfit, count in status.misfits.items():
                 side, rest = misfit.split("/", 1)
                 field, reason = rest.rsplit("/", 1)
                 misfits.add_metric([loop, side, field, reason], count)
         yield pending
+        yield early
         yield misfits
         yield from self._of_data()
 

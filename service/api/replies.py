@@ -18,7 +18,7 @@ from service.serve.recommend import Recommender
 
 T = TypeVar("T")
 
-STATUS = {"accepted": 202, "duplicate": 200, "late": 200}
+STATUS = {"accepted": 202, "duplicate": 200, "late": 200, "early": 202}
 
 
 class HotRoutes:
@@ -41,6 +41,7 @@ class HotRoutes:
             exclude=asked.exclude or (),
             k=1 if asked.k is None else asked.k,
             decision_id=asked.decision_id,
+            displayed=asked.displayed is not False,
         )
         self._metrics.decision(decision.loop, decision.policy, degraded=degraded)
         return 200, orjson.dumps(
@@ -67,6 +68,15 @@ class HotRoutes:
         results = await asyncio.gather(*(self._element(element, loop) for element in report.feedback))
         return 200, orjson.dumps({"results": results})
 
+    async def display(self, decision_id: str, *, loop: str | None) -> tuple[int, dict[str, str]]:
+        """Report the display of a deferred decision.
+
+        Raises:
+            NotFound, Conflict, StoreUnavailable: see `FeedbackJoiner.display`.
+        """
+        status = await self._joiner.display(decision_id, loop=loop)
+        return 202 if status == "early" else 200, {"status": status}
+
     async def _element(self, element: Any, loop: str | None) -> dict[str, str]:
         try:
             if not isinstance(element, dict):
@@ -78,7 +88,12 @@ class HotRoutes:
 
     async def _join(self, report: Feedback, loop: str | None) -> str:
         return await self._joiner.join(
-            report.decision_id, report.reward, item_id=report.item_id, feedback_id=report.feedback_id, loop=loop
+            report.decision_id,
+            report.reward,
+            item_id=report.item_id,
+            feedback_id=report.feedback_id,
+            replaces=report.replaces,
+            loop=loop,
         )
 
 

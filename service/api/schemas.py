@@ -115,6 +115,12 @@ class RecommendRequest(Body):
     exclude: list[Id] | None = Field(None, description="items not to be recommended to this user now")
     k: int | None = Field(None, strict=True, ge=1, description="how many items to recommend; default 1")
     decision_id: Id | None = Field(None, description="your own id; repeating it returns the stored decision unchanged")
+    displayed: bool | None = Field(
+        None,
+        strict=True,
+        description="default true. false: it is shown later, if at all; it teaches nothing until "
+        "POST /decisions/{id}/display, or a report on it",
+    )
 
 
 class RecommendedItem(BaseModel):
@@ -160,7 +166,13 @@ class Feedback(Body):
     decision_id: Id
     item_id: Id | None = Field(None, description="default: the first item of the slate")
     reward: Finite
-    feedback_id: Id | None = Field(None, description="your idempotency key: a repeat changes nothing")
+    feedback_id: Id | None = Field(
+        None, description="your idempotency key, unique within the decision: a repeat changes nothing"
+    )
+    replaces: Id | None = Field(
+        None,
+        description="the `feedback_id` of a report that this one corrects, while the wait lasts; not with `first`",
+    )
 
 
 class FeedbackBatch(Body):
@@ -181,11 +193,17 @@ FeedbackBody = Annotated[
 
 
 class FeedbackReply(BaseModel):
-    status: Literal["accepted", "duplicate", "late"]
+    status: Literal["accepted", "duplicate", "late", "early"]
+
+
+class DisplayReply(BaseModel):
+    status: Literal["displayed", "early"] = Field(
+        description="early: it waits for its decision, which is not there yet"
+    )
 
 
 class FeedbackResult(BaseModel):
-    status: Literal["accepted", "duplicate", "late", "rejected"]
+    status: Literal["accepted", "duplicate", "late", "early", "rejected"]
     code: str | None = Field(None, description="of a rejected element")
     detail: str | None = None
 
@@ -274,16 +292,17 @@ class LedgerFeedback(BaseModel):
     item_id: str
     reward: float
     feedback_id: str | None
-    status: Literal["accepted", "late"]
+    status: Literal["accepted", "late", "replaced"]
     at: float = Field(description="unix seconds")
+    replaces: str | None = Field(None, description="the report that this one corrects")
 
 
 class DecisionLedger(BaseModel):
     """A decision, its status, and every report on it."""
 
     decision: DecisionRecord
-    status: Literal["pending", "rewarded", "defaulted", "late"]
-    deadline: float = Field(description="unix seconds; feedback after it is late")
+    status: Literal["undisplayed", "pending", "rewarded", "defaulted", "late"]
+    deadline: float = Field(description="unix seconds; feedback after it is late, and so is a display")
     feedback: list[LedgerFeedback]
 
 

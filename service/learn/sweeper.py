@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from service.errors import NotFound, StoreUnavailable
 from service.learn.bell import Bell, rest
 from service.store import encoders, event_log, loop_store, policy_store
-from service.store.decisions import next_due_in, settle_due
+from service.store.decisions import give_up_early, next_due_in, settle_due
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 
@@ -30,7 +30,7 @@ class Sweeper:
         self._looked = time.monotonic()  # for encoders that nothing names any more
 
     async def step(self) -> int:
-        """Settle what is due now; return the number of events appended.
+        """Settle what is due now, give up early reports; return the number of events appended.
 
         Raises:
             NotFound: the loop is gone.
@@ -41,6 +41,7 @@ class Sweeper:
         appended = 0
         while settled := await settle_due(self._redis, self._commit, self._keys, loop.settings):
             appended += settled
+        await give_up_early(self._redis, self._commit, self._keys)
         positions = []
         for name in await policy_store.policy_names(self._redis, self._keys):
             with suppress(NotFound):  # deleted this very moment

@@ -16,6 +16,7 @@ from service.errors import InvalidRequest
 from service.loop import LOOP_NAME
 
 DEFAULT_LOOP = "default"
+CLOCKS_S = 60.0  # by which the clocks of workers may differ
 MADE_HERE = re.compile(rf"[0-9A-HJKMNP-TV-Z]{{26}}\.(?P<partition>0|[1-9][0-9]*)\.(?P<loop>{LOOP_NAME.pattern})")
 
 
@@ -33,6 +34,25 @@ def check_own_id(decision_id: str, loop: str) -> None:
     made_here = MADE_HERE.fullmatch(decision_id)
     if made_here and made_here["loop"] != loop:
         raise InvalidRequest("decision_id", f"an id of this form names its loop, {made_here['loop']!r}, not {loop!r}")
+
+
+def may_come(decision_id: str, loop: str, *, at: float, within_s: float) -> bool:
+    """Return whether a decision that is not stored may still be: a client's own, or one answered while Redis was away.
+
+    Args:
+        at: now, in unix seconds.
+        within_s: seconds that a decision takes from being made to being forgotten.
+    """
+    made_here = MADE_HERE.fullmatch(decision_id)
+    if made_here is None:
+        return True
+    if made_here["loop"] != loop or made_here["partition"] != "0":
+        return False
+    try:
+        made: float = ULID.from_str(decision_id[:26]).timestamp
+    except ValueError:  # of this form, and yet no ULID
+        return False
+    return at - within_s <= made <= at + CLOCKS_S
 
 
 def loop_of(decision_id: str, named: str | None) -> str:

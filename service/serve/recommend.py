@@ -37,8 +37,12 @@ class Recommender:
         exclude: Sequence[str] = (),
         k: int = 1,
         decision_id: str | None = None,
+        displayed: bool = True,
     ) -> tuple[Decision, bool]:
         """Decide, and store the decision before it is answered.
+
+        Args:
+            displayed: False: it teaches nothing until its display is reported.
 
         Returns:
             The decision that stands under its id (a repeated id gets the stored one back, unchanged), and whether it
@@ -65,7 +69,19 @@ class Recommender:
             served = active.policy_for(user_id or decision_id)
             refuse(request, served.encoder or active.encoder, misfits)
         shown = active.catalogue.shown(candidates, [item.id for item in decision.items])
-        return await self._decisions.append(PendingDecision(keys, decision, rows, shown, active.settings.wait_ms))
+        of_loop = active.settings
+        return await self._decisions.append(
+            PendingDecision(
+                keys,
+                decision,
+                rows,
+                shown,
+                of_loop.wait_ms,
+                ledger_ms=of_loop.ledger_ms,
+                aggregation=of_loop.aggregation,
+                displayed=displayed,
+            )
+        )
 
     def _check(self, candidates: Sequence[tuple[str, Features | None]] | None, k: int) -> None:
         if k > self._most_k:

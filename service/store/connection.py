@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -73,8 +74,10 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """Read the script `scripts/<name>.lua`."""
-    text = (files("service.store") / "scripts" / f"{name}.lua").read_text()
+    """Read the script `scripts/<name>.lua`. A line `-- include <other>` stands for the text of another."""
+    folder = files("service.store") / "scripts"
+    text = (folder / f"{name}.lua").read_text()
+    text = re.sub(r"^-- include (\w+)\n", lambda found: (folder / f"{found[1]}.lua").read_text(), text, flags=re.M)
     return Script(text, sha1(text.encode()).hexdigest())
 
 

@@ -35,6 +35,9 @@ class PendingDecision:
     rows: NDArray[np.float32]  # (k, d): of each item of the slate
     features: Sequence[Features]  # of each item of the slate, as it was shown
     wait_ms: int
+    ledger_ms: int = 600_000
+    aggregation: str = "first"
+    displayed: bool = True  # False: it waits for its display
 
 
 class DecisionWriter:
@@ -76,14 +79,15 @@ class DecisionWriter:
 
     async def _store(self, pending: PendingDecision) -> bytes | None:
         """Store one; the record that stood under this id before, None where there was none."""
-        decision, part = pending.decision, pending.keys.partition()
+        decision = pending.decision
         args: list[str | bytes | int] = [decision.decision_id, decision_bytes(decision), pending.wait_ms]
+        args += (int(pending.displayed), pending.aggregation, pending.ledger_ms)
         bodies = slate_bodies(decision, pending.features)
         for item, body, row in zip(decision.items, bodies, pending.rows, strict=True):
             args += (item.id, body, row_bytes(row))
         stored: bytes | None = await self._commit.run(
             script("store_decision"),
-            (part.decision(decision.decision_id), part.pending, part.stats),
+            _ledger_keys(pending.keys, decision.decision_id),
             args,
             uses=pending.keys.loop,
         )
@@ -112,6 +116,19 @@ class DecisionWriter:
                 await asyncio.wait_for(self._drainer, within_s)
 
 
+def _ledger_keys(keys: Keys, decision_id: str) -> tuple[str, ...]:
+    """Return the keys of the scripts that include `ledger.lua`."""
+    part = keys.partition()
+    return (
+        part.decision(decision_id),
+        part.pending,
+        part.events,
+        part.stats,
+        part.early(decision_id),
+        part.early_due,
+    )
+
+
 async def join_feedback(
     commit: GroupCommit,
     keys: Keys,
@@ -121,45 +138,63 @@ async def join_feedback(
     item: str,
     reward: float,
     feedback_id: str,
+    replaces: str = "",
+    early_ms: int = 0,
 ) -> str:
-    """Join one feedback; return the answer of `join_feedback.lua`."""
-    part = keys.partition()
-    answer: bytes = await commit.run(
-        script("join_feedback"),
-        (part.decision(decision_id), part.pending, part.events, part.stats),
-        (decision_id, item, repr(reward), feedback_id, settings.aggregation, settings.ledger_ms),
-        uses=keys.loop,
-    )
+    """Join one feedback; return the answer of `join_feedback.lua`.
+
+    Args:
+        replaces: the feedback id of the report that this one corrects.
+        early_ms: how long it is kept where the decision is not there yet; 0: the decision cannot come.
+    """
+    args = (decision_id, item, repr(reward), feedback_id, replaces, settings.aggregation, settings.ledger_ms, early_ms)
+    answer: bytes = await commit.run(script("join_feedback"), _ledger_keys(keys, decision_id), args, uses=keys.loop)
+    return answer.decode()
+
+
+async def display_decision(commit: GroupCommit, keys: Keys, decision_id: str, *, early_ms: int) -> str:
+    """Say that a deferred decision was displayed; return the answer of `display_decision.lua`."""
+    args = (decision_id, early_ms)
+    answer: bytes = await commit.run(script("display_decision"), _ledger_keys(keys, decision_id), args, uses=keys.loop)
     return answer.decode()
 
 
 async def settle_due(redis: Redis, commit: GroupCommit, keys: Keys, settings: LoopSettings, *, most: int = 1000) -> int:
-    """Give every overdue decision its default (or aggregated) reward; return the number of events appended."""
+    """Give every overdue decision its default (or aggregated) reward; return the number of events appended.
+
+    One that was never displayed gets none.
+    """
     part = keys.partition()
     at = round(1000 * await now(redis))
     async with answering():
         due = await redis.zrangebyscore(part.pending, "-inf", f"({at}", start=0, num=most)
     low, high = settings.reward_range
-    args = (repr(settings.default_reward), repr(low), repr(high), settings.ledger_ms)
-    appended = await asyncio.gather(
-        *(
-            commit.run(
-                script("settle_decision"),
-                (part.decision(name), part.pending, part.events, part.stats),
-                (name, *args),
-                uses=keys.loop,
-            )
-            for name in map(bytes.decode, due)
-        )
+    args = (repr(settings.default_reward), repr(low), repr(high), settings.aggregation, settings.ledger_ms)
+    settle = script("settle_decision")
+    appended = (
+        commit.run(settle, _ledger_keys(keys, name), (name, *args), uses=keys.loop) for name in map(bytes.decode, due)
     )
-    return sum(appended)
+    return sum(await asyncio.gather(*appended))
+
+
+async def give_up_early(redis: Redis, commit: GroupCommit, keys: Keys, *, most: int = 1000) -> int:
+    """Give up reports whose decision has not come in time; return how many."""
+    at = round(1000 * await now(redis))
+    async with answering():
+        due = await redis.zrangebyscore(keys.partition().early_due, "-inf", f"({at}", start=0, num=most)
+    give_up = script("give_up_early")
+    names = map(bytes.decode, due)
+    return sum(await asyncio.gather(*(commit.run(give_up, _ledger_keys(keys, name), (name,)) for name in names)))
 
 
 async def next_due_in(redis: Redis, keys: Keys) -> float | None:
-    """Return the seconds until the next decision is due, below 0 when it is overdue; None when none waits."""
-    async with answering():
-        earliest = await redis.zrange(keys.partition().pending, 0, 0, withscores=True)
-    return earliest[0][1] / 1000 - await now(redis) if earliest else None
+    """Return the seconds until the next decision or early report is due, below 0 when overdue; None: none waits."""
+    part = keys.partition()
+    async with answering(), redis.pipeline(transaction=False) as pipe:
+        for waiting in (part.pending, part.early_due):
+            pipe.zrange(waiting, 0, 0, withscores=True)
+        earliest = [due for found in await pipe.execute() for _, due in found]
+    return min(earliest) / 1000 - await now(redis) if earliest else None
 
 
 async def read_ledger(redis: Redis, keys: Keys, decision_id: str) -> dict[str, Any]:
@@ -175,7 +210,7 @@ async def read_ledger(redis: Redis, keys: Keys, decision_id: str) -> dict[str, A
     items = [stored[b"item%d" % i].decode() for i in range(int(stored[b"n"]))]
     feedback = []
     for number in range(int(stored.get(b"seen", 0))):
-        item, reward, feedback_id, outcome, at = orjson.loads(stored[b"feedback%d" % number])
+        item, reward, feedback_id, outcome, at, *more = orjson.loads(stored[b"feedback%d" % number])
         feedback.append(
             {
                 "item_id": items[item],
@@ -183,6 +218,7 @@ async def read_ledger(redis: Redis, keys: Keys, decision_id: str) -> dict[str, A
                 "feedback_id": feedback_id or None,
                 "status": outcome,
                 "at": int(at) / 1000,
+                **({"replaces": more[1]} if more and more[1] else {}),
             }
         )
     return {

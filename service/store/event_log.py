@@ -169,11 +169,12 @@ async def trim(redis: Redis, keys: Keys, *, keep: int, read_to: Sequence[str]) -
 
 
 async def read_stats(redis: Redis, keys: Keys) -> dict[str, int]:
-    """Return the loop's counters, and how many decisions still wait for their feedback."""
+    """Return the loop's counters, how many decisions still wait for their feedback, and reports for their decision."""
     part = keys.partition()
     async with answering():
         stats = {name.decode(): int(value) for name, value in (await redis.hgetall(part.stats)).items()}
         stats["pending"] = await redis.zcard(part.pending)
+    stats["early_waiting"] = stats.get("early", 0) - stats.get("found", 0) - stats.get("unknown", 0)
     return stats
 
 

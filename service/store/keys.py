@@ -37,9 +37,18 @@ class Partition:
         """Hash: the record, what each event will carry, the feedback seen."""
         return f"{self.prefix}decision:{decision_id}"
 
+    def early(self, decision_id: str) -> str:
+        """List: reports that came before this decision, oldest first. Bounded, over all decisions (`ledger.lua`)."""
+        return f"{self.prefix}early:{decision_id}"
+
+    @property
+    def early_due(self) -> str:
+        """Sorted set: decision id -> when the oldest of its early reports is given up, ms."""
+        return self.prefix + "early-due"
+
     @property
     def pending(self) -> str:
-        """Sorted set: decision id -> deadline, ms."""
+        """Sorted set: decision id -> deadline of its feedback, or of its display, ms."""
         return self.prefix + "pending"
 
     @property

@@ -16,6 +16,7 @@ import pytest
 
 from tests.waiting import until
 
+EXPIRED = "01JBX8E9Z3T4V5W6X7Y8Z9A0B1"  # begins decision ids of 2024
 Make = Callable[..., str]
 Reply = dict[str, Any]
 
@@ -173,7 +174,7 @@ def test_the_query_names_the_loop(client: httpx.Client, make_loop: Make) -> None
     decision = client.post("/recommend", params={"loop": loop}, json={"decision_id": "mine"}).json()
     assert decision["loop"] == loop
     sent = {"decision_id": "mine", "reward": 1}
-    assert client.post("/feedback", json=sent).json()["code"] == "unknown_decision"
+    assert client.post("/feedback", json=sent).json() == {"status": "early"}, "there is none of this name in `default`"
     assert client.post("/feedback", params={"loop": loop}, json=sent).json() == {"status": "accepted"}
     both = client.post("/recommend", params={"loop": loop}, json={"loop": loop})
     assert both.json()["loop"] == loop
@@ -223,7 +224,8 @@ def test_feedback_is_refused_for_what_was_not_decided(client: httpx.Client, make
         reply = client.post("/feedback", json={**good, **changed})
         return reply.status_code, reply.json().get("code")
 
-    assert answer(decision_id="unknown") == (404, "unknown_decision")
+    assert answer(decision_id=f"{EXPIRED}.0.{good['loop']}") == (404, "unknown_decision")
+    assert answer(decision_id="not there yet") == (202, None)
     assert answer(item_id="p009") == (422, "invalid_request")
     for reward in (1.5, -0.1, None, True, "1"):
         assert answer(reward=reward) == (422, "invalid_request"), reward
@@ -247,8 +249,10 @@ def test_feedback_of_a_deleted_loop_is_not_found(client: httpx.Client, make_loop
     gone = client.post("/feedback", json=sent)
     assert (gone.status_code, gone.json()["code"]) == (404, "unknown_loop")
     client.put(f"/loops/{loop}", json={}).raise_for_status()
-    unknown = client.post("/feedback", json=sent)
-    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_decision")
+    kept = client.post("/feedback", json=sent)
+    assert (kept.status_code, kept.json()) == (202, {"status": "early"}), "it is as young as one that is still to come"
+    gone = client.get(f"/decisions/{sent['decision_id']}")
+    assert (gone.status_code, gone.json()["code"]) == (404, "unknown_decision")
 
 
 def test_an_own_id_may_not_name_another_loop(client: httpx.Client, make_loop: Make) -> None:
@@ -267,7 +271,7 @@ def test_a_batch_answers_per_element(client: httpx.Client, make_loop: Make) -> N
     ids = [recommend(client, loop)["decision_id"] for _ in range(3)]
     batch = [
         {"decision_id": ids[0], "reward": 1},
-        {"decision_id": "unknown", "reward": 1},
+        {"decision_id": f"{EXPIRED}.0.{loop}", "reward": 1},
         "no object",
         None,
         {"decision_id": ids[1], "reward": 7},
@@ -395,6 +399,8 @@ CASES = [
     tell({**GOOD, "reward": 0.25}, query=f"?loop={LOOP}"),
     tell({"feedback": [GOOD, GOOD, {**GOOD, "reward": 2}, {}, [], None, {**GOOD, "loop": "nowhere"}]}, 200),
     tell({"loop": LOOP, "feedback": [{"decision_id": "x", "reward": 1}]}, 200),
+    tell({"decision_id": "x", "reward": 1, "loop": LOOP}),
+    ask({"loop": LOOP, "displayed": False}),
     # what is not JSON, and what is JSON and wrong
     *(Case(path, body, 400, "malformed_json") for path in (ASK, TELL) for body in NO_JSON),
     *(Case(path, body) for path in (ASK, TELL) for body in NO_OBJECT),
@@ -409,6 +415,7 @@ CASES = [
     *wrong(ASK, {"candidates": [{"id": "a", "features": []}]}, {"candidates": [{"id": "a", "features": 1}]}),
     *wrong(ASK, {"exclude": "a"}, {"exclude": [None]}, {"exclude": [""]}, {"exclude": [{"id": "a"}]}),
     *wrong(ASK, {"decision_id": ""}, {"decision_id": "x" * 129}, {"decision_id": {}}, {"decision_id": DECISION}),
+    *wrong(ASK, {"displayed": 0}, {"displayed": "false"}, {"displayed": []}),
     *wrong(ASK, {"kandidates": ["a"]}, {"k": 0, "loop": 1, "user_id": "", "candidates": ["", {"id": ""}, {"x": 1}]}),
     Case(ASK, {"loop": LOOP, "candidates": []}, code="no_candidates"),
     Case(ASK, {"loop": LOOP, "candidates": ["a"], "exclude": ["a"]}, code="no_candidates"),
@@ -416,6 +423,9 @@ CASES = [
     *wrong(TELL, {**GOOD, "reward": 1.5}, {**GOOD, "reward": -1}, {**GOOD, "reward": True}, {**GOOD, "reward": "1"}),
     *wrong(TELL, {**GOOD, "reward": [1]}, {**GOOD, "reward": 10**30}, {**GOOD, "item_id": "not in the slate"}),
     *wrong(TELL, {**GOOD, "item_id": ""}, {**GOOD, "item_id": True}, {**GOOD, "feedback_id": ""}, {**GOOD, "loop": 1}),
+    *wrong(TELL, {**GOOD, "replaces": "a"}, {**GOOD, "replaces": "", "feedback_id": "b"}),
+    *wrong(TELL, {**GOOD, "replaces": "a", "feedback_id": "a"}, {**GOOD, "replaces": 1.5, "feedback_id": "b"}),
+    Case(TELL, {**GOOD, "replaces": "a", "feedback_id": "b"}, 409, "already_learned"),
     *wrong(TELL, {**GOOD, "k": 1}, {"feedback": []}, {"feedback": {}}, {"feedback": "x"}, {"feedback": [GOOD] * 1001}),
     *wrong(TELL, {"feedback": [GOOD], "reward": 1}, {"feedback": [GOOD], "loop": "x" * 65}, {"feedback": None}),
     # what is not there
@@ -427,8 +437,8 @@ CASES = [
     Case(ASK, {}, 404, "unknown_loop", query="?loop=%FF"),
     Case(TELL, {**GOOD, "loop": "nowhere"}, 404, "unknown_loop"),
     Case(TELL, {**GOOD, "loop": "default"}, 404, "unknown_decision"),
-    Case(TELL, {"decision_id": "x", "reward": 1}, 404, "unknown_decision"),
-    Case(TELL, {"decision_id": "01JBX8E9Z3T4V5W6X7Y8Z9A0B1.0.nowhere", "reward": 1}, 404, "unknown_loop"),
+    Case(TELL, {"decision_id": f"{EXPIRED}.0.default", "reward": 1}, 404, "unknown_decision"),
+    Case(TELL, {"decision_id": f"{EXPIRED}.0.nowhere", "reward": 1}, 404, "unknown_loop"),
     # queries, paths, methods, encodings, sizes
     *(Case(path, {}, query=query) for path in (ASK, TELL) for query in QUERIES),
     Case(ASK, {"loop": LOOP}, query="?loop=default"),

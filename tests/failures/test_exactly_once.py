@@ -83,6 +83,8 @@ async def check(served: Served, account: Account) -> None:
     assert sorted(slate_positions, key=lambda at: -1 if at is None else at) == list(range(len(slate_positions)))
     assert sum(events.values()) == len(account.rewards) + defaults == now["events"] == now["joined"] + now["defaulted"]
     assert {decision: rewards[decision] for decision in account.rewards} == account.rewards
+    assert now["early_waiting"] + now["unknown"] >= account.lost > 0, "after a cut answer one is sent, and kept, twice"
+    assert account.answers["early"] > 0
     assert {now["policies"][name]["events"] for name in POLICIES} == {sum(events.values())}
     assert await audit_learning(redis, LOOP) == dict.fromkeys(POLICIES, True)
     await redis.aclose()

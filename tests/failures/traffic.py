@@ -20,12 +20,14 @@ class Account:
     rewards: dict[str, float] = field(default_factory=dict)  # decision -> reward acknowledged in time
     late: set[str] = field(default_factory=set)
     answers: Counter[str] = field(default_factory=Counter)
+    lost: int = 0  # reports acknowledged as early whose decisions never come
     retries: int = 0
 
 
 class Traffic:
-    """n decisions with ids of our own, and their feedback: 20 % sent twice, 10 % long after (out of order), 5 % for
-    unknown decisions, 5 % malformed, and for one decision in ten none at all. What is not acknowledged is sent again.
+    """n decisions with ids of our own, and their feedback: 20 % sent twice, 10 % long after (out of order), 5 % before
+    their decision, 5 % for decisions that never come (half of them could), 5 % malformed, and for one decision in ten
+    none at all. What is not acknowledged is sent again.
     """
 
     def __init__(self, url: str, loop: str, n: int, *, seed: int = 0, at_once: int = 32) -> None:
@@ -50,6 +52,8 @@ class Traffic:
 
     async def _one(self, decision_id: str, fate: float, reward: float) -> None:
         body = {"loop": self._loop, "user_id": f"u{int(decision_id[1:]) % 97}", "decision_id": decision_id}
+        if 0.50 <= fate < 0.55:
+            await self._report(decision_id, float(reward < 0.3))
         reply = await self._insist(lambda: self._client.post("/recommend", json={**body, "context": {"c": fate < 0.5}}))
         assert reply.status_code == 200, reply.text
         self.account.decided.add(decision_id)
@@ -60,11 +64,18 @@ class Traffic:
         if fate < 0.20:
             self._delayed.append((decision_id, reward))
             return
-        await self._report(decision_id, reward)
+        if not 0.50 <= fate < 0.55:
+            await self._report(decision_id, reward)
         if fate < 0.40:
             await self._report(decision_id, reward)
+        elif fate < 0.425:
+            await self._send(
+                {"decision_id": f"01JBX8E9Z3T4V5W6X7Y8Z9A0B1.0.{self._loop}", "reward": reward}, expect=404
+            )
         elif fate < 0.45:
-            await self._send({"decision_id": f"unknown-{decision_id}", "reward": reward}, expect=404)
+            kept = await self._send({"decision_id": f"unknown-{decision_id}", "reward": reward})
+            assert kept.json() == {"status": "early"}
+            self.account.lost += 1
         elif fate < 0.50:
             await self._send({"decision_id": decision_id, "reward": "a lot"}, expect=422)
 

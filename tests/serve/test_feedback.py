@@ -48,7 +48,7 @@ async def test_the_loop_is_read_from_an_id_of_the_service(redis: Redis, joiner: 
         await joiner.join("own", 1.0)
     assert unknown.value.code == "unknown_loop", "an own id lies in `default`, which is not here"
     with pytest.raises(NotFound) as unknown:
-        await joiner.join("own", 1.0, loop=keys.loop)
+        await joiner.join(MADE.replace("01JBX", "01JBY") + keys.loop, 1.0)
     assert unknown.value.code == "unknown_decision"
 
 

@@ -155,7 +155,7 @@ async def test_every_answer_that_feedback_can_get(redis: Redis, keys: Keys) -> N
 
 async def test_feedback_beyond_a_thousand_is_refused(redis: Redis, keys: Keys) -> None:
     settings = LoopSettings(aggregation="last")
-    await store_decisions(redis, keys, decision_of("d"))
+    await store_decisions(redis, keys, decision_of("d"), aggregation="last")
     commit = GroupCommit(redis)
     answers = await asyncio.gather(
         *(
@@ -179,7 +179,7 @@ async def test_several_rewards_become_one_when_the_wait_is_over(
     redis: Redis, keys: Keys, aggregation: str, rewards: Sequence[float], reward: float
 ) -> None:
     settings = LoopSettings(reward_range=(0, 5), aggregation=aggregation)
-    await store_decisions(redis, keys, decision_of("d", "ab"), wait_ms=1000)
+    await store_decisions(redis, keys, decision_of("d", "ab"), wait_ms=1000, aggregation=aggregation)
     for number, one in enumerate(rewards):
         assert await join(redis, keys, "d", one, feedback_id=f"f{number}", settings=settings) == "accepted"
     assert await logged(redis, keys) == []

@@ -27,7 +27,9 @@ from tests.conftest import Worker
 from tests.processes import free_port
 from tests.waiting import until
 
-SCRIPTS = {path.name.removesuffix(".lua"): path.read_text() for path in (files("service.store") / "scripts").iterdir()}
+FILES = {path.name.removesuffix(".lua"): path.read_text() for path in (files("service.store") / "scripts").iterdir()}
+INCLUDED = set(re.findall(r"^-- include (\w+)$", "\n".join(FILES.values()), re.MULTILINE))
+SCRIPTS = {name: script(name).text for name in FILES if name not in INCLUDED}
 CALL = re.compile(r"redis\.p?call\(\s*'(\w+)'\s*(?:,\s*(.+?)\s*(?=[,)]))?")
 WITHOUT_A_KEY = ("TIME", "PUBLISH")
 WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
@@ -54,6 +56,13 @@ def test_a_script_says_which_keys_it_takes(name: str) -> None:
     named = said[1].replace("\n--", "").split(",")
     numbers = [int(number) for number in re.findall(r"KEYS\[(\d+)\]", SCRIPTS[name])]
     assert set(numbers) <= set(range(1, len(named) + 1))
+
+
+def test_what_a_script_includes_is_a_part_of_its_text() -> None:
+    assert {"ledger"} == INCLUDED
+    for name, text in SCRIPTS.items():
+        assert "-- include" not in text, name
+        assert ("local function join(" in text) == ("-- include ledger" in FILES[name]), name
 
 
 def test_the_check_can_fail() -> None:
@@ -168,7 +177,7 @@ def everything(url: str, node: ClusterNode) -> None:
             return reply.json() if reply.content else {}
 
         call("PUT", "/loops/shop", {"wait_time": 0.3, "aggregation": "sum", "retention": 1000}, expect=201)
-        call("PUT", "/loops/shop", {"exploration_floor": 0.1})
+        call("PUT", "/loops/shop", {"exploration_floor": 0.1, "early_time": 0.2})
         call("POST", "/items", {"items": [{"id": f"p{i}", "features": {"kind": "ab"[i % 2]}} for i in range(4)]})
         call("DELETE", "/items/p3", expect=204)
         for kind in ("linucb", "popularity"):
@@ -180,6 +189,9 @@ def everything(url: str, node: ClusterNode) -> None:
             call("POST", "/recommend", sent)
             if number:
                 call("POST", "/feedback", {"loop": "shop", "decision_id": f"d{number}", "reward": 1}, expect=202)
+        call("POST", "/recommend", {"loop": "shop", "decision_id": "later", "displayed": False})
+        call("POST", "/decisions/later/display")
+        call("POST", "/feedback", {"loop": "shop", "decision_id": "never", "reward": 1}, expect=202)
         events = [{"event_id": f"e{i}", "item_id": "p0", "reward": 1, "at": 1e9 + i} for i in range(1200)]
         for part in (events[:600], events[600:], events[600:]):
             call("POST", "/events", {"events": part})
@@ -190,6 +202,7 @@ def everything(url: str, node: ClusterNode) -> None:
             return not told["pending"] and all(policy["events"] == told["events"] for policy in policies)
 
         until(settled, "all decisions are settled and learned")
+        until(lambda: client.get("/status").json()["loops"]["shop"]["unknown"] == 1, "the early report is given up")
         [stats] = node.redis.keys("rebound:{shop:0}:*:stats")
         until(lambda: node.redis.hexists(stats, "trimmed"), "the log is trimmed")
         call("PUT", "/loops/shop", {"schema": {"hash_dims": 8}})

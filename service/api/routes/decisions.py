@@ -4,14 +4,16 @@ The hot path answers the first two before they get here (`api/hot_path.py`). Bot
 `tests/api/test_contract.py` runs every case against either.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
 from service.api.problems import OF_BODIES, documented
 from service.api.routes._depends import HotDep, HotRoute, IdInPath, RedisDep
 from service.api.schemas import (
+    LOOP_LENGTH,
     DecisionLedger,
+    DisplayReply,
     FeedbackBatchReply,
     FeedbackBody,
     FeedbackReply,
@@ -26,12 +28,16 @@ from service.store.loop_store import read_loop
 
 router = APIRouter(tags=["decide"], route_class=HotRoute)
 LoopQuery = Annotated[str | None, Query(description="name of the loop, if the body names none")]
+LoopOfDecision = Annotated[
+    str | None,
+    Query(description="default: the loop of an id that the service made, else `default`", max_length=LOOP_LENGTH),
+]
 
 
 @router.post(
     "/recommend",
     response_model=RecommendReply,
-    responses=documented(*OF_BODIES, NotFound),
+    responses=documented(*OF_BODIES, NotFound, Conflict),
 )
 async def recommend(request: RecommendRequest, hot: HotDep, loop: LoopQuery = None) -> Response:
     """Choose k items for a user. The decision is stored before it is answered."""
@@ -54,15 +60,22 @@ async def feedback(request: FeedbackBody, hot: HotDep, loop: LoopQuery = None) -
     return Response(body, status, media_type="application/json")
 
 
-@router.get("/decisions/{decision_id:any}", responses=documented(NotFound, StoreUnavailable))
-async def get_decision(
-    decision_id: IdInPath,
-    redis: RedisDep,
-    loop: Annotated[
-        str | None,
-        Query(description="default: the loop of an id that the service made, else `default`", max_length=64),
-    ] = None,
-) -> DecisionLedger:
+@router.post(
+    "/decisions/{decision_id:any}/display",
+    response_model=DisplayReply,
+    responses={
+        202: {"model": DisplayReply, "description": "kept for a decision that is not there yet"},
+        **documented(NotFound, Conflict, StoreUnavailable),
+    },
+)
+async def display(decision_id: IdInPath, hot: HotDep, response: Response, loop: LoopOfDecision = None) -> Any:
+    """Report that a deferred decision (`"displayed": false`) is shown now: its wait for feedback begins."""
+    response.status_code, reply = await hot.display(decision_id, loop=loop)
+    return reply
+
+
+@router.get("/decisions/{decision_id:any}", responses=documented(NotFound, Conflict, StoreUnavailable))
+async def get_decision(decision_id: IdInPath, redis: RedisDep, loop: LoopOfDecision = None) -> DecisionLedger:
     """Return the reward ledger: what was decided, what became of it, and every feedback seen."""
     record = await read_loop(redis, loop_of(decision_id, loop))
     return DecisionLedger.model_validate(await read_ledger(redis, Keys(record.name, record.id), decision_id))

@@ -1,0 +1,7 @@
+-- A deferred decision was displayed: its wait for feedback begins. A repeat changes nothing.
+-- KEYS: decision, pending, events, stats, early, early due (one partition)
+-- ARGV: decision id, time to keep it in ms where the decision is not there yet (0 = it cannot come)
+-- Returns: what `display` or `keep` in ledger.lua do
+-- include ledger
+local now = clock()
+return display(now) or keep(now, ARGV[2], '', '', '', '')
