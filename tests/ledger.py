@@ -20,10 +20,10 @@ def pass_time(redis: Redis, keys: Keys, seconds: float) -> None:
     for key in redis.scan_iter(match=part.decision("*"), count=1000):
         redis.hincrby(key, "deadline", -ms)
     for key in redis.scan_iter(match=part.early("*"), count=1000):
-        kept: list[Any] = [orjson.loads(text) for text in redis.lrange(key, 0, -1)]  # type: ignore[union-attr]
+        kept: list[Any] = [orjson.loads(text) for text in redis.lrange(key, 0, -1)]
         for number, (due, *rest) in enumerate(kept):
             redis.lset(key, number, orjson.dumps([str(int(due) - ms), *rest]).decode())
 
 
 def _scores(redis: Redis, key: str) -> dict[bytes, int]:
-    return {name: int(score) for name, score in redis.zrange(key, 0, -1, withscores=True)}  # type: ignore[union-attr]
+    return {name: int(score) for name, score in redis.zrange(key, 0, -1, withscores=True)}

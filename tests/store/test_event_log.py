@@ -261,9 +261,9 @@ async def test_an_entry_is_set_aside_once_however_many_meet_it(redis: Redis, key
 
 
 async def test_counters_begin_at_nothing_and_pending_is_what_waits(redis: Redis, keys: Keys) -> None:
-    assert await event_log.read_stats(redis, keys) == {"pending": 0}
+    assert await event_log.read_stats(redis, keys) == {"pending": 0, "early_waiting": 0}
     await store_decisions(redis, keys, decision_of("d", "ab"))
-    assert await event_log.read_stats(redis, keys) == {"pending": 1, "decisions": 1, "places": 2}
+    assert await event_log.read_stats(redis, keys) == {"pending": 1, "early_waiting": 0, "decisions": 1, "places": 2}
 
 
 async def test_misfits_add_up(redis: Redis, keys: Keys) -> None:
