@@ -1,0 +1,210 @@
+"""Says whether a target would have been better than what served: with its uncertainty, or not at all and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.evaluate.estimators import ESTIMATORS, Evidence, Terms
+from service.evaluate.intervals import Interval, bootstrap, empirical_bernstein, lower_sequence
+from service.evaluate.propensities import PropensityCheck
+from service.policies import Array
+
+INTERVALS = ("bootstrap", "bernstein", "anytime")
+FEWEST = 50  # decisions, users and effective decisions below which nothing is said
+# A bootstrap's tails are wrong by about skewness / √B of a standard error (Hall 1992, "The bootstrap and Edgeworth
+# expansion", section 3.3). Above this a handful of decisions makes the estimate.
+MOST_SKEWED = 0.25
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why there is no answer, and what to do for one."""
+
+    code: str  # no_decisions | pending | no_propensities | learned_from_them | thin_support | no_interval
+    why: str
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """What the estimate stands on."""
+
+    decisions: int
+    users: int
+    effective: float  # sample size: (Σ w)² / Σ w²
+    mean_weight: float  # 1 is expected where the target's choices could all be drawn
+    unsupported: float  # share of the target's mass on items that could not be drawn, estimated; 0 with a floor
+    largest: tuple[float, ...]  # weights, the five largest first
+    skewed: float  # |skewness of the compared terms| / √B
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The answer for one target, in shares of the reward range."""
+
+    logged: Interval  # what the policies that served got
+    target: Interval
+    difference: Interval  # target - logged
+    diagnostics: Diagnostics
+
+    @property
+    def settled(self) -> bool:
+        """Whether 0 lies outside the interval of the difference."""
+        return self.difference.low > 0 or self.difference.high < 0
+
+    @property
+    def missing(self) -> int | None:
+        """How many decisions more settle it, about, if the estimate stays; None: more than 100 times those judged.
+
+        Widths fall with 1 / √B.
+        """
+        effect, width = abs(self.difference.estimate), self.difference.half_width
+        if self.settled:
+            return 0
+        if effect <= width / 10:
+            return None
+        return max(1, math.ceil(self.diagnostics.decisions * ((width / effect) ** 2 - 1)))
+
+
+def compare(
+    evidence: Evidence, *, estimator: str, interval: str, confidence: float, seed: int = 0
+) -> Comparison | tuple[Refusal, Diagnostics]:
+    """Compare a target with what served.
+
+    Args:
+        estimator: a name of `ESTIMATORS`.
+        interval: a name of `INTERVALS`. `bernstein` and `anytime` bound weighted rewards themselves: IPS alone.
+        confidence: of each interval, in (0, 1).
+
+    Raises:
+        ValueError: there is no such estimator or interval, or these do not go together.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"there is no estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
+    if interval not in INTERVALS:
+        raise ValueError(f"there is no interval {interval!r}; there are {', '.join(INTERVALS)}")
+    if interval != "bootstrap" and estimator != "ips":
+        raise ValueError(f"the interval {interval!r} is for the estimator 'ips'; use 'bootstrap' with {estimator!r}")
+    terms = ESTIMATORS[estimator](evidence)
+    found = diagnose(evidence, terms)
+    if refusal := _refusal(evidence, found, interval):
+        return refusal, found
+    return Comparison(*_intervals(evidence, terms, interval, confidence, seed), found)
+
+
+def diagnose(evidence: Evidence, terms: Terms) -> Diagnostics:
+    """Say what an estimate stands on."""
+    weight = evidence.weight
+    squares = float((weight**2).sum())
+    mean = float(weight.mean())
+    # The change of the estimate by each decision, less that of the logged mean (a ratio's influence function).
+    influence = terms.numerator - terms.estimate * terms.denominator if terms.denominator.any() else terms.numerator
+    influence = influence / (terms.denominator.mean() or 1.0) - evidence.reward
+    return Diagnostics(
+        decisions=len(weight),
+        users=len(np.unique(evidence.user)),
+        effective=float(weight.sum() ** 2) / squares if squares > 0 else 0.0,
+        mean_weight=mean,
+        unsupported=0.0 if evidence.least.min() > 0 else max(0.0, 1.0 - mean),
+        largest=tuple(np.sort(weight)[::-1][:5].tolist()),
+        skewed=_skewness(influence) / math.sqrt(len(weight)),
+    )
+
+
+def _skewness(values: Array) -> float:
+    away = values - values.mean()
+    spread = float(np.sqrt((away**2).mean()))
+    return 0.0 if spread < 1e-12 else abs(float(((away / spread) ** 3).mean()))
+
+
+def _refusal(evidence: Evidence, found: Diagnostics, interval: str) -> Refusal | None:
+    fewest = min(found.decisions, found.users)
+    if fewest < FEWEST:
+        return Refusal(
+            "thin_support", f"{found.decisions} decisions of {found.users} users, and {FEWEST} are the fewest: wait"
+        )
+    if found.effective < FEWEST:
+        return Refusal(
+            "thin_support",
+            f"what was served seldom agrees with it: {found.decisions} decisions count for {found.effective:.0f}, and"
+            f" {FEWEST} are the fewest. Wait for more decisions, or raise the loop's exploration_floor",
+        )
+    if found.unsupported > 0.02:
+        return Refusal(
+            "thin_support",
+            f"{found.unsupported:.0%} of its choices could not be drawn when the log was made. Give the loop an"
+            " exploration_floor above 0, and judge what is logged from then on",
+        )
+    if interval == "bernstein" and evidence.least.min() <= 0:
+        return Refusal(
+            "no_interval", "weights have no bound where the exploration_floor was 0; use the interval 'anytime'"
+        )
+    if interval == "bootstrap" and found.skewed > MOST_SKEWED:
+        return Refusal(
+            "thin_support",
+            "a handful of rewards with large weights makes the estimate. Wait for more decisions, or use the interval"
+            " 'anytime', which allows for it",
+        )
+    return None
+
+
+def _intervals(
+    evidence: Evidence, terms: Terms, interval: str, confidence: float, seed: int
+) -> tuple[Interval, Interval, Interval]:
+    """Return the intervals of what served, of the target, and of the difference."""
+    reward, weight = evidence.reward, evidence.weight
+    if interval == "bernstein":
+        most = float(1 / evidence.least.min())
+        return (
+            empirical_bernstein(reward, least=0, most=1, confidence=confidence),
+            empirical_bernstein(weight * reward, least=0, most=most, confidence=confidence),
+            empirical_bernstein((weight - 1) * reward, least=-1, most=most, confidence=confidence),
+        )
+    if interval == "anytime":
+        return (
+            _anytime(reward, 1 - reward, 0, 1, confidence),
+            _anytime(weight * reward, weight * (1 - reward), 0, 1, confidence),
+            _anytime((weight - 1) * reward, (weight - 1) * (1 - reward), -1, 0, confidence),
+        )
+
+    def statistics(sums: Array) -> Array:
+        logged, target = sums[:, 2] / sums[:, 3], sums[:, 0] / sums[:, 1]
+        return np.stack([logged, target, target - logged], axis=1)
+
+    columns = np.stack([*terms, reward, np.ones_like(reward)], axis=1)
+    logged, target, difference = bootstrap(columns, statistics, evidence.user, confidence=confidence, seed=seed)
+    return logged, target, difference
+
+
+def _anytime(terms: Array, rest: Array, least: float, both: float, confidence: float) -> Interval:
+    """Bound a mean from both sides at every look; `rest` has the mean `both` - mean, and bounds it from above."""
+    error = (1 - confidence) / 2
+    low = float(lower_sequence(terms, least=least, error=error)[-1])
+    high = both - float(lower_sequence(rest, least=least, error=error)[-1])
+    return Interval(float(terms.mean()), max(low, least), min(high, 1.0))
+
+
+def together(confidence: float, targets: int) -> float:
+    """Return the confidence that each of several comparisons needs for all to hold at once (Bonferroni)."""
+    return 1 - (1 - confidence) / targets
+
+
+def propensity_refusal(checks: Mapping[str, PropensityCheck]) -> Refusal | None:
+    """Refuse a log whose items were not drawn with the propensities that it names."""
+    wrong = sorted(policy for policy, check in checks.items() if not check.passed)
+    if not wrong:
+        return None
+    check = checks[wrong[0]]
+    return Refusal(
+        "no_propensities",
+        f"items were not drawn with the propensities that the log names: of {wrong[0]!r} the mean of 1 / (n p) is"
+        f" {check.mean:.3f} ± {check.half_width:.3f}, and 1 is expected. Run `rebound audit`",
+    )
+
+
+def ranked(found: Sequence[tuple[str, Comparison]]) -> list[tuple[str, Comparison]]:
+    """Order comparisons by the estimate of the difference, best first."""
+    return sorted(found, key=lambda pair: -pair[1].difference.estimate)
