@@ -43,12 +43,22 @@ class Diagnostics:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The answer for one target, in shares of the reward range."""
+    """The answer for one target. Rewards are shares of the loop's range until `in_units`."""
 
     logged: Interval  # what the policies that served got
     target: Interval
     difference: Interval  # target - logged
     diagnostics: Diagnostics
+
+    def in_units(self, low: float, high: float) -> Comparison:
+        """Return this comparison in units of rewards that range from low to high."""
+        width = high - low
+
+        def placed(one: Interval) -> Interval:
+            return Interval(*(low + width * value for value in one))
+
+        difference = Interval(*(width * value for value in self.difference))
+        return Comparison(placed(self.logged), placed(self.target), difference, self.diagnostics)
 
     @property
     def settled(self) -> bool:
@@ -185,6 +195,26 @@ def _anytime(terms: Array, rest: Array, least: float, both: float, confidence: f
     low = float(lower_sequence(terms, least=least, error=error)[-1])
     high = both - float(lower_sequence(rest, least=least, error=error)[-1])
     return Interval(float(terms.mean()), max(low, least), min(high, 1.0))
+
+
+def verdict(found: Comparison) -> str:
+    """Say in a plain sentence what a comparison shows."""
+    _, low, high = found.difference
+    if low > 0:
+        return f"better by {_figure(low)} to {_figure(high)}"
+    if high < 0:
+        return f"worse by {_figure(-high)} to {_figure(-low)}"
+    if found.missing is None:
+        return f"too close to tell: between {_figure(low)} and {_figure(high)}, and the estimate is near 0"
+    return f"can't tell yet: about {_figure(found.missing)} decisions more"
+
+
+def _figure(value: float) -> str:
+    """Write a number, rounded to two significant digits."""
+    if value == 0:
+        return "0"
+    digits = 1 - math.floor(math.log10(abs(value)))
+    return f"{round(value, digits):,.{max(0, digits)}f}"
 
 
 def together(confidence: float, targets: int) -> float:

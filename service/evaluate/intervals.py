@@ -134,7 +134,8 @@ def _boundary(variance: Array, error: float) -> Array:
     The left side rises with s and is convex. Newton's method from above comes down to the solution and never passes it.
     """
     log = math.log(len(LAMBDAS) / error)
-    s = ((log + PSI * variance[:, None]) / LAMBDAS).min(axis=1)  # where one part of the mixture reaches the level alone
+    # Above the solution: where one part of the mixture reaches the level alone.
+    s: Array = ((log + PSI * variance[:, None]) / LAMBDAS).min(axis=1)
     for _ in range(100):
         exponent = LAMBDAS * s[:, None] - PSI * variance[:, None]
         largest = exponent.max(axis=1)
