@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.evaluate.estimators import ESTIMATORS, Evidence, Terms
+from service.evaluate.estimators import ESTIMATORS, MODELLED, Evidence, Terms
 from service.evaluate.intervals import Interval, bootstrap, empirical_bernstein, lower_sequence
 from service.evaluate.propensities import PropensityCheck
 from service.policies import Array
@@ -38,7 +38,7 @@ class Diagnostics:
     mean_weight: float  # 1 is expected where the target's choices could all be drawn
     unsupported: float  # share of the target's mass on items that could not be drawn, estimated; 0 with a floor
     largest: tuple[float, ...]  # weights, the five largest first
-    skewed: float  # |skewness of the compared terms| / √B
+    skewed: float  # skewness of weighted rewards / √B; see `_skewed`
 
 
 @dataclass(frozen=True)
@@ -99,20 +99,17 @@ def compare(
     if interval != "bootstrap" and estimator != "ips":
         raise ValueError(f"the interval {interval!r} is for the estimator 'ips'; use 'bootstrap' with {estimator!r}")
     terms = ESTIMATORS[estimator](evidence)
-    found = diagnose(evidence, terms)
+    found = diagnose(evidence, modelled=estimator in MODELLED)
     if refusal := _refusal(evidence, found, interval):
         return refusal, found
     return Comparison(*_intervals(evidence, terms, interval, confidence, seed), found)
 
 
-def diagnose(evidence: Evidence, terms: Terms) -> Diagnostics:
-    """Say what an estimate stands on."""
+def diagnose(evidence: Evidence, *, modelled: bool) -> Diagnostics:
+    """Say what an estimate stands on. Those that are `modelled` weigh what the model got wrong alone."""
     weight = evidence.weight
     squares = float((weight**2).sum())
     mean = float(weight.mean())
-    # The change of the estimate by each decision, less that of the logged mean (a ratio's influence function).
-    influence = terms.numerator - terms.estimate * terms.denominator if terms.denominator.any() else terms.numerator
-    influence = influence / (terms.denominator.mean() or 1.0) - evidence.reward
     return Diagnostics(
         decisions=len(weight),
         users=len(np.unique(evidence.user)),
@@ -120,14 +117,18 @@ def diagnose(evidence: Evidence, terms: Terms) -> Diagnostics:
         mean_weight=mean,
         unsupported=0.0 if evidence.least.min() > 0 else max(0.0, 1.0 - mean),
         largest=tuple(np.sort(weight)[::-1][:5].tolist()),
-        skewed=_skewness(influence) / math.sqrt(len(weight)),
+        skewed=_skewed(weight - 1, evidence.reward - (evidence.predicted if modelled else 0.0)),
     )
 
 
-def _skewness(values: Array) -> float:
-    away = values - values.mean()
-    spread = float(np.sqrt((away**2).mean()))
-    return 0.0 if spread < 1e-12 else abs(float(((away / spread) ** 3).mean()))
+def _skewed(weight: Array, rewards: Array) -> float:
+    """Return the skewness of the products over √B, as if weights and rewards were independent.
+
+    The skewness of the products themselves is small exactly in logs where the rare large ones are missing. To refuse
+    by it would leave the logs whose intervals are wrong.
+    """
+    moments = [float((np.abs(weight) ** k).mean() * (np.abs(rewards) ** k).mean()) for k in (2, 3)]
+    return 0.0 if moments[0] < 1e-24 else moments[1] / moments[0] ** 1.5 / math.sqrt(len(weight))
 
 
 def _refusal(evidence: Evidence, found: Diagnostics, interval: str) -> Refusal | None:
@@ -168,10 +169,15 @@ def _intervals(
     reward, weight = evidence.reward, evidence.weight
     if interval == "bernstein":
         most = float(1 / evidence.least.min())
+
+        def bernstein(terms: Array, least: float, most: float) -> Interval:
+            estimate, low, high = empirical_bernstein(terms, least=least, most=most, confidence=confidence)
+            return Interval(estimate, low, max(estimate, min(high, 1.0)))  # no mean of rewards is above 1
+
         return (
-            empirical_bernstein(reward, least=0, most=1, confidence=confidence),
-            empirical_bernstein(weight * reward, least=0, most=most, confidence=confidence),
-            empirical_bernstein((weight - 1) * reward, least=-1, most=most, confidence=confidence),
+            bernstein(reward, 0, 1),
+            bernstein(weight * reward, 0, most),
+            bernstein((weight - 1) * reward, -1, most),
         )
     if interval == "anytime":
         return (
@@ -194,7 +200,8 @@ def _anytime(terms: Array, rest: Array, least: float, both: float, confidence: f
     error = (1 - confidence) / 2
     low = float(lower_sequence(terms, least=least, error=error)[-1])
     high = both - float(lower_sequence(rest, least=least, error=error)[-1])
-    return Interval(float(terms.mean()), max(low, least), min(high, 1.0))
+    estimate = float(terms.mean())  # may lie outside of what a mean of rewards can be
+    return Interval(estimate, min(estimate, max(low, least)), max(estimate, min(high, 1.0)))
 
 
 def verdict(found: Comparison) -> str:

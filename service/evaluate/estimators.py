@@ -149,6 +149,8 @@ ESTIMATORS: dict[str, Callable[[Evidence], Terms]] = {
     "switch-dr": switch_dr,
 }
 
+MODELLED = ("dm", "dr", "switch-dr")  # those that use a model of the rewards
+
 
 def _mean(values: Array) -> Terms:
     return Terms(values, np.ones_like(values))

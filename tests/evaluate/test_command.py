@@ -9,9 +9,8 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from click.testing import Result
 from rich.console import Console
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from service import cli
 from service.admin.evaluation import Evaluation, Judgement, Target, evaluate
