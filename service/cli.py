@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -366,3 +366,203 @@ async def _audit(url: str, loop: str, most: int, confidence: float) -> bool:
 
 def _verdict(good: bool, line: str) -> None:
     console.print(f"[{'green]✓' if good else 'red]✗'}[/] {line}", highlight=False)
+
+
+@app.command()
+def evaluate(
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    policy: Annotated[
+        list[str] | None, typer.Option(help="A policy, or NAME@VERSION: as it is, not learning; may be repeated.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="A kind of policy that would have learned along; may be repeated.")
+    ] = None,
+    params: Annotated[
+        list[str] | None, typer.Option(help="JSON: parameters of the first --kind, the next of the second, and so on.")
+    ] = None,
+    estimator: Annotated[str, typer.Option(help="ips, clipped-ips, snips, dm, dr or switch-dr.")] = "ips",
+    interval: Annotated[
+        str, typer.Option(help="bootstrap: for one look; anytime: for as many as you like; bernstein: for small logs.")
+    ] = "bootstrap",
+    confidence: Annotated[
+        float, typer.Option(help="That all differences lie in their intervals.", min=0.5, max=0.9999)
+    ] = 0.95,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all figures.")] = False,
+    redis: Redis = None,
+    data: Annotated[Path, typer.Option(help="Data folder of a running `rebound serve`.")] = Path(".rebound"),
+) -> None:
+    """Say whether another policy would have been better, from the log: with its uncertainty, or not at all and why.
+
+    Each logged decision is weighed by how much more often the other policy would have chosen the same item. A kind
+    (`--kind`) begins with nothing and learns along: it is judged before each decision, by what it knew then. A policy
+    that exists (`--policy`) is judged by decisions after what it has learned from; name an older version for more.
+
+    Only decisions whose candidates are still in the ledger can be judged. Set the loop's `ledger_time` to what you
+    want to look back on, such as 30 days.
+
+    Exit code 1: every answer was refused.
+
+    Examples:
+
+    `rebound evaluate --kind linucb --params '{"alpha": 0.5}'`
+
+    `rebound evaluate --loop home-page --policy linucb@120 --interval anytime --json`
+    """
+    from service.admin.evaluation import Target
+    from service.evaluate.comparison import INTERVALS
+    from service.evaluate.estimators import ESTIMATORS
+
+    _one_of("--estimator", estimator, list(ESTIMATORS))
+    _one_of("--interval", interval, INTERVALS)
+    if interval != "bootstrap" and estimator != "ips":
+        fail(f"--interval {interval} goes with --estimator ips only", code=2)
+    targets = [_existing(name) for name in policy or []]
+    given = [_params(text) for text in params or []]
+    if len(given) > len(kind or []):
+        fail("there are more --params than --kind", code=2)
+    for number, name in enumerate(kind or []):
+        found = given[number] if number < len(given) else {}
+        said = ", ".join(f"{key}={value}" for key, value in found.items())
+        targets.append(Target(f"{name} ({said})" if said else name, kind=name, params=found))
+    if not targets:
+        fail("name what to judge: --policy NAME, or --kind KIND", code=2)
+    settings = read_settings(redis_url=redis)
+    from service.run.embedded import EmbeddedRedis
+
+    url = settings.redis_url or EmbeddedRedis(data).url
+    evaluation = asyncio.run(_evaluate(url, loop, targets, estimator, interval, confidence))
+    if as_json:
+        _print_json(evaluation)
+    else:
+        _show_evaluation(loop, evaluation)
+    if all(one.comparison is None for one in evaluation.judgements):
+        raise typer.Exit(1)
+
+
+def _one_of(option: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        fail(f"{option}: there is no {value!r}; there are {', '.join(known)}", code=2)
+
+
+def _existing(said: str) -> Any:
+    from service.admin.evaluation import Target
+
+    name, at, version = said.partition("@")
+    if at and not version.isdigit():
+        fail(f"--policy {said}: expected NAME or NAME@VERSION, with a whole number", code=2)
+    return Target(said, policy=name, version=int(version) if at else None)
+
+
+def _params(text: str) -> dict[str, Any]:
+    import orjson
+
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        fail(f"--params {text}: {error}", code=2)
+    if not isinstance(found, dict):
+        fail(f"--params {text}: expected a JSON object", code=2)
+    return found
+
+
+async def _evaluate(url: str, loop: str, targets: list[Any], estimator: str, interval: str, confidence: float) -> Any:
+    import time
+
+    from rich.progress import Progress
+
+    from service.admin.evaluation import evaluate
+    from service.errors import ReboundError
+    from service.store.connection import connect
+
+    connection = connect(url, name="evaluate", timeout_s=30)
+    bar = Progress(console=errors, transient=True)
+    task = bar.add_task("decisions")
+    started = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        if not bar.live.is_started and time.monotonic() - started > 2:
+            bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        return await evaluate(
+            connection,
+            loop,
+            targets,
+            estimator=estimator,
+            interval=interval,
+            confidence=confidence,
+            progress=progress,
+        )
+    except ReboundError as error:
+        fail(error.detail, code=1)
+    finally:
+        bar.stop()
+        await connection.aclose()
+
+
+def _show_evaluation(loop: str, evaluation: Any) -> None:
+    from rich.table import Table
+
+    from service.admin.evaluation import WHY
+    from service.evaluate.comparison import verdict
+
+    table = Table("target", "reward per decision", "what served got", "difference", "decisions (effective)", "verdict")
+    for one in evaluation.judgements:
+        cells = ["", "", ""]
+        if one.comparison is None:
+            said = f"refused: {one.refusal.why}"
+        else:
+            said = verdict(one.comparison)
+            cells = [_interval(found) for found in (one.comparison.target, one.comparison.logged)]
+            cells.append(_interval(one.comparison.difference, sign="+"))
+        counts = one.diagnostics
+        count = "" if counts is None else f"{counts.decisions:,} ({counts.effective:,.0f})"
+        table.add_row(escape(one.target.name), *cells, count, escape(said))
+    console.print(table)
+    for one in evaluation.judgements:
+        left_out = [f"{count:,} {WHY[reason]}" for reason, count in one.left_out.items()]
+        if left_out:
+            console.print(escape(f"left out for {one.target.name}: {'; '.join(left_out)}"), highlight=False)
+    console.print(
+        f"loop {escape(loop)}: {evaluation.decisions:,} decisions in the log; each interval holds with"
+        f" {evaluation.confidence:.4g}",
+        highlight=False,
+    )
+
+
+def _interval(found: Any, *, sign: str = "") -> str:
+    estimate, low, high = (format(value, f"{sign}.4f") for value in found)
+    return f"{estimate} [{low}, {high}]".replace("[", "\\[")
+
+
+def _print_json(evaluation: Any) -> None:
+    import orjson
+
+    from service.evaluate.comparison import verdict
+
+    answers = [
+        {
+            "target": one.target.name,
+            "verdict": None if one.comparison is None else verdict(one.comparison),
+            "settled": one.comparison is not None and one.comparison.settled,
+            "refusal": one.refusal,
+            "logged": one.comparison and one.comparison.logged._asdict(),
+            "estimate": one.comparison and one.comparison.target._asdict(),
+            "difference": one.comparison and one.comparison.difference._asdict(),
+            "missing": one.comparison and one.comparison.missing,
+            "diagnostics": one.diagnostics,
+            "left_out": dict(one.left_out),
+        }
+        for one in evaluation.judgements
+    ]
+    found = {
+        "decisions": evaluation.decisions,
+        "confidence": evaluation.confidence,
+        "propensities": {
+            policy: {"mean": check.mean, "half_width": check.half_width, "passed": check.passed}
+            for policy, check in evaluation.propensities.items()
+        },
+        "answers": answers,
+    }
+    sys.stdout.write(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode() + "\n")

@@ -1,0 +1,57 @@
+"""Reads settled decisions from the ledger, for evaluations: many at once, and from when on none is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from redis.asyncio import Redis
+
+from service.records import Decision
+from service.store.codec import read_decision
+from service.store.connection import answering, now
+from service.store.keys import Keys
+
+AT_ONCE = 500  # records read in one round trip
+
+
+async def settled_before(redis: Redis, keys: Keys, *, wait_ms: int) -> int:
+    """Return the deadline in ms before which every decision has its final reward.
+
+    Decisions that were rewarded early and those that still wait are cut off at the same deadline. Else the newest
+    decisions would be those that somebody clicked.
+    """
+    at = round(1000 * await now(redis))
+    async with answering():
+        oldest = await redis.zrange(keys.partition().pending, 0, 0, withscores=True)
+    return min([at + wait_ms, *(int(deadline) for _, deadline in oldest)])
+
+
+async def read_settled(
+    redis: Redis, keys: Keys, ids: Sequence[str], *, before: int, ledger_ms: int
+) -> tuple[list[Decision], int, int]:
+    """Return the decisions of these ids that are settled and of a time from which on the ledger is whole.
+
+    A record leaves the ledger when its deadline and the ledger time are over, whatever its reward was.
+
+    Args:
+        before: see `settled_before`.
+
+    Returns:
+        (decisions, how many wait or waited too recently, how many are gone or about to go).
+    """
+    part = keys.partition()
+    found: list[tuple[int, Decision]] = []
+    for start in range(0, len(ids), AT_ONCE):
+        async with answering(), redis.pipeline(transaction=False) as pipe:
+            for decision_id in ids[start : start + AT_ONCE]:
+                pipe.hmget(part.decision(decision_id), "record", "deadline")
+            records = await pipe.execute()
+        for record, deadline in records:
+            if record is not None:
+                with suppress(ValueError, KeyError):  # garbled: as if it were gone
+                    found.append((int(deadline), read_decision(record)))
+    whole_from = round(1000 * await now(redis)) - ledger_ms
+    pending = sum(deadline >= before for deadline, _ in found)
+    kept = [decision for deadline, decision in found if whole_from < deadline < before]
+    return kept, pending, len(ids) - pending - len(kept)
