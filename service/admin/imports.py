@@ -17,7 +17,10 @@ from service.serve.follower import Follower
 from service.serve.misfit_counter import MisfitCounter
 from service.store import event_log
 from service.store.codec import event_body, row_bytes
+from service.store.connection import now
 from service.store.keys import Keys
+
+AHEAD_S = 86_400.0  # by which the time of an event may lie ahead: later ones would be refused as older than it
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,18 @@ async def import_events(
 
     Raises:
         NotFound: there is no such loop.
-        InvalidRequest: a reward is out of range, or some events have a time and others none.
+        InvalidRequest: a reward is out of range, some events have a time and others none, or a time lies ahead.
         Conflict: a new event is older than one that was imported before.
     """
     active = follower.loop(loop)
     for number, event in enumerate(events):
         check_reward(active.settings, event.reward, f"events.{number}.reward")
+    latest = await now(redis) + AHEAD_S
+    for number, event in enumerate(events):
+        if event.at is not None and event.at > latest:
+            raise InvalidRequest(
+                f"events.{number}.at", "lies more than a day ahead; it is in unix seconds (were these milliseconds?)"
+            )
     keys = Keys(loop, active.id)
     found = Misfits()  # of this thread's own: the loop's are written down by another thread meanwhile
     rows = await asyncio.to_thread(_encode, active, _in_order(events), found)

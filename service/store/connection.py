@@ -15,13 +15,15 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import StoreUnavailable
 
 GONE = (RedisConnectionError, RedisTimeoutError, OSError)
 """What a command raises when Redis does not answer (loading its data counts: BusyLoadingError is a ConnectionError)."""
+
+UNWILLING = ("OOM ", "READONLY ", "MISCONF ", "NOREPLICAS ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ")
 
 CLIENT = "rebound:"  # begins the names of this version's connections; those of 0.1 began with `rebound-`
 
@@ -43,13 +45,24 @@ def connect(url: str, *, name: str, timeout_s: float, connections: int = 64) -> 
     )
 
 
+def takes_no_writes(error: BaseException) -> bool:
+    """Return whether Redis answered that it writes nothing now: it is full, a replica, or its disk fails."""
+    if isinstance(error, (OutOfMemoryError, ReadOnlyError)):  # whose messages lack the word
+        return True
+    return isinstance(error, ResponseError) and any(word in str(error) for word in UNWILLING)
+
+
 @asynccontextmanager
 async def answering() -> AsyncIterator[None]:
-    """Turn a Redis that does not answer into `StoreUnavailable`."""
+    """Turn a Redis that does not answer, or takes no writes, into `StoreUnavailable`."""
     try:
         yield
     except GONE as error:
         raise StoreUnavailable("Redis does not answer; nothing was acknowledged") from error
+    except ResponseError as error:
+        if takes_no_writes(error):
+            raise StoreUnavailable(f"Redis takes no writes now ({error}); nothing was acknowledged") from error
+        raise
 
 
 @dataclass(frozen=True)

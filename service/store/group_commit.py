@@ -12,7 +12,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from service.errors import StoreUnavailable
 from service.store.announcements import InUse
-from service.store.connection import GONE, Script, Value
+from service.store.connection import GONE, Script, Value, takes_no_writes
 from service.store.keys import USED
 
 
@@ -64,8 +64,9 @@ class GroupCommit:
                 future = call.result
                 if future.done():  # its request was cancelled
                     continue
-                if isinstance(result, GONE):
-                    gone = StoreUnavailable("Redis does not answer; send it again")
+                if isinstance(result, GONE) or (isinstance(result, Exception) and takes_no_writes(result)):
+                    why = "does not answer" if isinstance(result, GONE) else f"takes no writes now ({result})"
+                    gone = StoreUnavailable(f"Redis {why}; send it again")
                     gone.__cause__ = result
                     future.set_exception(gone)
                 elif isinstance(result, Exception):

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from service.errors import NotFound, StaleEpoch, UnreadableRecord
 from service.records import LoopRecord
 from service.store.codec import loop_fields, read_loop_fields
-from service.store.connection import answering, now, script
+from service.store.connection import answering, now, script, takes_no_writes
 from service.store.keys import CHANGES, DELETED, LOOPS, Keys, loop_record
 
 SWEPT_AGAIN_S = 60.0  # keys of a deleted loop are looked for once more, so much later: workers may have written late
@@ -42,8 +43,12 @@ async def epochs(redis: Redis, names: Sequence[str]) -> dict[str, tuple[bytes | 
     async with answering(), redis.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.hmget(loop_record(name), "id", "epoch")
-        found = await pipe.execute()
-    return {name: (loop_id, epoch) for name, (loop_id, epoch) in zip(names, found, strict=True)}
+        found = await pipe.execute(raise_on_error=False)
+    # A record that is no hash counts as one without an id: whoever reads it says that it cannot be read.
+    return {
+        name: (b"", None) if isinstance(one, ResponseError) else (one[0], one[1])
+        for name, one in zip(names, found, strict=True)
+    }
 
 
 async def create_loop(redis: Redis, record: LoopRecord) -> bool:
@@ -69,16 +74,25 @@ async def read_loop(redis: Redis, name: str) -> LoopRecord:
         UnreadableRecord: it is garbled.
     """
     async with answering():
-        stored = await redis.hgetall(loop_record(name))
+        try:
+            stored = await redis.hgetall(loop_record(name))
+        except ResponseError as error:
+            if takes_no_writes(error):
+                raise
+            raise _unreadable(name, error) from error  # no hash at all
     if not stored:
         raise NotFound(f"there is no loop {name!r}; PUT /loops/{name} makes it", code="unknown_loop")
     try:
         return read_loop_fields(name, stored)
     except (KeyError, TypeError, ValueError) as error:
-        raise UnreadableRecord(
-            f"the record of loop {name!r} cannot be read ({type(error).__name__}: {error}); DELETE /loops/{name} "
-            "removes the loop"
-        ) from error
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> UnreadableRecord:
+    return UnreadableRecord(
+        f"the record of loop {name!r} cannot be read ({type(error).__name__}: {error}); DELETE /loops/{name} "
+        "removes the loop"
+    )
 
 
 async def change_loop(redis: Redis, seen: LoopRecord, changes: Mapping[str, Value]) -> int:
@@ -117,11 +131,19 @@ async def delete_loop(redis: Redis, name: str) -> Keys | None:
     It is written down first that the loop's keys must go, so that a crash on the way leaves none behind.
     """
     async with answering():
-        stored = await redis.hget(loop_record(name), "id")
+        stored = await _id_of(redis, name)
         keys = Keys(name, stored.decode() if stored else "")
         await redis.zadd(DELETED, {f"{name}/{keys.id}": await now(redis)})
         deleted = await script("delete_loop")(redis, (keys.record,), (CHANGES, name, keys.id))
     return keys if deleted else None
+
+
+async def _id_of(redis: Redis, name: str) -> bytes | None:
+    """Return a loop's id as its record has it; None: there is no record, or one without an id, or no hash at all."""
+    if await redis.type(loop_record(name)) != b"hash":
+        return None
+    stored: bytes | None = await redis.hget(loop_record(name), "id")
+    return stored
 
 
 async def remove_keys(redis: Redis, keys: Keys) -> None:
@@ -140,7 +162,7 @@ async def forget_deleted(redis: Redis) -> None:
         before = await now(redis) - SWEPT_AGAIN_S
         for member in await redis.zrangebyscore(DELETED, "-inf", before, start=0, num=10):
             name, _, loop_id = member.decode().rpartition("/")
-            stored = await redis.hget(loop_record(name), "id")
+            stored = await _id_of(redis, name)
             if stored is None or stored.decode() != loop_id:  # else the deletion was cut off before it began
                 await remove_keys(redis, Keys(name, loop_id))
             if not await redis.exists(loop_record(name)):

@@ -109,6 +109,16 @@ def test_an_import_is_all_or_nothing(client: httpx.Client, make_loop: Make) -> N
     )
 
 
+def test_an_event_of_the_far_future_is_refused_and_does_not_block_later_ones(
+    client: httpx.Client, make_loop: Make
+) -> None:
+    loop = make_loop()
+    event = {"event_id": "1", "item_id": "p000", "reward": 1, "at": 1_700_000_000_000}  # milliseconds
+    refused = client.post("/events", params={"loop": loop}, json={"events": [event]})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "events.0.at"), refused.text
+    client.post("/events", params={"loop": loop}, json={"events": [{**event, "at": 1_700_000_000}]}).raise_for_status()
+
+
 def test_policies_are_checked(client: httpx.Client, make_loop: Make) -> None:
     params = {"loop": make_loop()}
 

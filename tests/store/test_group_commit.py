@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from service.errors import StoreUnavailable
 from service.run.embedded import EmbeddedRedis
-from service.store.connection import Script, connect
+from service.store.connection import Script, answering, connect
 from service.store.group_commit import GroupCommit, packed
 from service.store.keys import USED, Keys
 from tests.waiting import until_async
@@ -212,3 +212,28 @@ async def test_a_connection_with_answers_that_nobody_read_is_not_used_again(redi
         "é".encode(),
         b"\xff",
     ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "bad", "good"),
+    [("maxmemory", "1", "0"), ("min-replicas-to-write", "1", "0")],
+    ids=["full", "without its replicas"],
+)
+async def test_a_redis_that_takes_no_writes_is_unavailable(
+    quiet_redis: Redis, keys: Keys, setting: str, bad: str, good: str
+) -> None:
+    """By itself, in a flush, and in a script that is called alone; then it takes them again."""
+    key, commit = keys.partition().prefix + "list", GroupCommit(quiet_redis)
+    assert await commit.run(APPEND, (key,), ("a",)) == 1
+    await quiet_redis.config_set(setting, bad)
+    try:
+        with pytest.raises(StoreUnavailable, match="takes no writes"):
+            await commit.run(APPEND, (key,), ("b",))
+        with pytest.raises(StoreUnavailable, match="takes no writes"):
+            await APPEND(quiet_redis, (key,), ("b",))
+        with pytest.raises(StoreUnavailable, match="takes no writes"):
+            async with answering():
+                await quiet_redis.set(key + "2", 1)
+    finally:
+        await quiet_redis.config_set(setting, good)
+    assert await commit.run(APPEND, (key,), ("c",)) == 2

@@ -302,3 +302,17 @@ async def test_a_loop_without_an_id_leaves_nothing_and_takes_nothing(
     await forget(redis, monkeypatch, later_s=0)
     assert await left(redis, loop) == {"loop", "items", "p", "d"}
     await remove_keys(redis, await delete_loop(redis, loop.name) or keys_of(loop))
+
+
+async def test_a_record_that_is_no_hash_is_told_and_can_be_deleted(quiet_redis: Redis) -> None:
+    record = loop_of()
+    await loop_store.create_loop(quiet_redis, record)
+    await quiet_redis.set(loop_record(record.name), "garbled")
+    with pytest.raises(UnreadableRecord, match="DELETE"):
+        await loop_store.read_loop(quiet_redis, record.name)
+    assert await loop_store.epochs(quiet_redis, [record.name, "absent"]) == {
+        record.name: (b"", None),
+        "absent": (None, None),
+    }
+    assert await loop_store.delete_loop(quiet_redis, record.name) is not None
+    assert await loop_store.loop_names(quiet_redis) == []

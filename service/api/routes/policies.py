@@ -22,7 +22,7 @@ from service.policies import KINDS, describe_kinds
 from service.store.loop_store import read_loop
 
 router = APIRouter(tags=["policies"], route_class=StrictRoute)
-READS = documented(NotFound, StoreUnavailable)
+READS = documented(NotFound, Conflict, StoreUnavailable)
 WRITES = documented(*OF_BODIES, NotFound, Conflict, StoreUnavailable)
 
 
