@@ -50,7 +50,8 @@ def rates_of(world: str) -> Array:
 def soft(model: Array, floor: float, *, sharpness: float = 2.0) -> Array:
     """Choose softly by a model's rewards (B, n)."""
     sharp = np.exp(sharpness * (model - model.max(axis=-1, keepdims=True)) / model.std())
-    return (1 - floor) * sharp / sharp.sum(axis=-1, keepdims=True) + floor / model.shape[-1]
+    pmf: Array = (1 - floor) * sharp / sharp.sum(axis=-1, keepdims=True) + floor / model.shape[-1]
+    return pmf
 
 
 def drawn(rng: np.random.Generator, rates: Array, pmf: Array) -> tuple[Array, Array]:
@@ -172,8 +173,8 @@ def test_intervals_hold_as_often_as_they_say(name: str, quick: bool) -> None:
         widths["ips, anytime"].append(width)
     for row in [*(f"{estimator}, {interval}" for estimator, interval in ROWS), "ips, anytime"]:
         share = f"{100 * np.mean(held[row]):.1f} %" if held[row] else "-"
-        width = f"{np.median(widths[row]):.4f}" if widths[row] else "-"
-        print(f"| {name} ({log.difference:+.4f}) | {row} | {share} | {width} | {100 * refused[row] / logs:.0f} % |")
+        half = f"{np.median(widths[row]):.4f}" if widths[row] else "-"
+        print(f"| {name} ({log.difference:+.4f}) | {row} | {share} | {half} | {100 * refused[row] / logs:.0f} % |")
     if quick:
         return
     for row, found_held in held.items():
