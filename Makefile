@@ -32,11 +32,11 @@ browser:
 	  apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } || \
 	  { echo "install chromium (Debian: sudo apt-get install chromium), then call make test again"; exit 1; }
 
-test: setup browser  ## all tests, in two processes; ARGS=tests/policies some; ARGS='-m "not slow"' the quick ones
-	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile)
+test: setup browser  ## all tests, in three processes; ARGS=tests/policies some; ARGS='-m "not slow"' the quick ones
+	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile)
 
 coverage: setup browser  ## the same with coverage, and its floor; takes two fifths longer
-	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --cov -n 2 --dist loadfile
+	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --cov -n 3 --dist loadfile
 
 check: setup  ## format, lint, types; changes nothing
 	@$(BIN)/ruff format --check .

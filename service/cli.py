@@ -511,7 +511,7 @@ def _show_evaluation(loop: str, evaluation: Any) -> None:
     for one in evaluation.judgements:
         cells = ["", "", ""]
         if one.comparison is None:
-            said = f"refused: {one.refusal.why}"
+            said = "refused"
         else:
             said = verdict(one.comparison)
             cells = [_interval(found) for found in (one.comparison.target, one.comparison.logged)]
@@ -521,6 +521,8 @@ def _show_evaluation(loop: str, evaluation: Any) -> None:
         table.add_row(escape(one.target.name), *cells, count, escape(said))
     console.print(table)
     for one in evaluation.judgements:
+        if one.refusal is not None:
+            console.print(f"[red]✗[/] {escape(one.target.name)} refused: {escape(one.refusal.why)}", highlight=False)
         left_out = [f"{count:,} {WHY[reason]}" for reason, count in one.left_out.items()]
         if left_out:
             console.print(escape(f"left out for {one.target.name}: {'; '.join(left_out)}"), highlight=False)

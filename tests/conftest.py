@@ -12,6 +12,7 @@ from uuid import uuid4
 import httpx
 import hypothesis
 import pytest
+import structlog
 import uvicorn
 from redis.asyncio import Redis
 
@@ -37,6 +38,13 @@ hypothesis.settings.load_profile("same")
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def own_logs() -> Iterator[None]:
+    """A command that a test calls in its own process sets up logging; that ends with the test."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

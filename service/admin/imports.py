@@ -20,7 +20,7 @@ from service.store.codec import event_body, row_bytes
 from service.store.connection import now
 from service.store.keys import Keys
 
-AHEAD_S = 86_400.0  # by which the time of an event may lie ahead: later ones would be refused as older than it
+AHEAD_S = 366 * 86_400.0  # by which the time of an event may lie ahead: it refuses all that is older
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ async def import_events(
     for number, event in enumerate(events):
         if event.at is not None and event.at > latest:
             raise InvalidRequest(
-                f"events.{number}.at", "lies more than a day ahead; it is in unix seconds (were these milliseconds?)"
+                f"events.{number}.at", "lies more than a year ahead, and would keep out all that is imported later"
             )
     keys = Keys(loop, active.id)
     found = Misfits()  # of this thread's own: the loop's are written down by another thread meanwhile

@@ -113,7 +113,7 @@ def test_an_event_of_the_far_future_is_refused_and_does_not_block_later_ones(
     client: httpx.Client, make_loop: Make
 ) -> None:
     loop = make_loop()
-    event = {"event_id": "1", "item_id": "p000", "reward": 1, "at": 1_700_000_000_000}  # milliseconds
+    event = {"event_id": "1", "item_id": "p000", "reward": 1, "at": "2999-01-01T00:00:00Z"}
     refused = client.post("/events", params={"loop": loop}, json={"events": [event]})
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "events.0.at"), refused.text
     client.post("/events", params={"loop": loop}, json={"events": [{**event, "at": 1_700_000_000}]}).raise_for_status()
