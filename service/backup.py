@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from service.admin.backups import Copied, restore_backup, write_backup
-from service.run.embedded import EmbeddedRedis, EmbeddedRedisError
+from service.run.embedded import EmbeddedRedis, redis_of_folder
 from service.store.connection import connect
 from service.store.replica import fetch_data
 
@@ -22,26 +22,12 @@ TIMEOUT_S = 60.0
 
 @contextmanager
 def redis_of(url: str | None, data: Path) -> Iterator[str]:
-    """Give the URL of a Redis: the one named, else that of a data folder, started for the time where none runs.
-
-    Raises:
-        EmbeddedRedisError: there is no such folder, or its Redis does not start.
-    """
-    with ExitStack() as stack:
-        if url is None:
-            if not data.is_dir():
-                raise EmbeddedRedisError(
-                    f"there is no data folder {data}; name one with --data, or a Redis with --redis"
-                )
-            embedded = EmbeddedRedis(data)
-            try:
-                embedded.lock()
-            except EmbeddedRedisError:  # in use: a service is running
-                pass
-            else:
-                stack.enter_context(embedded)
-            url = embedded.url
+    """Give the URL of the Redis that is named, else of a data folder's, started for the time where none runs."""
+    if url is not None:
         yield url
+        return
+    with redis_of_folder(data) as (of_folder, _):
+        yield of_folder
 
 
 def backup(url: str, file: Path, loops: Sequence[str] | None, console: Console) -> list[Copied]:
@@ -62,11 +48,8 @@ def backup(url: str, file: Path, loops: Sequence[str] | None, console: Console) 
 
 
 async def _write(url: str, file: Path, loops: Sequence[str] | None, progress: Callable[[int], None]) -> list[Copied]:
-    redis = connect(url, name="backup", timeout_s=TIMEOUT_S)
-    try:
+    async with connect(url, name="backup", timeout_s=TIMEOUT_S) as redis:
         return await write_backup(redis, file, loops, progress)
-    finally:
-        await redis.aclose()
 
 
 def restore(url: str, file: Path, loop: str | None, into: str | None, console: Console) -> list[Copied]:
@@ -78,11 +61,8 @@ def restore(url: str, file: Path, loop: str | None, into: str | None, console: C
 async def _restore(
     url: str, file: Path, loop: str | None, into: str | None, progress: Callable[[int], None]
 ) -> list[Copied]:
-    redis = connect(url, name="restore", timeout_s=TIMEOUT_S)
-    try:
+    async with connect(url, name="restore", timeout_s=TIMEOUT_S) as redis:
         return await restore_backup(redis, file, loop=loop, into=into, progress=progress)
-    finally:
-        await redis.aclose()
 
 
 @contextmanager

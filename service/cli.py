@@ -430,7 +430,8 @@ def evaluate(
     from service.run.embedded import EmbeddedRedis
 
     url = settings.redis_url or EmbeddedRedis(data).url
-    evaluation = asyncio.run(_evaluate(url, loop, targets, estimator, interval, confidence))
+    with _told():
+        evaluation = asyncio.run(_evaluate(url, loop, targets, estimator, interval, confidence))
     if as_json:
         _print_json(evaluation)
     else:
@@ -471,10 +472,8 @@ async def _evaluate(url: str, loop: str, targets: list[Any], estimator: str, int
     from rich.progress import Progress
 
     from service.admin.evaluation import evaluate
-    from service.errors import ReboundError
     from service.store.connection import connect
 
-    connection = connect(url, name="evaluate", timeout_s=30)
     bar = Progress(console=errors, transient=True)
     task = bar.add_task("decisions")
     started = time.monotonic()
@@ -485,20 +484,12 @@ async def _evaluate(url: str, loop: str, targets: list[Any], estimator: str, int
         bar.update(task, completed=done, total=total)
 
     try:
-        return await evaluate(
-            connection,
-            loop,
-            targets,
-            estimator=estimator,
-            interval=interval,
-            confidence=confidence,
-            progress=progress,
-        )
-    except ReboundError as error:
-        fail(error.detail, code=1)
+        async with connect(url, name="evaluate", timeout_s=30) as redis:
+            return await evaluate(
+                redis, loop, targets, estimator=estimator, interval=interval, confidence=confidence, progress=progress
+            )
     finally:
         bar.stop()
-        await connection.aclose()
 
 
 def _show_evaluation(loop: str, evaluation: Any) -> None:

@@ -24,7 +24,7 @@ from service.admin.doctor import Finding, Seen
 from service.admin.profile import FieldReply, ProfileReply, read_profile
 from service.admin.status import LoopStatus, Status, loop_status
 from service.errors import ReboundError, StoreUnavailable
-from service.run.embedded import EmbeddedRedis, EmbeddedRedisError
+from service.run.embedded import EmbeddedRedisError, redis_of_folder
 from service.settings import without_password
 from service.store import loop_store, workers
 from service.store.connection import connect
@@ -56,7 +56,7 @@ def look(source: Source, loop: str | None) -> Seen:
         with ExitStack() as stack:
             url, where, running = source.redis, without_password(source.redis or ""), True
             if url is None:
-                url, running = _of_folder(source.data, stack)
+                url, running = stack.enter_context(redis_of_folder(source.data))
                 where = str(source.data)
             return asyncio.run(_in_redis(url, where, loop, running=running))
     except (ReboundError, EmbeddedRedisError, OSError, ValueError) as error:
@@ -64,19 +64,6 @@ def look(source: Source, loop: str | None) -> Seen:
             f"[red]✗[/] {escape(getattr(error, 'detail', None) or str(error))}", highlight=False, soft_wrap=True
         )
         raise typer.Exit(1) from error
-
-
-def _of_folder(data: Path, stack: ExitStack) -> tuple[str, bool]:
-    """Return the URL of a folder's Redis, and whether a service is running; starts Redis for the time where none is."""
-    if not data.is_dir():
-        raise EmbeddedRedisError(f"there is no data folder {data}; name one with --data, or a service with --url")
-    embedded = EmbeddedRedis(data)
-    try:
-        embedded.lock()
-    except EmbeddedRedisError:  # in use: a service is running
-        return embedded.url, True
-    stack.enter_context(embedded)
-    return embedded.url, False
 
 
 async def _in_redis(url: str, where: str, only: str | None, *, running: bool) -> Seen:

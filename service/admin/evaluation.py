@@ -13,20 +13,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from service.admin.audit import advance
 from service.admin.encoders import encoder_for
-from service.admin.validation import invalid
+from service.admin.validation import checked_params
 from service.decide.active import UNIFORM, ServedPolicy, serving
 from service.decide.catalogue import Catalogue
-from service.errors import Conflict, InvalidRequest, NotFound
+from service.errors import Conflict, NotFound
 from service.evaluate.comparison import Comparison, Diagnostics, Refusal, compare, propensity_refusal, ranked, together
 from service.evaluate.counterfactual import Opinion, Outcome, evidence, opinion
 from service.evaluate.propensities import PropensityCheck, PropensityChecker
 from service.learn.trainer import Trainer
-from service.policies import KINDS
 from service.records import Decision, Event, LoopRecord, PolicyRecord, order
 from service.represent.stored import AnyEncoder
 from service.store import event_log, item_store, loop_store, policy_store
@@ -319,11 +317,5 @@ async def _source(run: _Run, target: Target) -> _Frozen | _Learning:
 
 def _record_of(loop: LoopRecord, kind: str, params: Mapping[str, Any]) -> PolicyRecord:
     """Return the record of a policy as it would have been made when the log began."""
-    if kind not in KINDS:
-        raise InvalidRequest("kind", f"there is no kind {kind!r}; there are {', '.join(sorted(KINDS))}")
-    try:
-        checked = KINDS[kind].Params.model_validate(params)
-    except ValidationError as error:
-        raise invalid(error, under="params") from error
-    stored = checked.model_dump(mode="json")
+    stored = checked_params(kind, params)
     return PolicyRecord(kind, "", kind, stored, seed=0, retention=loop.settings.retention)

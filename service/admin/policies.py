@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from service.admin.change import change
 from service.admin.encoders import encoder_for
-from service.admin.validation import invalid
+from service.admin.validation import checked_params
 from service.decide.active import build_scorer
-from service.errors import Conflict, InvalidRequest, NotFound
+from service.errors import Conflict, NotFound
 from service.policies import KINDS
 from service.records import LoopRecord, PolicyRecord
 from service.store import event_log, loop_store, policy_store
@@ -44,17 +43,11 @@ async def create_policy(
         Conflict: the name is taken.
         NotFound: the loop is gone.
     """
-    if kind not in KINDS:
-        raise InvalidRequest("kind", f"there is no kind {kind!r}; there are {', '.join(sorted(KINDS))}")
-    try:
-        checked = KINDS[kind].Params.model_validate(params)
-    except ValidationError as error:
-        raise invalid(error, under="params") from error
     record = PolicyRecord(
         name=name,
         id=uuid4().hex[:12],
         kind=kind,
-        params=checked.model_dump(mode="json"),
+        params=checked_params(kind, params),
         seed=0,
         retention=loop.settings.retention,
         begun=loop.newest,

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -204,3 +205,22 @@ class EmbeddedRedis:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+
+@contextmanager
+def redis_of_folder(data: Path) -> Iterator[tuple[str, bool]]:
+    """Give the URL of a data folder's Redis, and whether a service is at work on it; where none is, start Redis.
+
+    Raises:
+        EmbeddedRedisError: there is no such folder, or its Redis does not start.
+    """
+    if not data.is_dir():
+        raise EmbeddedRedisError(f"there is no data folder {data}; name another with --data")
+    embedded = EmbeddedRedis(data)
+    try:
+        embedded.lock()
+    except EmbeddedRedisError:  # in use
+        yield embedded.url, True
+        return
+    with embedded:
+        yield embedded.url, False
