@@ -13,7 +13,7 @@ from itertools import accumulate
 
 from service.decide.catalogue import Catalogue
 from service.loop import LoopSettings
-from service.policies import KINDS, Array, Scorer, class_for, columns_for
+from service.policies import KINDS, Array, Scorer, columns_for, new_scorer
 from service.policies.random import RandomScorer
 from service.records import PolicyRecord
 from service.represent.stored import AnyEncoder
@@ -70,10 +70,8 @@ def build_scorer(record: PolicyRecord, snapshot: Mapping[str, Array], encoder: A
     """
     if record.kind not in KINDS:
         raise ValueError(f"unknown kind {record.kind!r}")
-    kind = class_for(record.kind, encoder.layout)
-    columns = columns_for(record.kind, encoder.d, encoder.layout)
-    params = kind.Params.model_validate(record.params)
-    return kind.scorer(snapshot, d=columns, params=params if encoder.layout is None else params.on_fitted_rows())
+    params = KINDS[record.kind].Params.model_validate(record.params)
+    return new_scorer(record.kind, snapshot, encoder.d, encoder.layout, params)
 
 
 def serving(record: PolicyRecord, version: int, snapshot: Mapping[str, Array], encoder: AnyEncoder) -> ServedPolicy:

@@ -20,7 +20,7 @@ from service.policies.base import (
     same_arrays,
 )
 from service.policies.item_index import Ids, ItemIndex
-from service.policies.kinds import KINDS, KindInfo, PolicyClass, class_for, columns_for, describe_kinds, new_policy
+from service.policies.kinds import KINDS, KindInfo, PolicyClass, columns_for, describe_kinds, new_policy, new_scorer
 
 __all__ = [
     "KINDS",
@@ -37,13 +37,13 @@ __all__ = [
     "PolicyClass",
     "Ranked",
     "Scorer",
-    "class_for",
     "columns_for",
     "describe_kinds",
     "expect",
     "finite_batch",
     "greedy_pmf",
     "new_policy",
+    "new_scorer",
     "part",
     "same_arrays",
 ]

@@ -134,9 +134,9 @@ class Information:
         """Copy the matrices as they were when the block began, and its k events.
 
         Returns:
-            `matrices` (2, P), packed; `waiting` (2, k, d): √a x and √c S x; and, to go on bit for bit, `block_x`
-            (k, d); `block_said` (k, 3): step, c and a; `block_mean` (1, d) as it was when the block began, (0, d) if
-            k = 0.
+            `matrices` (2, P), packed; `waiting` (2, k, d): √a x and √c S x, from which a learner of the version before
+            goes on; and, to go on bit for bit, `block_x` (k, d); `block_said` (k, 3): step, c and a; `block_mean`
+            (1, d) as it was when the block began, (0, d) if k = 0.
         """
         k = self._waiting
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -15,7 +15,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.layout import Layout
-from service.policies.base import Params, Policy
+from service.policies.base import Array, Params, Policy, Scorer
 
 GROUP = "rebound.policies"  # of the entry points; each value is a Policy class
 
@@ -121,16 +121,6 @@ def _package(entry: EntryPoint) -> str:
 KINDS: dict[str, PolicyClass] = discover()
 
 
-def class_for(kind: str, layout: Layout | None) -> PolicyClass:
-    """Return the class that learns and serves rows of this layout; None: rows without layers.
-
-    Raises:
-        KeyError: there is no such kind.
-    """
-    policy = KINDS[kind]
-    return policy if layout is None or policy.on_layers is None else policy.on_layers
-
-
 def columns_for(kind: str, d: int, layout: Layout | None) -> int:
     """Return how many of the d columns of a row a kind is given: all, or those of the layer that all items share.
 
@@ -152,6 +142,22 @@ def new_policy(kind: str, d: int, layout: Layout | None, params: Params, *, seed
     if policy.on_layers is None:
         return policy(layout.shared, params.on_fitted_rows(), seed=seed)
     made: Policy[Any] = policy.on_layers(layout, params, seed=seed)
+    return made
+
+
+def new_scorer(kind: str, snapshot: Mapping[str, Array], d: int, layout: Layout | None, params: Params) -> Scorer:
+    """Make the serving half of a policy that `new_policy` made, from one of its snapshots.
+
+    Raises:
+        KeyError: there is no such kind.
+        ValueError: an array is missing, has the wrong shape, or is not finite.
+    """
+    policy, columns = KINDS[kind], columns_for(kind, d, layout)
+    if layout is None:
+        return policy.scorer(snapshot, d=columns, params=params)
+    if policy.on_layers is None:
+        return policy.scorer(snapshot, d=columns, params=params.on_fitted_rows())
+    made: Scorer = policy.on_layers.scorer(snapshot, d=columns, params=params)
     return made
 
 

@@ -118,6 +118,10 @@ class Line(BaseModel):
         out[0] = np.interp(v, *self._arrays)
         return None
 
+    def write_numbers(self, numbers: Array, out: Array) -> None:
+        """Write numbers (B,) into `out` (B, 1)."""
+        out[:, 0] = np.interp(numbers, *self._arrays)
+
     @cached_property
     def _arrays(self) -> tuple[Array, Array]:
         return np.array(self.values), np.array(self.places)
@@ -144,6 +148,12 @@ class Bend(BaseModel):
         low = min(int(at), len(self.knots) - 2)
         out[low], out[low + 1] = low + 1 - at, at - low
         return None
+
+    def write_numbers(self, numbers: Array, out: Array) -> None:
+        """Write numbers (B,) into the zeros of `out` (B, columns)."""
+        at = np.interp(numbers, *self._arrays)
+        low, row = np.minimum(at.astype(np.intp), len(self.knots) - 2), np.arange(len(numbers))
+        out[row, low], out[row, low + 1] = low + 1 - at, at - low
 
     @cached_property
     def _arrays(self) -> tuple[Array, Array]:
@@ -356,13 +366,9 @@ def _write_all(field: AnyLearned, values: Sequence[Any], out: Array) -> None:
     if isinstance(field, (Line, Bend)):
         numbers = [number_of(value) for value in values]
         known = [at for at, number in enumerate(numbers) if number is not None]
-        found = np.array([number for number in numbers if number is not None])
-        if isinstance(field, Line):
-            out[known, 0] = np.interp(found, field.values, field.places)
-        else:
-            place = np.interp(found, field.knots, np.arange(len(field.knots)))
-            low = np.minimum(place.astype(np.intp), len(field.knots) - 2)
-            out[known, low], out[known, low + 1] = low + 1 - place, place - low
+        rows = np.zeros((len(known), out.shape[1]), dtype=out.dtype)
+        field.write_numbers(np.array([number for number in numbers if number is not None]), rows)
+        out[known] = rows
         return
     for value, row in zip(values, out, strict=True):
         if value is not None:

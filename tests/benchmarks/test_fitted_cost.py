@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from service.policies import Candidates, class_for, new_policy
+from service.policies import Candidates, new_policy, new_scorer
 from service.policies.adaptive_layers import AdaptiveParams
 from service.represent.encoder import Encoder
 from service.represent.fit import Raw, fit
@@ -57,8 +57,7 @@ def decision(encoder: AnyEncoder, records: list[Raw], n: int) -> tuple[Callable[
     started = time.process_time()
     policy.update(batch_of(np.stack(rows), np.array([one.reward for one in records[:600]]), item, user=user))
     update_us = 1e6 * (time.process_time() - started) / 600
-    kind = class_for("adaptive", encoder.layout)
-    scorer = kind.scorer(policy.snapshot(), d=policy.d, params=policy.params)
+    scorer = new_scorer("adaptive", policy.snapshot(), encoder.d, encoder.layout, policy.params)
     ids = [f"{records[at % EVENTS].item}-{at}" for at in range(n)]
     block = encoder.items([records[at % EVENTS].features for at in range(n)], ids)
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from service.layout import Layout
-from service.policies import KINDS
-from service.policies.kinds import new_policy
+from service.policies import KINDS, new_policy, new_scorer
 from service.policies.linalg import psd_cholesky
 from service.policies.linucb import LinUCB, LinUCBParams
 from tests.builders import Array, batch_of, candidates_of, estimates_of, pmf_of, scorer_of
@@ -136,7 +135,6 @@ def test_a_ridge_means_the_same_on_rows_that_a_fitted_schema_makes(kind: str, ti
         params = KINDS[kind].Params()
         policy = new_policy(kind, 4, of_rows, params, seed=1)
         policy.update(batch_of((x * length).astype(np.float32), reward, chosen))
-        used = params if of_rows is None else params.on_fitted_rows()
-        scorer = type(policy).scorer(policy.snapshot(), d=4, params=used)
+        scorer = new_scorer(kind, policy.snapshot(), 4, of_rows, params)
         scores.append(scorer.estimate(candidates_of((x[:5] * length).astype(np.float32), items))[:, 0])
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
