@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 from redis.asyncio import Redis
 
 from service.admin.audit import audit_learning
 from service.learn import bell, learner
-from service.learn.learner import Learner
 from service.settings import Settings
 from service.store import event_log, loop_store, policy_store, workers
 from service.store.keys import Keys
 from service.store.profile_store import LEASE as PROFILE
 from service.store.profile_store import read_profile
 from tests.builders import decision_of, event_of, import_of, loop_of, policy_of, store_decisions
+from tests.learn.running import running
 from tests.waiting import until_async
 
 pytestmark = pytest.mark.anyio
@@ -36,17 +34,6 @@ def _times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bell, "AWAKE_S", 0.1)
     monkeypatch.setattr(learner, "LOOK_S", 1000.0)
     monkeypatch.setattr(learner, "PERIOD_S", 0.05)
-
-
-@asynccontextmanager
-async def running(redis: Redis, settings: Settings) -> AsyncIterator[Learner]:
-    stop, found = asyncio.Event(), Learner(redis, settings)
-    task = asyncio.create_task(found.run(stop))
-    try:
-        yield found
-    finally:
-        stop.set()
-        await asyncio.wait_for(task, 30)
 
 
 async def make(redis: Redis, *, events: int = 3) -> Keys:

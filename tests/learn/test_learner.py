@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,6 @@ from redis.asyncio import Redis
 
 from service.admin.audit import audit_learning
 from service.learn import learner
-from service.learn.learner import Learner
 from service.records import LoopRecord
 from service.run.embedded import EmbeddedRedis
 from service.settings import Settings
@@ -21,6 +18,7 @@ from service.store.codec import FORMAT
 from service.store.connection import connect
 from service.store.keys import LOOPS, STORE, Keys, loop_record
 from tests.builders import decision_of, event_of, import_of, loop_of, policy_of, store_decisions
+from tests.learn.running import running
 from tests.waiting import until_async
 
 pytestmark = pytest.mark.anyio
@@ -36,18 +34,6 @@ async def redis(quiet_redis: Redis) -> Redis:
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learner, "PERIOD_S", 0.02)
-
-
-@asynccontextmanager
-async def running(redis: Redis, settings: Settings) -> AsyncIterator[Learner]:
-    """Run a learner."""
-    stop, found = asyncio.Event(), Learner(redis, settings)
-    task = asyncio.create_task(found.run(stop))
-    try:
-        yield found
-    finally:
-        stop.set()
-        await asyncio.wait_for(task, 30)
 
 
 async def make(redis: Redis, *kinds: str, events: int = 0) -> tuple[LoopRecord, Keys]:

@@ -98,26 +98,17 @@ async def test_the_first_event_is_published_at_once_and_the_next_after_the_perio
     assert [(record.version, new) for record, new in lease.written] == [(1, True)]
 
 
-async def test_what_takes_long_is_published_seldom(clock: Clock) -> None:
+@pytest.mark.parametrize(("cpu_s", "cost_s"), [(0.0, 2.0), (0.3, 2.3)], ids=["written slowly", "made slowly, too"])
+async def test_what_takes_long_is_published_seldom(clock: Clock, cpu_s: float, cost_s: float) -> None:
     """At most 5 % of the learner's time goes into publishing."""
+    clock.cpu_s = cpu_s
     paced, _ = at_pace(clock, 2.0, policy_of(), Settings(publish_period_ms=100))
     trainer = Trainer.of(loop_of(), policy_of())
     trainer.apply([event_of(0)])
     paced.touch(trained=False)
     await paced.publish(trainer)
     paced.touch(trained=False)
-    assert paced.due_in() == pytest.approx(2.0 / SHARE)
-
-
-async def test_what_is_made_slowly_is_published_seldom(clock: Clock) -> None:
-    clock.cpu_s = 0.3
-    paced, _ = at_pace(clock, 2.0, policy_of(), Settings(publish_period_ms=100))
-    trainer = Trainer.of(loop_of(), policy_of())
-    trainer.apply([event_of(0)])
-    paced.touch(trained=False)
-    await paced.publish(trainer)
-    paced.touch(trained=False)
-    assert paced.due_in() == pytest.approx(2.3 / SHARE)
+    assert paced.due_in() == pytest.approx(cost_s / SHARE)
 
 
 async def test_a_policy_that_only_reads_along_is_checkpointed_once_a_second(clock: Clock) -> None:

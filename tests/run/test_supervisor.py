@@ -70,26 +70,19 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         assert one.exit_code() is not None
 
 
-def test_a_dead_child_is_started_again_and_reported(start: Callable[..., Running]) -> None:
+@pytest.mark.parametrize(("name", "number"), [("api-0", signal.SIGKILL), ("api-1", signal.SIGSTOP)])
+def test_a_dead_or_frozen_child_is_started_again_and_reported(
+    start: Callable[..., Running], name: str, number: signal.Signals
+) -> None:
     running = start()
-    others = [running.pid("learner"), running.pid("api-1")]
-    killed = running.pid("api-0")
-    os.kill(killed, signal.SIGKILL)
-    until(lambda: len(running.lines("api-0")) == 2, "it runs again")
-    assert running.lines("died") == [str(killed)]
-    assert [running.pid("learner"), running.pid("api-1")] == others, "the others were left alone"
-    assert all(alive(pid) for pid in others)
-
-
-def test_a_frozen_child_is_killed_and_started_again(start: Callable[..., Running]) -> None:
-    running = start()
-    others = [running.pid("learner"), running.pid("api-0")]
-    frozen = running.pid("api-1")
-    os.kill(frozen, signal.SIGSTOP)
-    until(lambda: len(running.lines("api-1")) == 2, "it runs again")
-    assert running.lines("died") == [str(frozen)]
-    assert not alive(frozen)
-    assert [running.pid("learner"), running.pid("api-0")] == others, "the others were left alone"
+    others = {other: running.pid(other) for other in NAMES if other != name}
+    struck = running.pid(name)
+    os.kill(struck, number)
+    until(lambda: len(running.lines(name)) == 2, "it runs again")
+    assert running.lines("died") == [str(struck)]
+    assert not alive(struck)
+    assert {other: running.pid(other) for other in others} == others, "the others were left alone"
+    assert all(alive(pid) for pid in others.values())
 
 
 def test_a_supervisor_that_stood_still_itself_kills_nobody(start: Callable[..., Running]) -> None:
