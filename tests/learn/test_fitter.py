@@ -15,7 +15,6 @@ from service.learn.fitter import Fitter
 from service.learn.profiler import Profiler
 from service.learn.runner import PolicyRunner
 from service.records import START, Entry, Event, LoopRecord, Successor
-from service.represent.fit import next_fit
 from service.represent.learned import LearnedEncoder, LearnedSchema
 from service.represent.profile import Profile
 from service.settings import Settings
@@ -66,16 +65,6 @@ async def append(redis: Redis, keys: Keys, n: int, *, first: int = 0) -> tuple[P
 async def successors(redis: Redis, keys: Keys) -> list[Successor]:
     entries: list[Entry] = await event_log.read(redis, keys, START, most=10**4)
     return [entry for entry in entries if isinstance(entry, Successor)]
-
-
-def test_fits_are_due_at_growing_sizes() -> None:
-    due, sizes = 0, []
-    while due < 20_000:
-        due = next_fit(due)
-        sizes.append(due)
-    assert sizes == [40, 80, 160, 320, 640, 1280, 2560, 5120, 10240, 20480]
-    assert next_fit(100) == 160
-    assert next_fit(160) == 320
 
 
 async def test_a_fit_is_an_entry_of_the_log(redis: Redis, keys: Keys) -> None:
