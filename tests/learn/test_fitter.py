@@ -15,7 +15,7 @@ from service.learn.fitter import Fitter
 from service.learn.profiler import Profiler
 from service.learn.runner import PolicyRunner
 from service.records import START, Entry, Event, LoopRecord, Successor
-from service.represent.learned import LearnedEncoder, LearnedSchema
+from service.represent.learned import LearnedEncoder, LearnedSchema, Line
 from service.represent.profile import Profile
 from service.settings import Settings
 from service.store import event_log, loop_store, policy_store
@@ -137,3 +137,45 @@ async def test_a_young_log_is_fitted_as_it_grows(redis: Redis, keys: Keys, monke
     finally:
         running.cancel()
         await asyncio.wait({running})
+
+
+async def test_a_change_of_the_data_is_fitted_before_the_log_has_doubled(
+    redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ages come in hundredths from the 400th event on; 640 events would be the next size to fit at."""
+    monkeypatch.setattr(profiler, "PERIOD_S", 0.0)
+    monkeypatch.setattr(profiler, "POLL_S", 0.02)
+    rng = np.random.default_rng(5)
+
+    def aged(n: int, first: int, unit: float) -> list[Event]:
+        """Make events in which the old like two of the items and the young the others."""
+        made = []
+        for event in events(n, first=first):
+            age = float(rng.uniform(18, 80))
+            likely = 0.9 if (age > 49) == (event.item in ("i0", "i1")) else 0.1
+            context = {**event.context, "age": unit * age}
+            made.append(replace(event, context=context, reward=float(rng.random() < likely)))
+        return made
+
+    async def sizes() -> list[int]:
+        return [successor.events for successor in await successors(redis, keys)]
+
+    running = asyncio.create_task(Profiler(redis, keys).run(asyncio.Event(), Bell(awake=True)))
+    try:
+        await event_log.append_imported(redis, keys, import_of(aged(400, 0, 1.0)), remember=10**5)
+        await until_async(sizes, "the first part is fitted")
+        await event_log.append_imported(redis, keys, import_of(aged(150, 400, 100.0)), remember=10**5)
+
+        async def is_fitted() -> bool:
+            return any(size > 400 for size in await sizes())
+
+        await until_async(is_fitted, "the change is fitted")
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+    newest = (await successors(redis, keys))[-1]
+    assert newest.events == 550
+    age = LearnedSchema.model_validate(newest.schema).context["age"]
+    assert isinstance(age, Line)
+    assert age.former is not None
+    assert age.former.values[-1] < 100 < age.values[0]
