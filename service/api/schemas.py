@@ -464,7 +464,7 @@ class TrainingReply(BaseModel):
 
 class Ready(BaseModel):
     status: Literal["ready"]
-    loops: list[str]
+    loops: int = Field(description="how many are loaded; their names are for those who have a key")
 
 
 class Alive(BaseModel):
