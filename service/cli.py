@@ -297,6 +297,64 @@ def restore(
         console.print("[green]✓[/] restored")
 
 
+@app.command("export")
+def export_log(
+    path: Annotated[Path, typer.Argument(help="A new folder, for Parquet; or a new file that ends in .dsjson.")],
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+) -> None:
+    """Write a loop's log for other tools: Parquet for DuckDB, Polars and Spark, or DSJSON for Vowpal Wabbit.
+
+    A folder gets the tables `events` and `decisions`, by day, and `policies`. The service may go on meanwhile. It
+    appears whole or not at all, and only you may read it, for it holds what users did. `rebound backup` is what
+    restores a loop.
+
+    Parquet needs an extra: `pip install 'rebound[parquet]'`.
+
+    Examples: `rebound export shop-log --loop shop`, `rebound export shop.dsjson --loop shop`
+    """
+    from service import backup as backups
+    from service import transfer
+
+    with _told(), backups.redis_of(read_settings(redis_url=redis).redis_url, data) as url:
+        done = transfer.export_log(url, loop, path, errors)
+    left_out = "".join(f"; left out: {count:,} {why}" for why, count in done.left_out.items())
+    what = "with all candidates" if path.suffix == ".dsjson" else "decisions"
+    console.print(
+        f"[green]✓[/] {escape(str(path))}: {done.events:,} events, {done.decisions:,} {what}{left_out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command("import")
+def import_log(
+    path: Annotated[Path, typer.Argument(help="A folder or file of Parquet, or a file .dsjson, .npz or .csv.")],
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+) -> None:
+    """Append the events of a file to a loop's log: every policy of the loop learns from them.
+
+    It takes what `rebound export` writes, DSJSON of other loggers, and the layout of the Open Bandit Pipeline: arrays
+    (`.npz`) or a table (`.csv`) of action, reward, pscore and features. The file is checked as a whole first: one with
+    a fault changes nothing. Cut off, it may be run again: what is there already changes nothing.
+
+    Examples: `rebound import shop-log --loop shop-2`, `rebound import women.csv --loop open-bandit`
+    """
+    from service import backup as backups
+    from service import transfer
+
+    with _told(), backups.redis_of(read_settings(redis_url=redis).redis_url, data) as url:
+        done = transfer.import_log(url, loop, path, errors)
+    known = done.events - done.new
+    console.print(
+        f"[green]✓[/] {done.new:,} events imported" + (f"; {known:,} were there before" if known else ""),
+        highlight=False,
+    )
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """Say in a line what went wrong, and exit with 1."""
