@@ -345,6 +345,64 @@ def restore(
         console.print("[green]✓[/] restored")
 
 
+@app.command("export")
+def export_log(
+    path: Annotated[Path, typer.Argument(help="A new folder, for Parquet; or a new file that ends in .dsjson.")],
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+) -> None:
+    """Write a loop's log for other tools: Parquet for DuckDB, Polars and Spark, or DSJSON for Vowpal Wabbit.
+
+    A folder gets the tables `events` and `decisions`, by day, and `policies`. The service may go on meanwhile. It
+    appears whole or not at all, and only you may read it, for it holds what users did. `rebound backup` is what
+    restores a loop.
+
+    Parquet needs an extra: `pip install 'rebound[parquet]'`.
+
+    Examples: `rebound export shop-log --loop shop`, `rebound export shop.dsjson --loop shop`
+    """
+    from service import backup as backups
+    from service import transfer
+
+    with _told(), backups.redis_of(read_settings(redis_url=redis).redis_url, data) as url:
+        done = transfer.export_log(url, loop, path, errors)
+    left_out = "".join(f"; left out: {count:,} {why}" for why, count in done.left_out.items())
+    what = "with all candidates" if path.suffix == ".dsjson" else "decisions"
+    console.print(
+        f"[green]✓[/] {escape(str(path))}: {done.events:,} events, {done.decisions:,} {what}{left_out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command("import")
+def import_log(
+    path: Annotated[Path, typer.Argument(help="A folder or file of Parquet, or a file .dsjson, .npz or .csv.")],
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+) -> None:
+    """Append the events of a file to a loop's log: every policy of the loop learns from them.
+
+    It takes what `rebound export` writes, DSJSON of other loggers, and the layout of the Open Bandit Pipeline: arrays
+    (`.npz`) or a table (`.csv`) of action, reward, pscore and features. The file is checked as a whole first: one with
+    a fault changes nothing. Cut off, it may be run again: what is there already changes nothing.
+
+    Examples: `rebound import shop-log --loop shop-2`, `rebound import women.csv --loop open-bandit`
+    """
+    from service import backup as backups
+    from service import transfer
+
+    with _told(), backups.redis_of(read_settings(redis_url=redis).redis_url, data) as url:
+        done = transfer.import_log(url, loop, path, errors)
+    known = done.events - done.new
+    console.print(
+        f"[green]✓[/] {done.new:,} events imported" + (f"; {known:,} were there before" if known else ""),
+        highlight=False,
+    )
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """Say in a line what went wrong, and exit with 1."""
@@ -412,6 +470,23 @@ async def _audit(url: str, loop: str, most: int, confidence: float) -> bool:
     return all(r.passed for r in found.values()) and not again.different and all(learned.values())
 
 
+@app.command(hidden=True)
+def judge(loop: str, loop_id: str, evaluation: str, token: str) -> None:
+    """Do an evaluation that was asked for over HTTP. The learner starts this."""
+    url = need_redis(read_settings())
+    os.nice(5)
+    asyncio.run(_judge(url, loop, loop_id, evaluation, token))
+
+
+async def _judge(url: str, loop: str, loop_id: str, evaluation: str, token: str) -> None:
+    from service.admin.judge import run_evaluation
+    from service.store.connection import connect
+    from service.store.keys import Keys
+
+    async with connect(url, name="judge", timeout_s=30) as redis:
+        await run_evaluation(redis, Keys(loop, loop_id), evaluation, token)
+
+
 def _verdict(good: bool, line: str) -> None:
     console.print(f"[{'green]✓' if good else 'red]✗'}[/] {line}", highlight=False)
 
@@ -456,7 +531,9 @@ def evaluate(
 
     `rebound evaluate --loop home-page --policy linucb@120 --interval anytime --json`
     """
-    from service.admin.evaluation import Target
+    import orjson
+
+    from service.admin.evaluation import described, target_of
     from service.evaluate.comparison import INTERVALS
     from service.evaluate.estimators import ESTIMATORS
 
@@ -469,9 +546,7 @@ def evaluate(
     if len(given) > len(kind or []):
         fail("there are more --params than --kind", code=2)
     for number, name in enumerate(kind or []):
-        found = given[number] if number < len(given) else {}
-        said = ", ".join(f"{key}={value}" for key, value in found.items())
-        targets.append(Target(f"{name} ({said})" if said else name, kind=name, params=found))
+        targets.append(target_of(kind=name, params=given[number] if number < len(given) else {}))
     if not targets:
         fail("name what to judge: --policy NAME, or --kind KIND", code=2)
     settings = read_settings(redis_url=redis)
@@ -481,7 +556,7 @@ def evaluate(
     with _told():
         evaluation = asyncio.run(_evaluate(url, loop, targets, estimator, interval, confidence))
     if as_json:
-        _print_json(evaluation)
+        sys.stdout.write(orjson.dumps(described(evaluation), option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
         _show_evaluation(loop, evaluation)
     if all(one.comparison is None for one in evaluation.judgements):
@@ -494,12 +569,12 @@ def _one_of(option: str, value: str, known: Sequence[str]) -> None:
 
 
 def _existing(said: str) -> Any:
-    from service.admin.evaluation import Target
+    from service.admin.evaluation import target_of
 
     name, at, version = said.partition("@")
     if at and not version.isdigit():
         fail(f"--policy {said}: expected NAME or NAME@VERSION, with a whole number", code=2)
-    return Target(said, policy=name, version=int(version) if at else None)
+    return target_of(policy=name, version=int(version) if at else None)
 
 
 def _params(text: str) -> dict[str, Any]:
@@ -575,35 +650,3 @@ def _show_evaluation(loop: str, evaluation: Any) -> None:
 def _interval(found: Any, *, sign: str = "") -> str:
     estimate, low, high = (format(value, f"{sign}.4f") for value in found)
     return f"{estimate} [{low}, {high}]".replace("[", "\\[")
-
-
-def _print_json(evaluation: Any) -> None:
-    import orjson
-
-    from service.evaluate.comparison import verdict
-
-    answers = [
-        {
-            "target": one.target.name,
-            "verdict": None if one.comparison is None else verdict(one.comparison),
-            "settled": one.comparison is not None and one.comparison.settled,
-            "refusal": one.refusal,
-            "logged": one.comparison and one.comparison.logged._asdict(),
-            "estimate": one.comparison and one.comparison.target._asdict(),
-            "difference": one.comparison and one.comparison.difference._asdict(),
-            "missing": one.comparison and one.comparison.missing,
-            "diagnostics": one.diagnostics,
-            "left_out": dict(one.left_out),
-        }
-        for one in evaluation.judgements
-    ]
-    found = {
-        "decisions": evaluation.decisions,
-        "confidence": evaluation.confidence,
-        "propensities": {
-            policy: {"mean": check.mean, "half_width": check.half_width, "passed": check.passed}
-            for policy, check in evaluation.propensities.items()
-        },
-        "answers": answers,
-    }
-    sys.stdout.write(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode() + "\n")

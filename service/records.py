@@ -49,6 +49,13 @@ class LoopRecord:
     newest: Mapping[str, Any] | None = None  # encoder, position and catalogue of the newest successor; None: no such
     declared: str | None = None  # version of the encoder that a person declared last; None: the service fits its own
 
+    @property
+    def encoder_of_imports(self) -> str:
+        """Version of the encoder of imported events: the newest if a person declared it, else the first."""
+        if self.newest is not None and self.newest["encoder"] == self.declared:
+            return str(self.newest["encoder"])
+        return self.encoder
+
 
 @dataclass(frozen=True)
 class PolicyRecord:
@@ -147,6 +154,25 @@ class Event:
     def time(self) -> float:
         """When it happened, in unix seconds: an imported event says so, any other is as old as its entry."""
         return order(self.position)[0] / 1000 if self.at is None else self.at
+
+
+@dataclass(frozen=True, slots=True)
+class PastEvent:
+    """An event of a historical log, which is to be imported."""
+
+    event_id: str  # an import of an id that came before changes nothing
+    user_id: str | None
+    context: Features
+    item_id: str
+    features: Features | None  # None: those of the catalogue
+    reward: float
+    propensity: float | None = None
+    at: float | None = None  # unix seconds
+    decision_id: str | None = None  # None: the event id. The items of a slate share it
+    n: int | None = None  # candidates that were eligible
+    policy: str | None = None
+    version: int = 0
+    origin: str | None = None  # id of the loop of Rebound that it was exported from
 
 
 @dataclass(frozen=True, slots=True)

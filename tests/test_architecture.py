@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "service/__main__.py": {"service.cli"},
     "service/cli.py": {"service"},
     "service/backup.py": {"service"},
+    "service/transfer.py": {"service"},
     "service/doctor.py": {"service"},
     "service/errors.py": set(),
     "service/layout.py": set(),
@@ -43,6 +44,7 @@ MAY_IMPORT = {
     },
     "service/evaluate": PURE_RECORDS
     | {"service.evaluate", "service.decide", "service.represent", "service.policies", "service.learn.trainer"},
+    "service/exchange": PURE_RECORDS | {"service.exchange"},
     # what knows Redis, and who works with it
     "service/store": PURE_RECORDS | {"service.store"},
     "service/serve": FOUNDATION
@@ -59,6 +61,7 @@ MAY_IMPORT = {
         "service.represent",
         "service.policies",
         "service.evaluate",
+        "service.exchange",
         "service.learn.trainer",
         "service.store",
     },

@@ -25,7 +25,7 @@ from service.evaluate.propensities import PropensityCheck, PropensityChecker
 from service.evaluate.replay import same_decision
 from service.learn.trainer import Trainer
 from service.policies import NumericalError, same_arrays
-from service.records import Decision, Entry, LoopRecord, PolicyRecord, order
+from service.records import Decision, Entry, Event, LoopRecord, PolicyRecord, order
 from service.represent.stored import AnyEncoder
 from service.store import encoders, event_log, item_store, loop_store, policy_store
 from service.store.codec import encoder_of, unpack
@@ -51,7 +51,7 @@ async def audit_propensities(redis: Redis, loop: str, *, confidence: float = 0.9
     record = await loop_store.read_loop(redis, loop)
     checker = PropensityChecker(record.settings.exploration_floor)
     async for entries in event_log.scan(redis, Keys(loop, record.id)):
-        checker.add(entries)
+        checker.add(entry for entry in entries if isinstance(entry, Event) and entry.source != "import")
     return checker.result(confidence=confidence)
 
 

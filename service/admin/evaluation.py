@@ -6,10 +6,11 @@ parameters that would have learned along, judged before each decision by what it
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,16 @@ from service.admin.validation import checked_params
 from service.decide.active import UNIFORM, ServedPolicy, serving
 from service.decide.catalogue import Catalogue
 from service.errors import Conflict, NotFound
-from service.evaluate.comparison import Comparison, Diagnostics, Refusal, compare, propensity_refusal, ranked, together
+from service.evaluate.comparison import (
+    Comparison,
+    Diagnostics,
+    Refusal,
+    compare,
+    propensity_refusal,
+    ranked,
+    together,
+    verdict,
+)
 from service.evaluate.counterfactual import Opinion, Outcome, evidence, opinion
 from service.evaluate.propensities import PropensityCheck, PropensityChecker
 from service.learn.trainer import Trainer
@@ -68,6 +78,20 @@ class Target:
     version: int | None = None  # of the policy; None: the newest
     kind: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+
+
+def target_of(
+    policy: str | None = None,
+    version: int | None = None,
+    kind: str | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> Target:
+    """Name a target by what it is: `linucb@120`, or `linucb (alpha=0.5)`."""
+    if kind is None:
+        assert policy is not None, "a target is a policy or a kind"
+        return Target(policy if version is None else f"{policy}@{version}", policy=policy, version=version)
+    said = ", ".join(f"{key}={value}" for key, value in (params or {}).items())
+    return Target(f"{kind} ({said})" if said else kind, kind=kind, params=params or {})
 
 
 @dataclass(frozen=True)
@@ -131,11 +155,41 @@ async def evaluate(
                 opinions.append(said)
             done += 1
             progress(done, total)
+            await asyncio.sleep(0)  # whoever runs this is to hear of a cancellation
         found.append(_judge(run.log, target, outcomes, opinions, left_out, estimator, interval, each, record))
     answered = [(str(number), one.comparison) for number, one in enumerate(found) if one.comparison is not None]
     best_first = [found[int(number)] for number, _ in ranked(answered)]
     refused = [one for one in found if one.comparison is None]
     return Evaluation(run.log.decisions, each, run.log.checks, [*best_first, *refused])
+
+
+def described(evaluation: Evaluation) -> dict[str, Any]:
+    """Return an evaluation as JSON has it."""
+    return {
+        "decisions": evaluation.decisions,
+        "confidence": evaluation.confidence,
+        "propensities": {
+            policy: {"mean": check.mean, "half_width": check.half_width, "passed": check.passed}
+            for policy, check in evaluation.propensities.items()
+        },
+        "answers": [_described(one) for one in evaluation.judgements],
+    }
+
+
+def _described(one: Judgement) -> dict[str, Any]:
+    found = one.comparison
+    return {
+        "target": one.target.name,
+        "verdict": found and verdict(found),
+        "settled": found is not None and found.settled,
+        "refusal": one.refusal and asdict(one.refusal),
+        "logged": found and found.logged._asdict(),
+        "estimate": found and found.target._asdict(),
+        "difference": found and found.difference._asdict(),
+        "missing": found and found.missing,
+        "diagnostics": one.diagnostics and asdict(one.diagnostics),
+        "left_out": dict(one.left_out),
+    }
 
 
 def _judge(

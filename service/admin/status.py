@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 from redis.asyncio import Redis
 
+from service.admin.evaluations import EvaluationStatus, unfinished
 from service.admin.policies import lag
 from service.errors import NotFound, StoreUnavailable
 from service.serve.follower import Follower
@@ -131,6 +132,7 @@ class Status(BaseModel):
     workers: int = Field(description="API workers that are alive")
     learner: bool = Field(description="a learner has been heard of in the last 10 s")
     loops: dict[str, LoopStatus]
+    evaluations: list[EvaluationStatus] = Field([], description="that have not ended, oldest first")
     this_worker: WorkerStatus
 
 
@@ -165,12 +167,13 @@ async def read_status(
             except (KeyError, ValueError, RuntimeError) as error:
                 problem = f"{type(error).__name__}: {error}"
                 loops[name] = LoopStatus(learning=False, misfits={}, policies={}, problem=problem)
+        evaluations = await unfinished(redis)
     except StoreUnavailable:
         return Status(rung="store_down", workers=0, learner=False, loops={}, this_worker=worker)
     rung = follower.rung()
     if rung == "ok" and not learner:
         rung = "learner_down"
-    return Status(rung=rung, workers=alive, learner=learner, loops=loops, this_worker=worker)
+    return Status(rung=rung, workers=alive, learner=learner, loops=loops, evaluations=evaluations, this_worker=worker)
 
 
 async def loop_status(redis: Redis, name: str) -> LoopStatus:

@@ -462,6 +462,98 @@ class TrainingReply(BaseModel):
     position: str = Field(description="of the request to train, in the log")
 
 
+# ---- evaluations
+
+
+class TargetBody(Body):
+    policy: Name | None = Field(None, description="a policy as it is, judged by what it has not learned")
+    version: int | None = Field(None, strict=True, ge=1, description="of the policy; default: the newest")
+    kind: str | None = Field(None, description="a kind of policy that would have learned along")
+    params: Features = Field(default_factory=dict, description="of the kind")
+
+
+class EvaluationBody(Body):
+    model_config = _example(
+        targets=[{"kind": "linucb", "params": {"alpha": 0.5}}, {"policy": "adaptive", "version": 9}]
+    )
+
+    targets: list[TargetBody] = Field(min_length=1, max_length=10)
+    estimator: str = Field("ips", description="ips, clipped-ips, snips, dm, dr or switch-dr")
+    interval: str = Field(
+        "bootstrap", description="bootstrap: for one look; anytime: for as many as you like; bernstein: for small logs"
+    )
+    confidence: Finite = Field(0.95, ge=0.5, le=0.9999, description="that all differences lie in their intervals")
+
+
+class Range(BaseModel):
+    estimate: float
+    low: float
+    high: float
+
+
+class Refused(BaseModel):
+    code: str
+    why: str
+
+
+class Foundation(BaseModel):
+    decisions: int
+    users: int
+    effective: float = Field(description="sample size: (Σ w)² / Σ w², w being the weights")
+    mean_weight: float = Field(description="1 is expected")
+    unsupported: float = Field(description="share of the target's choices that could not be drawn")
+    largest: list[float] = Field(description="weights")
+    skewed: float = Field(description="skewness of weighted rewards / √decisions")
+
+
+class Answer(BaseModel):
+    target: str
+    verdict: str | None = Field(description="in plain words; null: refused")
+    settled: bool = Field(description="0 lies outside the interval of the difference")
+    refusal: Refused | None
+    logged: Range | None = Field(description="reward of a decision of what served")
+    estimate: Range | None = Field(description="reward of a decision of the target")
+    difference: Range | None
+    missing: int | None = Field(description="decisions more that would settle it, about")
+    diagnostics: Foundation | None
+    left_out: dict[str, int] = Field(description="why -> decisions that were not judged")
+
+
+class PropensitiesFound(BaseModel):
+    mean: float = Field(description="of 1 / (n p): 1 is expected")
+    half_width: float
+    passed: bool
+
+
+class EvaluationResult(BaseModel):
+    decisions: int = Field(description="in the log")
+    confidence: float = Field(description="of each interval, so that all hold together")
+    propensities: dict[str, PropensitiesFound] = Field(description="policy -> check of what it logged")
+    answers: list[Answer] = Field(description="best first, refused last")
+
+
+class EvaluationFailed(BaseModel):
+    code: str
+    detail: str
+
+
+class EvaluationReply(BaseModel):
+    id: str
+    status: Literal["waiting", "running", "done", "failed", "cancelled"]
+    request: EvaluationBody
+    created: float = Field(description="unix time, as the next two")
+    started: float | None
+    ended: float | None
+    done: int = Field(description="decisions judged, over all targets")
+    total: int | None = Field(description="decisions to judge; null: not known yet")
+    result: EvaluationResult | None
+    error: EvaluationFailed | None
+
+
+class EvaluationList(BaseModel):
+    evaluations: list[EvaluationReply] = Field(description="newest first; the newest 20 are kept")
+
+
 class Ready(BaseModel):
     status: Literal["ready"]
     loops: int = Field(description="how many are loaded; their names are for those who have a key")

@@ -1,4 +1,7 @@
-"""The process `rebound learn`: a runner for every policy of every loop, a sweeper and a profiler for each loop."""
+"""The process `rebound learn`: a runner for every policy of every loop, a sweeper and a profiler for each loop.
+
+It has evaluations done, too.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable, UnreadableRecord
 from service.learn.bell import Bell, rest
+from service.learn.evaluations import Evaluator
 from service.learn.profiler import Profiler
 from service.learn.runner import PolicyRunner
 from service.learn.sweeper import Sweeper
@@ -59,6 +63,7 @@ class Learner:
         self._due = 0.0  # when all are to be looked at, on the monotonic clock
         self._unreadable: set[str] = set()  # loops that cannot be read, each told once
         self._identity: str | None = None  # of the data, when it was first seen
+        self._evaluator = Evaluator(redis, settings)
 
     async def follow(self, stop: asyncio.Event) -> None:
         """Start a task for every loop and policy that has none; wake the loops whose log has grown.
@@ -136,6 +141,7 @@ class Learner:
             await asyncio.gather(
                 self._repeat(self._beat, stop, asyncio.Event(), every_s=PERIOD_S),
                 self._repeat(lambda: self._look(stop), stop, self._wake),
+                self._repeat(lambda: self._evaluate(stop), stop, asyncio.Event(), every_s=PERIOD_S),
             )
         finally:
             await end(listening)
@@ -195,6 +201,10 @@ class Learner:
         except StoreUnavailable:
             self._due = 0.0
             raise
+
+    async def _evaluate(self, stop: asyncio.Event) -> None:
+        if await self._data_is_ours():
+            await self._evaluator.step(stop)
 
     async def _data_is_ours(self) -> bool:
         """Return whether Redis holds the data that this learner began with."""

@@ -288,11 +288,8 @@ class _Encoders:
         self._known = {encoder.version: encoder for encoder in live if encoder is not None}
 
     async def of_loop(self) -> AnyEncoder:
-        """Return the encoder of imports: the newest if a person declared it, else the first."""
-        newest = self._record.newest
-        if newest is not None and newest["encoder"] == self._record.declared:
-            return await self.get(newest["encoder"])
-        return await self.get(self._record.encoder)
+        """Return the encoder of imports."""
+        return await self.get(self._record.encoder_of_imports)
 
     async def get(self, version: str) -> AnyEncoder:
         """Return the encoder of this version.

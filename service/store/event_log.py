@@ -40,6 +40,18 @@ async def append_imported(
     return None if appended < 0 else appended
 
 
+async def first_too_old(redis: Redis, keys: Keys, events: Sequence[tuple[str, int]]) -> int | None:
+    """Return which of these (event id, time in ms) `append_imported` would refuse first; None: it takes all."""
+    part = keys.partition()
+    async with answering():
+        reached = await redis.hget(part.stats, "imported_to")
+        older = [] if reached is None else [number for number, (_, at) in enumerate(events) if at < int(reached)]
+        if not older:
+            return None
+        known = await redis.zmscore(part.imported, [events[number][0] for number in older])
+    return next((number for number, score in zip(older, known, strict=True) if score is None), None)
+
+
 async def append_training(redis: Redis, keys: Keys, policy: str, policy_id: str) -> str:
     """Ask `policy`, at this place in the log, to train on all that stands before; return the position."""
     async with answering():
@@ -120,6 +132,12 @@ def scan_in_thread(
 
     while (entries := asyncio.run_coroutine_threadsafe(following(), loop).result()) is not None:
         yield entries
+
+
+async def size(redis: Redis, keys: Keys) -> int:
+    """Return the number of entries that the log retains."""
+    async with answering():
+        return int(await redis.xlen(keys.partition().events))
 
 
 async def newest_decisions(redis: Redis, keys: Keys) -> AsyncIterator[str]:

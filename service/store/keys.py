@@ -18,6 +18,7 @@ LOOPS = "rebound:loops"  # set: names of the loops; a name may stand here withou
 DELETED = "rebound:deleted"  # sorted set: `loop/id` of deleted loops -> when, in unix seconds; their keys go for good
 LEARNER = "rebound:learner"  # string with a time to live: a learner is at work
 WORKERS = "rebound:workers"  # sorted set: API worker -> time of its last heartbeat, in unix seconds
+EVALUATIONS = "rebound:evaluations"  # sorted set: `loop/id/evaluation` of those that have not ended -> when made
 CHANGES = "rebound:changes"  # channel: the name of a loop in which something changed
 USED = "rebound:used"  # channel: the name of a loop that is used: somebody decides, or its log grows
 
@@ -136,6 +137,19 @@ class Keys:
     def profile(self) -> str:
         """Hash: v, position, events, state, notices. Bounded by the profile (`service/represent/profile.py`)."""
         return self.home + "profile"
+
+    @property
+    def evaluations(self) -> str:
+        """Sorted set: evaluation -> when it was made, in unix seconds. Bounded (`evaluation_store.py`)."""
+        return self.home + "evaluations"
+
+    def evaluation(self, name: str) -> str:
+        """Hash: v, request, created, status, started, ended, done, total, tries, result, error."""
+        return f"{self.home}evaluation:{name}"
+
+    def evaluation_lease(self, name: str) -> str:
+        """String with a time to live: the token of the process that works on it."""
+        return f"{self.home}lease:evaluation:{name}"
 
     def policy(self, name: str) -> str:
         """Hash: id, kind, params, version, position, events, ..."""

@@ -27,6 +27,22 @@ async def settled_before(redis: Redis, keys: Keys, *, wait_ms: int) -> int:
     return min([at + wait_ms, *(int(deadline) for _, deadline in oldest)])
 
 
+async def read_decisions(redis: Redis, keys: Keys, ids: Sequence[str]) -> list[tuple[int, Decision]]:
+    """Return (deadline in ms, decision) of those of these ids that the ledger holds."""
+    part = keys.partition()
+    found: list[tuple[int, Decision]] = []
+    for start in range(0, len(ids), AT_ONCE):
+        async with answering(), redis.pipeline(transaction=False) as pipe:
+            for decision_id in ids[start : start + AT_ONCE]:
+                pipe.hmget(part.decision(decision_id), "record", "deadline")
+            records = await pipe.execute()
+        for record, deadline in records:
+            if record is not None:
+                with suppress(ValueError, KeyError):  # garbled: as if it were gone
+                    found.append((int(deadline), read_decision(record)))
+    return found
+
+
 async def read_settled(
     redis: Redis, keys: Keys, ids: Sequence[str], *, before: int, ledger_ms: int
 ) -> tuple[list[Decision], int, int]:
@@ -40,17 +56,7 @@ async def read_settled(
     Returns:
         (decisions, how many wait or waited too recently, how many are gone or about to go).
     """
-    part = keys.partition()
-    found: list[tuple[int, Decision]] = []
-    for start in range(0, len(ids), AT_ONCE):
-        async with answering(), redis.pipeline(transaction=False) as pipe:
-            for decision_id in ids[start : start + AT_ONCE]:
-                pipe.hmget(part.decision(decision_id), "record", "deadline")
-            records = await pipe.execute()
-        for record, deadline in records:
-            if record is not None:
-                with suppress(ValueError, KeyError):  # garbled: as if it were gone
-                    found.append((int(deadline), read_decision(record)))
+    found = await read_decisions(redis, keys, ids)
     whole_from = round(1000 * await now(redis)) - ledger_ms
     pending = sum(deadline >= before for deadline, _ in found)
     kept = [decision for deadline, decision in found if whole_from < deadline < before]

@@ -4,7 +4,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from service.admin.imports import PastEvent
 from service.admin.imports import import_events as append_events
 from service.admin.items import change_items
 from service.admin.items import delete_item as remove_item
@@ -20,6 +19,7 @@ from service.api.routes._depends import (
 )
 from service.api.schemas import BATCH, Changed, EventBatch, ImportReply, Item, ItemBatch, ItemFeatures, ItemPage
 from service.errors import Conflict, NotFound, StoreUnavailable
+from service.records import PastEvent
 
 router = APIRouter(tags=["items"], route_class=StrictRoute)
 WRITES = documented(*OF_BODIES, NotFound, StoreUnavailable)

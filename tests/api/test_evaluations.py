@@ -1,0 +1,262 @@
+"""`POST /evaluations`: done by a process of its own, kept, listed, cancelled, and not lost when processes die."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from redis.asyncio import Redis
+
+from service.admin import evaluations as administration
+from service.admin import judge
+from service.admin.evaluation import described, evaluate, target_of
+from service.errors import Conflict
+from service.learn.evaluations import TRIES, Evaluator
+from service.records import LoopRecord
+from service.settings import Settings
+from service.store import evaluation_store, loop_store
+from service.store.connection import connect
+from service.store.evaluation_store import KEPT, UNFINISHED, EvaluationRecord
+from service.store.keys import EVALUATIONS, Keys
+from service.store.loop_rows import read_rows, write_rows
+from tests.builders import loop_of
+from tests.waiting import until, until_async
+
+Reply = dict[str, Any]
+
+
+# ---- over HTTP
+
+
+def decide(client: httpx.Client, loop: str, decisions: int) -> None:
+    """Make decisions, each of another user; p000 is clicked."""
+    for number in range(decisions):
+        decision = client.post("/recommend", json={"loop": loop, "user_id": f"u{number}"}).raise_for_status().json()
+        reward = float(decision["items"][0]["id"] == "p000")
+        sent = {"loop": loop, "decision_id": decision["decision_id"], "reward": reward}
+        client.post("/feedback", json=sent).raise_for_status()
+
+
+async def judged(url: str, loop: str, *kinds: str) -> Reply:
+    async with connect(url, name="test", timeout_s=5) as redis:
+        found = described(await evaluate(redis, loop, [target_of(kind=kind) for kind in kinds]))
+        reply: Reply = orjson.loads(orjson.dumps(found))
+        return reply
+
+
+def test_an_evaluation_is_done_kept_and_listed(
+    client: httpx.Client, make_loop: Callable[..., str], settings: Settings
+) -> None:
+    """Its answer is that of `rebound evaluate`, and the best target comes first."""
+    loop = make_loop(policy=None, items=2, fit_schema=False)
+    params = {"loop": loop}
+    decide(client, loop, 150)
+    body = {"targets": [{"kind": "random"}, {"kind": "popularity"}]}
+    reply = client.post("/evaluations", params=params, json=body)
+    assert reply.status_code == 202
+    made = reply.json()
+    assert (made["status"], made["result"]) == ("waiting", None)
+    path = f"/evaluations/{made['id']}"
+    until(lambda: client.get(path, params=params).json()["status"] == "done", "it is done", within_s=120)
+    found = client.get(path, params=params).json()
+    assert [answer["target"] for answer in found["result"]["answers"]] == ["popularity", "random"]
+    assert found["result"] == asyncio.run(judged(str(settings.redis_url), loop, "random", "popularity"))
+    assert found["result"]["confidence"] == pytest.approx(0.975)
+    assert found["created"] <= found["started"] <= found["ended"]
+    assert client.post(f"{path}/cancel", params=params).json() == found, "it has ended"
+    assert client.get("/evaluations", params=params).json()["evaluations"] == [found]
+    assert not [one for one in client.get("/status").json()["evaluations"] if one["loop"] == loop]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "named"),
+    [
+        ({"targets": []}, 422, "targets"),
+        ({"targets": [{}]}, 422, "targets.0"),
+        ({"targets": [{"kind": "random"}, {"kind": "random", "policy": "x"}]}, 422, "targets.1"),
+        ({"targets": [{"kind": "magic"}]}, 422, "kind"),
+        ({"targets": [{"kind": "popularity", "params": {"wings": 2}}]}, 422, "params.wings"),
+        ({"targets": [{"kind": "random", "version": 2}]}, 422, "targets.0.version"),
+        ({"targets": [{"policy": "linucb", "params": {"alpha": 1}}]}, 422, "targets.0.params"),
+        ({"targets": [{"policy": "nobody"}]}, 404, "nobody"),
+        ({"targets": [{"kind": "random"}], "estimator": "magic"}, 422, "estimator"),
+        ({"targets": [{"kind": "random"}], "interval": "magic"}, 422, "interval"),
+        ({"targets": [{"kind": "random"}], "interval": "anytime", "estimator": "dr"}, 422, "interval"),
+        ({"targets": [{"kind": "random"}], "confidence": 1}, 422, "confidence"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_at_once(client: httpx.Client, body: Reply, status: int, named: str) -> None:
+    reply = client.post("/evaluations", json=body)
+    assert reply.status_code == status
+    assert named in reply.text
+    assert client.get("/evaluations/nothing").json()["code"] == "unknown_evaluation"
+
+
+# ---- by parts, where no learner is at work
+
+pytestmark = pytest.mark.anyio
+REQUEST = {"targets": [{"kind": "random"}], "estimator": "ips", "interval": "bootstrap", "confidence": 0.95}
+
+
+@pytest.fixture
+async def shop(quiet_redis: Redis) -> LoopRecord:
+    record = loop_of("shop")
+    await loop_store.create_loop(quiet_redis, record)
+    return record
+
+
+def keys_of(record: LoopRecord) -> Keys:
+    return Keys(record.name, record.id)
+
+
+async def ask(redis: Redis) -> EvaluationRecord:
+    return await administration.create_evaluation(redis, "shop", REQUEST)
+
+
+async def look(redis: Redis, made: EvaluationRecord) -> EvaluationRecord:
+    return await administration.read_evaluation(redis, "shop", made.id)
+
+
+async def test_at_most_so_many_wait_and_are_kept(quiet_redis: Redis, shop: LoopRecord) -> None:
+    made = [await ask(quiet_redis) for _ in range(UNFINISHED)]
+    with pytest.raises(Conflict, match="have not ended"):
+        await ask(quiet_redis)
+    assert [one.id for one in await administration.unfinished(quiet_redis)] == [one.id for one in made]
+    for _ in range(KEPT + 5):
+        await administration.cancel_evaluation(quiet_redis, "shop", made[-1].id)
+        made.append(await ask(quiet_redis))
+    kept = await administration.list_evaluations(quiet_redis, "shop")
+    assert len(kept) == KEPT
+    assert {one.id for one in made[:4]} <= {one.id for one in kept}, "those that have not ended stay"
+    assert await quiet_redis.zcard(EVALUATIONS) == UNFINISHED
+    assert len(await quiet_redis.keys("*:evaluation:*")) == KEPT
+
+
+async def test_an_answer_is_stored_once_and_only_by_who_has_the_lease(quiet_redis: Redis, shop: LoopRecord) -> None:
+    made, keys = await ask(quiet_redis), keys_of(shop)
+    assert await evaluation_store.take_lease(quiet_redis, keys, made.id, "mine")
+    assert not await evaluation_store.take_lease(quiet_redis, keys, made.id, "another")
+    await judge.run_evaluation(quiet_redis, keys, made.id, "another")
+    assert (await look(quiet_redis, made)).status == "running"
+    await judge.run_evaluation(quiet_redis, keys, made.id, "mine")
+    done = await look(quiet_redis, made)
+    assert done.result is not None
+    assert done.result["answers"][0]["refusal"]["code"] == "no_decisions"
+    await judge.run_evaluation(quiet_redis, keys, made.id, "mine")
+    assert await look(quiet_redis, made) == done
+    assert await evaluation_store.queued(quiet_redis) == []
+
+
+async def test_what_fails_says_why(quiet_redis: Redis, shop: LoopRecord) -> None:
+    made, keys = await ask(quiet_redis), keys_of(shop)
+    gone = orjson.dumps({**REQUEST, "targets": [{"policy": "gone"}]})
+    await quiet_redis.hset(keys.evaluation(made.id), "request", gone)
+    await judge.run_evaluation(quiet_redis, keys, made.id, "mine")
+    found = await look(quiet_redis, made)
+    assert (found.status, found.error and found.error["code"]) == ("failed", "unknown_policy")
+
+
+async def test_a_running_evaluation_tells_how_far_it_is_and_ends_when_cancelled(
+    quiet_redis: Redis, shop: LoopRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = asyncio.Event()
+
+    async def endless(*_: object, progress: Callable[[int, int], None], **__: object) -> None:
+        progress(7, 100)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(judge, "evaluate", endless)
+    monkeypatch.setattr(judge, "PERIOD_S", 0.01)
+    made = await ask(quiet_redis)
+    work = asyncio.create_task(judge.run_evaluation(quiet_redis, keys_of(shop), made.id, "mine"))
+
+    async def begun() -> bool:
+        [found] = await administration.unfinished(quiet_redis)
+        return (found.status, found.done, found.total) == ("running", 7, 100)
+
+    await until_async(begun, "its progress shows")
+    await administration.cancel_evaluation(quiet_redis, "shop", made.id)
+    await work
+    await ended.wait()
+    assert (await look(quiet_redis, made)).status == "cancelled"
+
+
+async def test_it_survives_a_backup_and_goes_on(quiet_redis: Redis, shop: LoopRecord) -> None:
+    """The queue is no part of a loop: who looks at an evaluation queues it."""
+    made = await ask(quiet_redis)
+    rows = [row async for row in read_rows(quiet_redis, keys_of(shop))]
+    await quiet_redis.flushall()
+    copy = loop_of("shop")
+    await write_rows(quiet_redis, keys_of(copy), rows, later_ms=0)
+    await loop_store.create_loop(quiet_redis, copy)
+    assert asdict(await look(quiet_redis, made)) == asdict(made)
+    assert await evaluation_store.queued(quiet_redis) == [(keys_of(copy), made.id)]
+
+
+# ---- the learner's part
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Replaces the process that does an evaluation."""
+
+    def put(text: str) -> None:
+        script = tmp_path / "program"
+        script.write_text(f"#!/bin/sh\n{text}\n")
+        script.chmod(0o700)
+        monkeypatch.setattr(sys, "executable", str(script))
+
+    return put
+
+
+async def test_one_whose_processes_die_fails(
+    quiet_redis: Redis, settings: Settings, shop: LoopRecord, program: Callable[[str], None]
+) -> None:
+    program("exit 3")
+    made = await ask(quiet_redis)
+    for _ in range(TRIES):
+        assert (await look(quiet_redis, made)).status == "waiting"
+        await Evaluator(quiet_redis, settings).step(asyncio.Event())
+    found = await look(quiet_redis, made)
+    assert found.status == "failed"
+    assert found.error == {"code": "died", "detail": "3 processes died over it, the last with code 3"}
+
+
+async def test_a_learner_that_stops_ends_the_process_and_another_does_it_again(
+    quiet_redis: Redis, settings: Settings, shop: LoopRecord, program: Callable[[str], None], tmp_path: Path
+) -> None:
+    program(f"touch {tmp_path}/begun; exec sleep 60")
+    made, stop = await ask(quiet_redis), asyncio.Event()
+    work = asyncio.create_task(Evaluator(quiet_redis, settings).step(stop))
+
+    async def begun() -> bool:
+        return (tmp_path / "begun").exists()
+
+    await until_async(begun, "the process begins")
+    other = Evaluator(quiet_redis, settings)
+    await other.step(asyncio.Event())  # nothing is left to do for another learner
+    stop.set()
+    await work
+    found = await look(quiet_redis, made)
+    assert (found.status, found.tries) == ("waiting", 0)
+    assert await evaluation_store.take_lease(quiet_redis, keys_of(shop), made.id, "another")
+
+
+async def test_evaluations_of_deleted_loops_leave_the_queue(
+    quiet_redis: Redis, settings: Settings, shop: LoopRecord
+) -> None:
+    await ask(quiet_redis)
+    await loop_store.remove_keys(quiet_redis, keys_of(shop))
+    assert await administration.unfinished(quiet_redis) == []
+    await Evaluator(quiet_redis, settings).step(asyncio.Event())
+    assert await quiet_redis.zcard(EVALUATIONS) == 0
