@@ -465,6 +465,7 @@ def evaluate(
     segment: Annotated[
         str | None, typer.Option(help="Judge by a field of the context, too, such as device.os.")
     ] = None,
+    decisions: Annotated[int, typer.Option(help="Newest decisions to judge.", min=1)] = 100_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all figures.")] = False,
     redis: Redis = None,
     data: Annotated[Path, typer.Option(help="Data folder of a running `rebound serve`.")] = Path(".rebound"),
@@ -509,7 +510,18 @@ def evaluate(
 
     url = settings.redis_url or EmbeddedRedis(data).url
     with _told():
-        evaluation = asyncio.run(_evaluate(url, loop, targets, estimator, interval, confidence, segment))
+        evaluation = asyncio.run(
+            _evaluate(
+                url,
+                loop,
+                targets,
+                estimator=estimator,
+                interval=interval,
+                confidence=confidence,
+                segment=segment,
+                most=decisions,
+            )
+        )
     if as_json:
         sys.stdout.write(orjson.dumps(described(evaluation), option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
@@ -544,9 +556,7 @@ def _params(text: str) -> dict[str, Any]:
     return found
 
 
-async def _evaluate(
-    url: str, loop: str, targets: list[Any], estimator: str, interval: str, confidence: float, segment: str | None
-) -> Any:
+async def _evaluate(url: str, loop: str, targets: list[Any], **options: Any) -> Any:
     import time
 
     from rich.progress import Progress
@@ -565,16 +575,7 @@ async def _evaluate(
 
     try:
         async with connect(url, name="evaluate", timeout_s=30) as redis:
-            return await evaluate(
-                redis,
-                loop,
-                targets,
-                estimator=estimator,
-                interval=interval,
-                confidence=confidence,
-                segment=segment,
-                progress=progress,
-            )
+            return await evaluate(redis, loop, targets, **options, progress=progress)
     finally:
         bar.stop()
 

@@ -45,6 +45,7 @@ from service.store.keys import Keys
 from service.store.settled import read_settled, settled_before
 
 REFRESH = 100  # events after which a target that learns along serves anew; a tenth of what it knows while that is less
+MOST = 100_000  # newest decisions that are judged, unless another number is given
 NO_ROW = np.zeros(0, dtype=np.float32)
 
 WHY = {
@@ -55,6 +56,7 @@ WHY = {
     "outside": "rewards outside the loop's range of now",
     "catalogue": "their catalogue is no longer kept, or differs",
     "learned": "from before the place in the log that it has learned to",
+    "older": "older than the newest that were to be judged",
 }
 REMEDY = {
     "imported": "judge decisions that the service has made",
@@ -65,6 +67,7 @@ REMEDY = {
     "catalogue": "judge sooner after the decisions",
     "learned": "wait for more decisions, name an older version (NAME@VERSION), or judge its kind with --kind, which"
     " learns along",
+    "older": "judge more decisions",
 }
 CODE = {"imported": "no_propensities", "pending": "pending", "learned": "learned_from_them"}
 
@@ -134,6 +137,7 @@ async def evaluate(
     interval: str = "bootstrap",
     confidence: float = 0.95,
     segment: str | None = None,
+    most: int = MOST,
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:
     """Compare targets with what the loop's policies got.
@@ -141,6 +145,7 @@ async def evaluate(
     Args:
         estimator, interval: see `service/evaluate/comparison.py`.
         confidence: that all differences lie in their intervals at once, in (0, 1).
+        most: newest decisions to judge; memory grows with them.
         segment: a field of the context, by whose levels each target is judged, too; see `segments_of`.
 
     Raises:
@@ -149,7 +154,7 @@ async def evaluate(
     """
     record = await loop_store.read_loop(redis, loop)
     keys = Keys(loop, record.id)
-    run = _Run(redis, record, await _read_log(redis, record, keys))
+    run = _Run(redis, record, await _read_log(redis, record, keys, most))
     sources = [await _source(run, target) for target in targets]  # wrong names are found before the work begins
     segments = _segments(run.log, segment)
     each = together(confidence, len(targets))
@@ -271,8 +276,8 @@ class _Log:
     positions: Sequence[str]  # of all events, in order
 
 
-async def _read_log(redis: Redis, record: LoopRecord, keys: Keys) -> _Log:
-    """Read the decisions that can be judged, and count the others."""
+async def _read_log(redis: Redis, record: LoopRecord, keys: Keys, most: int) -> _Log:
+    """Read the `most` newest decisions that can be judged, and count the others."""
     before = await settled_before(redis, keys, wait_ms=record.settings.wait_ms)
     events: dict[str, list[Event]] = {}
     positions: list[str] = []
@@ -287,6 +292,9 @@ async def _read_log(redis: Redis, record: LoopRecord, keys: Keys) -> _Log:
             else:
                 kept = replace(entry, x=NO_ROW, context={}, features=None)
                 events.setdefault(entry.decision_id, []).append(kept)
+                if len(events) > most:
+                    del events[next(iter(events))]
+                    left_out["older"] += 1
     settled, pending, gone = await read_settled(
         redis, keys, list(events), before=before, ledger_ms=record.settings.ledger_ms
     )
@@ -303,7 +311,7 @@ async def _read_log(redis: Redis, record: LoopRecord, keys: Keys) -> _Log:
             left_out["outside"] += 1
         else:
             outcomes.append(Outcome(decision, (found[0].reward - low) / (high - low)))
-    return _Log(len(events), outcomes, +left_out, checker.result(confidence=0.999), positions)
+    return _Log(len(events) + left_out["older"], outcomes, +left_out, checker.result(confidence=0.999), positions)
 
 
 # ---- targets

@@ -483,6 +483,7 @@ class EvaluationBody(Body):
         "bootstrap", description="bootstrap: for one look; anytime: for as many as you like; bernstein: for small logs"
     )
     confidence: Finite = Field(0.95, ge=0.5, le=0.9999, description="that all differences lie in their intervals")
+    decisions: int = Field(100_000, strict=True, ge=1, le=1_000_000, description="newest decisions to judge")
     segment: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
         None, description="a field of the context, such as `device.os`: its 10 most frequent levels are judged, too"
     )

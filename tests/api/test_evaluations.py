@@ -105,7 +105,14 @@ def test_what_cannot_be_judged_is_refused_at_once(client: httpx.Client, body: Re
 # ---- by parts, where no learner is at work
 
 pytestmark = pytest.mark.anyio
-REQUEST = {"targets": [{"kind": "random"}], "estimator": "ips", "interval": "bootstrap", "confidence": 0.95}
+REQUEST = {
+    "targets": [{"kind": "random"}],
+    "estimator": "ips",
+    "interval": "bootstrap",
+    "confidence": 0.95,
+    "segment": None,
+    "decisions": 1000,
+}
 
 
 @pytest.fixture

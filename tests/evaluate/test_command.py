@@ -132,6 +132,15 @@ async def test_segments_are_judged_by_themselves_and_share_the_error(busy: Shop)
         await busy.judge(RANDOM, segment="device.os.x")
 
 
+async def test_the_newest_decisions_are_judged(busy: Shop) -> None:
+    found = await busy.judge(RANDOM, most=120)
+    assert found.decisions == 300
+    [random] = found.judgements
+    assert random.left_out == {"older": 180}
+    assert random.comparison is not None
+    assert random.comparison.diagnostics.decisions == 120
+
+
 async def test_an_answer_is_the_same_every_time(busy: Shop) -> None:
     assert await busy.judge_one(LEARNS) == await busy.judge_one(LEARNS)
 
