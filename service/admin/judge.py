@@ -40,6 +40,8 @@ async def run_evaluation(redis: Redis, keys: Keys, evaluation: str, token: str) 
             estimator=request["estimator"],
             interval=request["interval"],
             confidence=request["confidence"],
+            segment=request["segment"],
+            most=request["decisions"],
             progress=note,
         )
     )

@@ -38,7 +38,8 @@ Reply = dict[str, Any]
 def decide(client: httpx.Client, loop: str, decisions: int) -> None:
     """Make decisions, each of another user; p000 is clicked."""
     for number in range(decisions):
-        decision = client.post("/recommend", json={"loop": loop, "user_id": f"u{number}"}).raise_for_status().json()
+        body = {"loop": loop, "user_id": f"u{number}", "context": {"all": 1}}
+        decision = client.post("/recommend", json=body).raise_for_status().json()
         reward = float(decision["items"][0]["id"] == "p000")
         sent = {"loop": loop, "decision_id": decision["decision_id"], "reward": reward}
         client.post("/feedback", json=sent).raise_for_status()
@@ -46,7 +47,7 @@ def decide(client: httpx.Client, loop: str, decisions: int) -> None:
 
 async def judged(url: str, loop: str, *kinds: str) -> Reply:
     async with connect(url, name="test", timeout_s=5) as redis:
-        found = described(await evaluate(redis, loop, [target_of(kind=kind) for kind in kinds]))
+        found = described(await evaluate(redis, loop, [target_of(kind=kind) for kind in kinds], segment="all"))
         reply: Reply = orjson.loads(orjson.dumps(found))
         return reply
 
@@ -58,7 +59,7 @@ def test_an_evaluation_is_done_kept_and_listed(
     loop = make_loop(policy=None, items=2, fit_schema=False)
     params = {"loop": loop}
     decide(client, loop, 150)
-    body = {"targets": [{"kind": "random"}, {"kind": "popularity"}]}
+    body = {"targets": [{"kind": "random"}, {"kind": "popularity"}], "segment": "all"}
     reply = client.post("/evaluations", params=params, json=body)
     assert reply.status_code == 202
     made = reply.json()
@@ -68,6 +69,7 @@ def test_an_evaluation_is_done_kept_and_listed(
     found = client.get(path, params=params).json()
     assert [answer["target"] for answer in found["result"]["answers"]] == ["popularity", "random"]
     assert found["result"] == asyncio.run(judged(str(settings.redis_url), loop, "random", "popularity"))
+    assert [one["segment"] for one in found["result"]["answers"][0]["segments"]] == ["all = 1"]
     assert found["result"]["confidence"] == pytest.approx(0.975)
     assert found["created"] <= found["started"] <= found["ended"]
     assert client.post(f"{path}/cancel", params=params).json() == found, "it has ended"
@@ -90,6 +92,7 @@ def test_an_evaluation_is_done_kept_and_listed(
         ({"targets": [{"kind": "random"}], "interval": "magic"}, 422, "interval"),
         ({"targets": [{"kind": "random"}], "interval": "anytime", "estimator": "dr"}, 422, "interval"),
         ({"targets": [{"kind": "random"}], "confidence": 1}, 422, "confidence"),
+        ({"targets": [{"kind": "random"}], "segment": ""}, 422, "segment"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_at_once(client: httpx.Client, body: Reply, status: int, named: str) -> None:
@@ -102,7 +105,14 @@ def test_what_cannot_be_judged_is_refused_at_once(client: httpx.Client, body: Re
 # ---- by parts, where no learner is at work
 
 pytestmark = pytest.mark.anyio
-REQUEST = {"targets": [{"kind": "random"}], "estimator": "ips", "interval": "bootstrap", "confidence": 0.95}
+REQUEST = {
+    "targets": [{"kind": "random"}],
+    "estimator": "ips",
+    "interval": "bootstrap",
+    "confidence": 0.95,
+    "segment": None,
+    "decisions": 1000,
+}
 
 
 @pytest.fixture
