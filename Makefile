@@ -62,7 +62,7 @@ docs: setup  ## write the generated tables of docs/ anew
 	@touch $@
 
 bench: setup .venv/.rivals  ## the figures of docs/benchmarks.md; ARGS=tests/benchmarks/test_kpass.py one of them
-	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --override-ini=addopts= --override-ini=testpaths=tests/benchmarks -s $(ARGS)
+	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --override-ini=addopts= --override-ini=testpaths=tests/benchmarks --override-ini=faulthandler_timeout=0 -s $(ARGS)
 
 bench-policies: setup  ## the tables of policies and worlds; goes on where it stopped; ARGS=--quick in minutes
 	@$(ONE_THREAD) $(BIN)/python -m tests.benchmarks.policies $(ARGS)
