@@ -228,3 +228,14 @@ def test_files_that_are_there_or_are_not_are_told(shop: Shop, folder: Path, tmp_
     assert "No such file" in refused(shop, shop.name, tmp_path / "gone.csv")
     assert shop.run("export", str(tmp_path / "x"), loop="nobody").exit_code == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.dsjson"], "nothing is left behind"
+
+
+async def garble(redis: Redis, keys: Keys) -> object:
+    return await redis.xadd(keys.partition().events, {"e": b"{"})
+
+
+def test_entries_that_cannot_be_read_are_counted(shop: Shop, make_loop: Callable[..., str], tmp_path: Path) -> None:
+    loop = make_loop(items=0, policy=None)
+    shop.asked(garble, loop)
+    done = shop.run("export", str(tmp_path / "log"), loop=loop)
+    assert "0 events, 0 decisions; left out: 1 unreadable" in done.output
