@@ -33,10 +33,10 @@ browser:
 	  { echo "install chromium (Debian: sudo apt-get install chromium), then call make test again"; exit 1; }
 
 test: setup browser  ## all tests, in three processes; ARGS=tests/policies some; ARGS='-m "not slow"' the quick ones
-	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile)
+	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile --no-loadscope-reorder)
 
 coverage: setup browser  ## the same with coverage, and its floor; takes two fifths longer
-	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --cov -n 3 --dist loadfile
+	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --cov -n 3 --dist loadfile --no-loadscope-reorder
 
 check: setup  ## format, lint, types; changes nothing
 	@$(BIN)/ruff format --check .

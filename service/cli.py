@@ -71,6 +71,16 @@ def need_redis(settings: Settings) -> str:
     return settings.redis_url
 
 
+def _check_keys(settings: Settings) -> None:
+    """Exit where the file of keys cannot be used, before anything is started."""
+    from service.api.keys import InvalidKeys, KeyRing
+
+    try:
+        KeyRing.of(settings)
+    except InvalidKeys as error:
+        fail(str(error), code=2)
+
+
 @app.command()
 def serve(
     host: Host = None,
@@ -89,6 +99,7 @@ def serve(
     from service.run.supervisor import serve as run
 
     settings = read_settings(host=host, port=port, workers=workers, data=data)
+    _check_keys(settings)
 
     def announce(url: str) -> None:
         state = without_password(settings.redis_url) if settings.redis_url else str(settings.data.resolve())
@@ -128,6 +139,7 @@ def api(
         os.environ.setdefault(name, "1")  # before NumPy is imported: small products, many workers
     settings = read_settings(host=host, port=port, redis_url=redis)
     need_redis(settings)
+    _check_keys(settings)
     from service.api.app import create_app
     from service.run.worker import run_worker
 
@@ -183,18 +195,53 @@ def settings() -> None:
     console.print(table)
 
 
-Url = Annotated[str | None, typer.Option(help="A running service, such as http://127.0.0.1:8000.")]
-Data = Annotated[Path, typer.Option(help="Data folder of `rebound serve`, running or not.")]
-Key = Annotated[
-    str | None, typer.Option(help="An admin key of that service; default: the first of REBOUND_ADMIN_KEYS.")
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Stands in the log of changes beside what was done with the key.")],
+    role: Annotated[str, typer.Option(help="client or admin.")] = "client",
+    loop: Annotated[list[str] | None, typer.Option(help="Only for this loop; may be repeated.")] = None,
+) -> None:
+    """Make a new random key, and print the entry for REBOUND_KEYS_FILE, which holds its digest. The key is shown once.
+
+    To replace a key, add the new digest to the list, restart the workers, give the new key to the clients, and take the
+    old digest off the list.
+
+    Example: `rebound key shop-web --role client --loop shop`
+    """
+    import secrets
+    from hashlib import sha256
+
+    from service.api.keys import ENTRIES
+
+    made = secrets.token_urlsafe(32)
+    entry: dict[str, Any] = {"role": role, "sha256": [sha256(made.encode()).hexdigest()]}
+    if loop:
+        entry["loops"] = loop
+    try:
+        ENTRIES.validate_python({name: entry})
+    except ValidationError as error:
+        fail(*(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()), code=2)
+    errors.print(f"The key, which is shown only now: {made}", highlight=False, soft_wrap=True)
+    lines = [f'["{name}"]', *(f"{field} = {_toml(value)}" for field, value in entry.items())]
+    sys.stdout.write("\n".join(lines) + "\n")  # the entry alone: it may be redirected into the file
+
+
+def _toml(value: str | list[str]) -> str:
+    """Write a text, or a list of texts, that were checked to need no escapes."""
+    return f'"{value}"' if isinstance(value, str) else f"[{', '.join(map(_toml, value))}]"
+
+
+Url = Annotated[
+    str | None,
+    typer.Option(help="A running service, such as http://127.0.0.1:8000; its key: the first of REBOUND_ADMIN_KEYS."),
 ]
+Data = Annotated[Path, typer.Option(help="Data folder of `rebound serve`, running or not.")]
 
 
 @app.command()
 def doctor(
     loop: Annotated[str | None, typer.Option(help="One loop only.")] = None,
     url: Url = None,
-    key: Key = None,
     redis: Redis = None,
     data: Data = Path(".rebound"),
     fields: Annotated[bool, typer.Option(help="Show what was seen of each field, too.")] = True,
@@ -206,7 +253,7 @@ def doctor(
     from service import doctor as doctors
     from service.admin.doctor import examine
 
-    found = doctors.look(_source(url, key, redis, data), loop)
+    found = doctors.look(_source(url, redis, data), loop)
     findings = examine(found)
     doctors.show(console, found, findings, fields=fields)
     if any(finding.level == "bad" for finding in findings):
@@ -226,7 +273,6 @@ def schema() -> None:
 def propose(
     loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
     url: Url = None,
-    key: Key = None,
     redis: Redis = None,
     data: Data = Path(".rebound"),
 ) -> None:
@@ -238,20 +284,22 @@ def propose(
 
     from service import doctor as doctors
 
-    found = doctors.look(_source(url, key, redis, data), loop)
+    found = doctors.look(_source(url, redis, data), loop)
     profile = found.profiles.get(loop)
     if profile is None or not profile.events:
         fail(f"loop {loop!r} has no profile yet: a learner makes it from the first events on", code=1)
     sys.stdout.write(orjson.dumps({"schema": profile.proposal}, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
-def _source(url: str | None, key: str | None, redis: str | None, data: Path) -> Any:
-    """What to look into: a service's URL before a Redis before a data folder."""
+def _source(url: str | None, redis: str | None, data: Path) -> Any:
+    """What to look into: a service's URL before a Redis before a data folder.
+
+    The key for a URL is a variable, never an option: other users of the machine see the options of a process.
+    """
     from service import doctor as doctors
 
     settings = read_settings(redis_url=redis)
-    if key is None and settings.admin_keys:
-        key = settings.admin_keys[0].get_secret_value()
+    key = settings.admin_keys[0].get_secret_value() if settings.admin_keys else None
     return doctors.Source(url=url, key=key, redis=settings.redis_url, data=data)
 
 

@@ -34,7 +34,7 @@ MOST_FIELDS = 40
 errors = Console(stderr=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # it may hold a key and a password
 class Source:
     """What to look into: the first of these that is given."""
 

@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     )
     client_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="keys for /recommend and /feedback")
     admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="keys for everything")
+    keys_file: Path | None = Field(None, description="file of named keys, as digests; `rebound key` makes an entry")
+    without_keys: bool = Field(False, description="no keys on any address: something else must keep others out")
     max_body_bytes: int = Field(8 * 2**20, ge=1024, le=2**30, description="largest request taken")
     max_candidates: int = Field(10_000, ge=1, le=1_000_000, description="most candidates of one decision")
     max_k: int = Field(100, ge=1, le=1000, description="longest slate")
@@ -60,11 +62,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _keys_beyond_loopback(self) -> Settings:
-        if not is_loopback(self.host) and not self.admin_keys:
+        if not is_loopback(self.host) and not (self.admin_keys or self.keys_file or self.without_keys):
             raise ValueError(
                 f"host {self.host} can be reached by others, and no keys are set: set REBOUND_ADMIN_KEYS (and "
-                "REBOUND_CLIENT_KEYS) to secrets of yours, or listen on 127.0.0.1"
+                "REBOUND_CLIENT_KEYS) to secrets of yours, or REBOUND_KEYS_FILE, or listen on 127.0.0.1; "
+                "REBOUND_WITHOUT_KEYS=true if something else keeps others out"
             )
+        if self.without_keys and (self.admin_keys or self.client_keys or self.keys_file):
+            raise ValueError("REBOUND_WITHOUT_KEYS is set, and so are keys: leave one of them out")
         return self
 
 

@@ -12,6 +12,10 @@ def test_another_address_needs_keys() -> None:
     with pytest.raises(ValidationError, match="REBOUND_ADMIN_KEYS"):
         Settings(host="0.0.0.0")
     assert Settings(host="0.0.0.0", admin_keys="secret").host == "0.0.0.0"
+    assert Settings(host="0.0.0.0", keys_file="keys.toml").host == "0.0.0.0"
+    assert Settings(host="0.0.0.0", without_keys=True).host == "0.0.0.0", "it is told so explicitly"
+    with pytest.raises(ValidationError, match="leave one of them out"):
+        Settings(without_keys=True, client_keys="secret")
     assert is_loopback("::1")
     assert is_loopback("localhost")
     assert not is_loopback("example.org")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -136,11 +136,17 @@ class Status(BaseModel):
     this_worker: WorkerStatus
 
 
-async def read_status(redis: Redis, follower: Follower, decisions: DecisionWriter) -> Status:
-    """Return the state of the service; without Redis, what this worker knows by itself."""
+async def read_status(
+    redis: Redis, follower: Follower, decisions: DecisionWriter, *, only: Collection[str] | None = None
+) -> Status:
+    """Return the state of the service; without Redis, what this worker knows by itself.
+
+    Args:
+        only: names of the loops to tell of; None: all.
+    """
     worker = WorkerStatus(
         worker=follower.worker,
-        serves=follower.versions(),
+        serves={name: served for name, served in follower.versions().items() if only is None or name in only},
         buffered=decisions.buffered,
         dropped=decisions.dropped,
         degraded=decisions.degraded,
@@ -152,6 +158,8 @@ async def read_status(redis: Redis, follower: Follower, decisions: DecisionWrite
         learner = await workers.learner_alive(redis)
         loops = {}
         for name in await loop_store.loop_names(redis):
+            if only is not None and name not in only:
+                continue
             try:
                 loops[name] = await loop_status(redis, name)
             except NotFound:  # deleted this very moment

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp
 from service.admin.loops import bootstrap
 from service.api.guard import DEFECT, Guard
 from service.api.hot_path import HotPath
+from service.api.keys import KeyRing
 from service.api.metrics import Metrics
 from service.api.problems import MEDIA_TYPE, documented, for_status, invalid, render
 from service.api.replies import HotRoutes
@@ -36,8 +37,7 @@ from service.serve.follower import Follower
 from service.serve.misfit_counter import MisfitCounter
 from service.serve.recommend import Recommender
 from service.settings import Settings
-from service.store.announcements import end
-from service.store.connection import connect
+from service.store.connection import connect, end
 from service.store.decisions import DecisionWriter
 from service.store.group_commit import GroupCommit
 from service.store.upgrade import upgrade
@@ -82,9 +82,12 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
 
     Args:
         hot_path: False leaves the hot routes to FastAPI's router, for the tests that compare both.
+
+    Raises:
+        InvalidKeys: the file of keys cannot be used.
     """
     assert settings.redis_url is not None
-    metrics = Metrics()
+    keys, metrics = KeyRing.of(settings), Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
@@ -140,7 +143,7 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _defect)  # and is raised again, to the guard, which logs it
     hot = HotPath(app, metrics)
-    return Guard(hot if hot_path else app, settings)
+    return Guard(hot if hot_path else app, keys, max_body_bytes=settings.max_body_bytes)
 
 
 def _end_worker(task: asyncio.Task[None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import os
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -10,6 +9,7 @@ from urllib.parse import unquote_to_bytes
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.keys import ANYBODY, Key, KeyRing
 from service.api.problems import MEDIA_TYPE, render
 from service.errors import (
     Forbidden,
@@ -19,7 +19,6 @@ from service.errors import (
     Unauthorized,
     UnsupportedEncoding,
 )
-from service.settings import Settings
 
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})  # a browser sends no key for a page
 OPEN_FOLDER = "/assets/"  # the scripts and styles of these pages
@@ -32,14 +31,12 @@ log = structlog.get_logger()
 class Guard:
     """Checks key, encoding and size of every request, and turns what goes wrong inside into a problem.
 
-    It reads the whole body, which is bounded, and keeps it in `scope["state"]["body"]` for the layers inside. HEAD
-    becomes GET there; the server leaves out the body of the reply.
+    It reads the whole body, which is bounded, and keeps it in `scope["state"]["body"]` for the layers inside, and in
+    `scope["state"]["key"]` what the caller may do. HEAD becomes GET there; the server leaves out the body of the reply.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app, self._limit = app, settings.max_body_bytes
-        self._admin = [key.get_secret_value().encode() for key in settings.admin_keys]
-        self._client = [key.get_secret_value().encode() for key in settings.client_keys]
+    def __init__(self, app: ASGIApp, keys: KeyRing, *, max_body_bytes: int) -> None:
+        self._app, self._keys, self._limit = app, keys, max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,7 +61,7 @@ class Guard:
 
         try:
             _check_path(scope)
-            self._authorise(scope["path"], headers)
+            scope["state"]["key"] = self._authorise(scope["path"], headers)
             body = await self._read(headers, receive)
             if body is None:  # the client went away
                 return
@@ -79,22 +76,22 @@ class Guard:
             elif not finished:
                 raise
 
-    def _authorise(self, path: str, headers: dict[bytes, bytes]) -> None:
-        """Refuse a request whose key does not allow it. With no keys set, all is allowed, from loopback only.
+    def _authorise(self, path: str, headers: dict[bytes, bytes]) -> Key:
+        """Return what the caller may do. Loops are looked at where they are known: in routes and replies.
 
         Raises:
-            Unauthorized, Forbidden.
+            Unauthorized: there is no key, or none of ours.
+            Forbidden: the key's role does not allow this.
         """
-        if path in OPEN or path.startswith(OPEN_FOLDER) or not (self._admin or self._client):
-            return
+        if path in OPEN or path.startswith(OPEN_FOLDER):
+            return ANYBODY
         given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
-        # Every key is compared, in constant time, so that the time taken tells nothing about which one came close.
-        admin = sum(hmac.compare_digest(given, key) for key in self._admin)
-        client = sum(hmac.compare_digest(given, key) for key in self._client)
-        if not (admin or client):
+        key = self._keys.find(given)
+        if key is None:
             raise Unauthorized("send a key of this service in the header X-API-Key")
-        if not admin and path not in FOR_CLIENTS and not path.startswith("/decisions/"):
+        if key.role != "admin" and path not in FOR_CLIENTS and not path.startswith("/decisions/"):
             raise Forbidden("this is for admin keys; client keys may call /recommend, /feedback and /decisions")
+        return key
 
     async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
         if headers.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):

@@ -40,11 +40,11 @@ class HotPath:
         status = 500
         try:
             loop = loop_in(scope["query_string"])
-            body = parse(scope["state"]["body"])
+            body, key = parse(scope["state"]["body"]), scope["state"]["key"]
             if path == "/recommend":
-                status, reply = await self.routes.recommend(validate(RECOMMEND, body), loop=loop)
+                status, reply = await self.routes.recommend(validate(RECOMMEND, body), loop=loop, key=key)
             else:
-                status, reply = await self.routes.feedback(validate(FEEDBACK, body), loop=loop)
+                status, reply = await self.routes.feedback(validate(FEEDBACK, body), loop=loop, key=key)
             await respond(send, status, reply, media_type="application/json")
         except ReboundError as error:
             status = error.status

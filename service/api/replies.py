@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from service.api.keys import Key
 from service.api.metrics import Metrics
 from service.api.problems import invalid
 from service.api.schemas import LOOP_LENGTH, Candidate, Feedback, FeedbackBatch, RecommendRequest
-from service.errors import Conflict, InvalidRequest, MalformedJson, NotFound
+from service.errors import Conflict, Forbidden, InvalidRequest, MalformedJson, NotFound
 from service.serve.feedback import FeedbackJoiner
-from service.serve.ids import DEFAULT_LOOP
+from service.serve.ids import DEFAULT_LOOP, loop_of
 from service.serve.recommend import Recommender
 
 T = TypeVar("T")
@@ -27,14 +28,17 @@ class HotRoutes:
     def __init__(self, recommender: Recommender, joiner: FeedbackJoiner, metrics: Metrics) -> None:
         self._recommender, self._joiner, self._metrics = recommender, joiner, metrics
 
-    async def recommend(self, asked: RecommendRequest, *, loop: str | None) -> tuple[int, bytes]:
+    async def recommend(self, asked: RecommendRequest, *, loop: str | None, key: Key) -> tuple[int, bytes]:
         """Decide, store, answer. `loop` is the one that the query names.
 
         Raises:
+            Forbidden: the key is for other loops.
             InvalidRequest, NoCandidates, NotFound: see `Recommender.recommend`.
         """
+        named = DEFAULT_LOOP if (named := _one_loop(asked.loop, loop)) is None else named
+        key.check(named)
         decision, degraded = await self._recommender.recommend(
-            DEFAULT_LOOP if (named := _one_loop(asked.loop, loop)) is None else named,
+            named,
             user_id=asked.user_id,
             context=asked.context,
             candidates=None if asked.candidates is None else [_pair(candidate) for candidate in asked.candidates],
@@ -55,38 +59,42 @@ class HotRoutes:
             }
         )
 
-    async def feedback(self, report: Feedback | FeedbackBatch, *, loop: str | None) -> tuple[int, bytes]:
+    async def feedback(self, report: Feedback | FeedbackBatch, *, loop: str | None, key: Key) -> tuple[int, bytes]:
         """Join one report, or up to 1000, each answered by itself. `loop` is the one that the query names.
 
         Raises:
+            Forbidden: the key is for other loops.
             InvalidRequest, NotFound, Conflict, StoreUnavailable: see `FeedbackJoiner.join`.
         """
         loop = _one_loop(report.loop, loop)
         if isinstance(report, Feedback):
-            status = await self._join(report, loop)
+            status = await self._join(report, loop, key)
             return STATUS[status], orjson.dumps({"status": status})
-        results = await asyncio.gather(*(self._element(element, loop) for element in report.feedback))
+        results = await asyncio.gather(*(self._element(element, loop, key) for element in report.feedback))
         return 200, orjson.dumps({"results": results})
 
-    async def display(self, decision_id: str, *, loop: str | None) -> tuple[int, dict[str, str]]:
+    async def display(self, decision_id: str, *, loop: str | None, key: Key) -> tuple[int, dict[str, str]]:
         """Report the display of a deferred decision.
 
         Raises:
+            Forbidden: the key is for other loops.
             NotFound, Conflict, StoreUnavailable: see `FeedbackJoiner.display`.
         """
+        key.check(loop_of(decision_id, loop))
         status = await self._joiner.display(decision_id, loop=loop)
         return 202 if status == "early" else 200, {"status": status}
 
-    async def _element(self, element: Any, loop: str | None) -> dict[str, str]:
+    async def _element(self, element: Any, loop: str | None, key: Key) -> dict[str, str]:
         try:
             if not isinstance(element, dict):
                 raise InvalidRequest("feedback", "an element is no object")
             report = validate(FEEDBACK, element)
-            return {"status": await self._join(report, loop if report.loop is None else report.loop)}
-        except (InvalidRequest, NotFound, Conflict) as error:
+            return {"status": await self._join(report, loop if report.loop is None else report.loop, key)}
+        except (Forbidden, InvalidRequest, NotFound, Conflict) as error:
             return {"status": "rejected", "code": error.code, "detail": error.detail}
 
-    async def _join(self, report: Feedback, loop: str | None) -> str:
+    async def _join(self, report: Feedback, loop: str | None, key: Key) -> str:
+        key.check(loop_of(report.decision_id, loop))
         return await self._joiner.join(
             report.decision_id,
             report.reward,

@@ -569,7 +569,7 @@ class EvaluationList(BaseModel):
 
 class Ready(BaseModel):
     status: Literal["ready"]
-    loops: list[str]
+    loops: int = Field(description="how many are loaded; their names are for those who have a key")
 
 
 class Alive(BaseModel):

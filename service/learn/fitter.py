@@ -1,7 +1,7 @@
 """Fits a schema to a loop's log as it grows, and appends it as a successor, for every policy to try.
 
-A fit is due after 40 events, then each time the log has doubled. It looks at the newest 12 000 events. What it chose is
-in the log: a replay reads it there and fits nothing.
+A fit is due after 40 events, then each time the log has doubled, and when a notice tells that the data changed. It
+looks at the newest 12 000 events. What it chose is in the log: a replay reads it there and fits nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import structlog
 from redis.asyncio import Redis
 
 from service.records import Entry, Event, LoopRecord
-from service.represent.fit import WINDOW, Fitted, Raw, fit, next_fit
+from service.represent.fit import WINDOW, Fitted, Raw, fit
 from service.represent.learned import LearnedEncoder, LearnedSchema
+from service.represent.notices import Notice
 from service.represent.profile import Profile
+from service.represent.schedule import Schedule
 from service.represent.stored import is_left_to_the_service, schema_of
 from service.store import encoders, event_log, loop_store
 from service.store.keys import Keys
@@ -29,13 +31,20 @@ class Fitter:
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis, self._keys = redis, keys
-        self._due: int | None = None  # events; None: not looked up yet
+        self._schedule: Schedule | None = None  # None: not looked up yet
 
     async def is_due(self, events: int) -> bool:
         """Return whether so many events call for a fit."""
-        if self._due is None:
-            self._due = next_fit(await encoders.fitted_on(self._redis, self._keys))
-        return events >= self._due
+        return (await self._looked_up()).is_due(events)
+
+    async def heed(self, notices: Sequence[Notice], events: int) -> None:
+        """Take note of what the profile of so many events tells: a change of the data calls for a fit."""
+        (await self._looked_up()).heed(notices, events)
+
+    async def _looked_up(self) -> Schedule:
+        if self._schedule is None:
+            self._schedule = Schedule(await encoders.fitted_on(self._redis, self._keys))
+        return self._schedule
 
     async def fit(self, profile: Profile, position: str) -> bool:
         """Fit a schema to the log up to a position; return whether it was appended to the log.
@@ -47,7 +56,7 @@ class Fitter:
             NotFound: the loop is gone.
         """
         events = profile.events
-        self._due = next_fit(events)
+        (await self._looked_up()).fitted(events)
         loop = await loop_store.read_loop(self._redis, self._keys.loop)
         if not is_left_to_the_service(loop.schema, declared=loop.declared, fits=loop.settings.fit_schema):
             return False

@@ -21,7 +21,7 @@ from service.errors import NotFound, StoreUnavailable
 from service.learn.bell import Bell, rest
 from service.learn.fitter import Fitter
 from service.records import START, Entry, Event, LoopRecord, Successor, order
-from service.represent.notices import notices_of
+from service.represent.notices import Notice, notices_of
 from service.represent.profile import Profile
 from service.represent.schema import FeatureSchema
 from service.represent.stored import is_left_to_the_service
@@ -169,19 +169,19 @@ class Profiler:
         await self._read_loop()
         state, notices = await asyncio.to_thread(self._state)
         record = ProfileRecord(self.position, self._profile.events, state)
-        if not await profile_store.save_profile(
-            self._redis, self._keys, seen=self._saved, record=record, notices=notices
-        ):
+        said = [asdict(notice) for notice in notices]
+        if not await profile_store.save_profile(self._redis, self._keys, seen=self._saved, record=record, notices=said):
             raise CountedElsewhere(self._keys.loop)
         self._saved = self.position
+        await self._fitter.heed(notices, self._profile.events)
         now = time.monotonic()
         self.due_at = now + max(PERIOD_S, (now - started) / SHARE)
 
-    def _state(self) -> tuple[bytes, list[dict[str, object]]]:
+    def _state(self) -> tuple[bytes, list[Notice]]:
         loop = self._loop
         fits = is_left_to_the_service(loop.schema, declared=loop.declared, fits=loop.settings.fit_schema)
         found = notices_of(self._profile, reward_range=loop.settings.reward_range, fits=fits)
-        return pack(self._profile.state()), [asdict(notice) for notice in found]
+        return pack(self._profile.state()), found
 
     async def run(self, stop: asyncio.Event, bell: Bell) -> None:
         """Count until `stop`, or until the loop is gone; at the end write down what was counted and let go.

@@ -19,11 +19,14 @@ from service.represent.sketches import LARGEST, Distinct, Levels, Quantiles
 
 NEWEST = 256  # values of the window
 BLOCK = 1024  # values after which earlier ones become the reference: a change is old after one to two blocks
-HALF = 128
+HALF, QUARTER = 128, 64
 MOST_ELEMENTS = 16  # of a set that are counted as levels
 MOST_SIZES = 8
 MOST_TEXT = 80  # characters of an example
 SLOW = 0.1  # a field whose value changes more rarely
+FEW = 12  # different numbers that say nothing of their spread
+SCALE = 10.0  # times wider or narrower: another unit
+SHARES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)  # of a window's numbers that lie below those of a summary
 RARE = 0.01  # a type with a smaller share of the earlier values counts as new
 LAG = 16  # values between two that are compared to see whether a text rises: rewards arrive a little out of order
 
@@ -71,6 +74,11 @@ class Window:
     def slow(self) -> bool:
         """Whether a value is much like the one before, so that later ones differ from these without any fault."""
         return self.changes < SLOW or self.steps < 1.0
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the distance of the quartiles says something: many values, none of which is half of all."""
+        return self.distinct > FEW and self.at_ends < 0.5 and not self.slow and self.spread > 0.0
 
     @property
     def spread(self) -> float:
@@ -143,6 +151,9 @@ class FieldProfile:
     reference: Reference | None = None
     first: Window | None = None
     before: Window | None = None  # what the newest values are compared with
+    unit: tuple[float, ...] = ()  # the numbers at SHARES, in the unit of now; none where they tell no unit
+    former_unit: tuple[float, ...] = ()  # and in the unit before it
+    unit_from: int = 0  # value with which the unit of now began, about
     renewed: int = 0  # blocks in a row, up to now, that brought new levels
     _candidate: Window | None = None
     _declared: Reference | None = None
@@ -192,6 +203,8 @@ class FieldProfile:
                 self._note(mark, at, value)
         self._type[place], self._mark[place], self._serial[place] = _TYPE_CODES[kind], mark, serial
         self._number[place] = math.nan if number is None else number
+        if self.seen % QUARTER == 0 and self.unit:
+            self._look_at_unit()
         if self.seen % HALF == 0:
             self._turn()
 
@@ -263,16 +276,46 @@ class FieldProfile:
         if self.seen == NEWEST:
             self.first = self.before = self.newest()
             self._refer(self.first)
-        elif self.seen % BLOCK == 0:
+            self._find_unit(self.first)
+        if self.seen % BLOCK == 0:
             renewed = self._is_renewed()
             self.before = self._candidate or self.first
             self._candidate = self.newest()
+            self._find_unit(self._candidate)
             self.renewed = self.renewed + 1 if renewed else 0
             assert self.before is not None
             self._refer(self.before)
             for bit in [bit for bit in self.marks if not self.marked(bit)]:
                 del self.marks[bit]  # over: the next one begins anew
         self._half = self.levels.next
+
+    def _find_unit(self, window: Window) -> None:
+        if not self.unit and window.is_spread:
+            self.unit = self._summary(self._order(NEWEST))
+
+    def _look_at_unit(self) -> None:
+        """Begin the quantiles anew where the newest 64 numbers are in another unit than those before.
+
+        Both halves of them must be: then the later half is in the new unit alone.
+        """
+        places = self._order(NEWEST)[-QUARTER:]
+        early, late = self._summary(places[: QUARTER // 2]), self._summary(places[QUARTER // 2 :])
+        if early and late and _is_other_unit(early, self.unit) and _is_other_unit(late, self.unit):
+            self.former_unit, self.unit, self.unit_from = self.unit, late, self.seen - QUARTER // 2
+            self.quantiles = Quantiles()
+            for number in self._numbers(places[QUARTER // 2 :]):
+                self.quantiles.add(number)
+
+    def _numbers(self, places: Sequence[int]) -> list[float]:
+        """Return the numbers at these places of the window; NaN marks what is none, types from 5 on are lists."""
+        return [self._number[at] for at in places if self._number[at] == self._number[at] and self._type[at] < 5]
+
+    def _summary(self, places: Sequence[int]) -> tuple[float, ...]:
+        """Return the numbers at SHARES of those at these places of the window; none where they are few."""
+        ordered = sorted(self._numbers(places))
+        if len(ordered) < len(places) / 2 or len(set(ordered)) <= FEW:
+            return ()
+        return tuple(ordered[round(share * (len(ordered) - 1))] for share in SHARES)
 
     def _is_renewed(self) -> bool:
         """Whether one of 20 newest values is a level that is younger than those of `before`."""
@@ -446,6 +489,7 @@ class FieldProfile:
             "candidate": _of(self._candidate),
             "texts": self._texts,
             "half": self._half,
+            "units": [self.unit, self.former_unit, self.unit_from],
         }
         return said, [self._type, self._mark, self._serial], self._number
 
@@ -464,6 +508,8 @@ class FieldProfile:
         found.reference, found._declared = _reference(said["reference"]), _reference(said["declared"])
         found.first, found.before = _window(said["first"]), _window(said["before"])
         found._candidate = _window(said["candidate"])
+        unit, former_unit, found.unit_from = said.get("units", ((), (), 0))  # a state of before units has none
+        found.unit, found.former_unit = tuple(unit), tuple(former_unit)
         found._type, found._mark, found._serial = (list(map(int, ring)) for ring in rings)
         found._number = list(map(float, numbers))
         return found
@@ -500,6 +546,14 @@ def brief(value: Any) -> str:
         text = json.dumps(value)
     text = text.encode(errors="replace").decode()
     return text if len(text) <= MOST_TEXT else text[: MOST_TEXT - 1] + "…"
+
+
+def _is_other_unit(found: tuple[float, ...], unit: tuple[float, ...]) -> bool:
+    """Whether numbers spread ten times as wide as those of a unit, a tenth as wide, or lie wholly elsewhere."""
+    spread, its = found[4] - found[2], unit[4] - unit[2]
+    if not spread > 0.0 or not 1 / SCALE < spread / its < SCALE:
+        return spread > 0.0
+    return found[1] > unit[-1] + its or found[-2] < unit[0] - its
 
 
 def _of(found: Any) -> Any:

@@ -33,8 +33,6 @@ IDS_SHOWN = 16  # items that have a column of their own in the users' effects
 PATIENCE = 60  # events of the rarer outcome before variances leave their defaults
 
 
-FIRST = 40  # events before the first fit
-GROWTH = 2  # of the log from one fit to the next
 WINDOW = 12_000  # newest events that a fit looks at
 
 
@@ -46,14 +44,6 @@ class Raw(NamedTuple):
     features: Mapping[str, Any]
     user: str | None
     reward: float
-
-
-def next_fit(events: int) -> int:
-    """Return at how many events the next fit is due, when the last was made on so many; 0: on none."""
-    due = FIRST
-    while due <= events:
-        due *= GROWTH
-    return due
 
 
 @dataclass(frozen=True)

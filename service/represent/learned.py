@@ -91,13 +91,60 @@ class Levels(BaseModel):
         return "unknown_level"
 
 
-class Line(BaseModel):
-    """A number as its place among the quantiles of what was seen, from -1 to 1; scale and outliers do not matter."""
+class FormerUnit(BaseModel):
+    """The unit in which a number came before, as the values of the unit of now that have the same places.
+
+    A number is taken for one of the former unit where it lies in its range. Where the ranges of both units overlap, the
+    narrower one has it: hardly a number of the wider one lies there.
+    """
 
     model_config = CLOSED
 
-    type: Literal["line"] = "line"
+    values: Rising
+    as_now: Annotated[list[float], Field(min_length=2, max_length=MAX_SIZE)]  # of the values; interpolated
+
+    @model_validator(mode="after")
+    def _matched(self) -> FormerUnit:
+        if len(self.as_now) != len(self.values):
+            raise ValueError(f"{len(self.values)} values are {len(self.as_now)} of now; each needs one")
+        return self
+
+    def in_unit_of_now(self, numbers: Array) -> Array:
+        """Return numbers (B,), those of the former unit in the unit of now."""
+        values, as_now = self._arrays
+        low, high, low_now, high_now = values[0], values[-1], as_now.min(), as_now.max()
+        former = (numbers >= low) & (numbers <= high)
+        if high_now - low_now < high - low:
+            former &= (numbers < low_now) | (numbers > high_now)
+        return np.where(former, np.interp(numbers, values, as_now), numbers)
+
+    @cached_property
+    def _arrays(self) -> tuple[Array, Array]:
+        return np.array(self.values), np.array(self.as_now)
+
+
+class _Number(BaseModel):
+    """What fields of a number share: its path, and the unit in which it came before, if it came in another."""
+
+    model_config = CLOSED
+
     path: Text
+    former: Annotated[FormerUnit | None, Field(exclude_if=lambda former: former is None)] = None
+
+    def number(self, value: Any) -> float | None:
+        """Return a value as a number in the unit of now; None where it is no number."""
+        v = number_of(value)
+        return v if v is None or self.former is None else float(self.former.in_unit_of_now(np.array([v]))[0])
+
+    def numbers(self, numbers: Array) -> Array:
+        """Return numbers (B,) in the unit of now."""
+        return numbers if self.former is None else self.former.in_unit_of_now(numbers)
+
+
+class Line(_Number):
+    """A number as its place among the quantiles of what was seen, from -1 to 1; scale and outliers do not matter."""
+
+    type: Literal["line"] = "line"
     values: Rising
     places: Annotated[list[Annotated[float, Field(ge=-1, le=1)]], Field(min_length=2)]  # of the values; interpolated
 
@@ -112,7 +159,7 @@ class Line(BaseModel):
         return [""]
 
     def write(self, value: Any, out: Array) -> Reason | None:
-        v = number_of(value)
+        v = self.number(value)
         if v is None:
             return "wrong_type"
         out[0] = np.interp(v, *self._arrays)
@@ -120,20 +167,17 @@ class Line(BaseModel):
 
     def write_numbers(self, numbers: Array, out: Array) -> None:
         """Write numbers (B,) into `out` (B, 1)."""
-        out[:, 0] = np.interp(numbers, *self._arrays)
+        out[:, 0] = np.interp(self.numbers(numbers), *self._arrays)
 
     @cached_property
     def _arrays(self) -> tuple[Array, Array]:
         return np.array(self.values), np.array(self.places)
 
 
-class Bend(BaseModel):
+class Bend(_Number):
     """A number as hats: weights of the two knots beside it, which sum to 1. So it may matter in the middle only."""
 
-    model_config = CLOSED
-
     type: Literal["bend"] = "bend"
-    path: Text
     knots: Rising
 
     @property
@@ -141,7 +185,7 @@ class Bend(BaseModel):
         return [f"[{knot}]" for knot in self.knots]
 
     def write(self, value: Any, out: Array) -> Reason | None:
-        v = number_of(value)
+        v = self.number(value)
         if v is None:
             return "wrong_type"
         at = float(np.interp(v, *self._arrays))
@@ -151,7 +195,7 @@ class Bend(BaseModel):
 
     def write_numbers(self, numbers: Array, out: Array) -> None:
         """Write numbers (B,) into the zeros of `out` (B, columns)."""
-        at = np.interp(numbers, *self._arrays)
+        at = np.interp(self.numbers(numbers), *self._arrays)
         low, row = np.minimum(at.astype(np.intp), len(self.knots) - 2), np.arange(len(numbers))
         out[row, low], out[row, low + 1] = low + 1 - at, at - low
 

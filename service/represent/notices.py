@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.represent.field_profile import NEW_LEVEL, NEW_TYPE, NEWEST, OUTSIDE, Example, FieldProfile, Window
+from service.represent.field_profile import NEW_LEVEL, NEW_TYPE, NEWEST, OUTSIDE, Example, FieldProfile
 from service.represent.misfits import Side
 from service.represent.profile import NEWEST_REWARDS, Kind, Profile
 
@@ -25,7 +25,6 @@ NEW_FOR = 2048  # records for which a field is new
 KNOWN = ("levels", "set", "boolean")  # kinds whose levels are told apart
 GONE_FOR = 20_000  # records after which nobody waits for a field
 USED = 0.25  # of the reward range
-SCALE = 10.0  # times wider or narrower
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ CODES = {  # code → what it is about
     "unseen_levels": "values that the field did not have before, or that its schema does not list",
     "changed_type": "another JSON type than before, or than declared",
     "out_of_range": "numbers far outside what was seen, or outside the declared range",
-    "changed_scale": "the spread of a number is ten times what it was, or a tenth",
+    "changed_scale": "a number spreads ten times as wide as it did, a tenth as wide, or wholly elsewhere",
     "wrong_size": "vectors of another length than before, or than declared",
     "constant_field": "one value in every request",
     "saturated_field": "nine of ten numbers stand at one end",
@@ -148,7 +147,7 @@ def _compared(field: FieldProfile, kind: Kind) -> Iterator[Notice]:
     """What the newest values are, against the earlier ones or the schema."""
     if field.reference is None:
         return
-    window, before, declared = field.newest(), field.before, field.reference.declared
+    window, declared = field.newest(), field.reference.declared
     enough = max(8, round(SHARE * window.n))
     marks = field.marks
     said = "its schema" if declared else "the values that came before"
@@ -191,23 +190,15 @@ def _compared(field: FieldProfile, kind: Kind) -> Iterator[Notice]:
     if always_new:
         return
     outside = field.marked(OUTSIDE) if OUTSIDE in marks else 0
-    wider = window.spread / before.spread if before is not None and before.spread > 0 else 1.0
-    rescaled = (
-        window.spread > 0
-        and before is not None
-        and _is_spread(before)
-        and _is_spread(window)
-        and not 1 / SCALE < wider < SCALE
-    )
-    if rescaled and not declared:
-        assert before is not None
+    if field.former_unit and field.seen - field.unit_from <= NEW_FOR and not declared:
         yield _notice(
             field,
             "changed_scale",
-            outside or window.n,
-            f"{_name(field)} spread over {before.quantiles[0]:g} to {before.quantiles[-1]:g} and now spreads over "
-            f"{window.quantiles[0]:g} to {window.quantiles[-1]:g}: another unit would do this.",
-            "Send the old unit, or give the field a new name. Otherwise it is learned anew from here on.",
+            field.seen - field.unit_from,
+            f"{_name(field)} spread over {field.former_unit[1]:g} to {field.former_unit[-2]:g} and now spreads over "
+            f"{field.unit[1]:g} to {field.unit[-2]:g}: another unit would do this.",
+            "Send the old unit, or give the field a new name. Until then a number of either unit counts as the one of "
+            "the other that stands at the same place.",
         )
     elif outside >= enough:
         reference = field.reference
@@ -280,11 +271,6 @@ def _useless(profile: Profile, field: FieldProfile, kind: Kind) -> Iterator[Noti
             f"{window.high:g}); such values look alike.",
             "Look whether the client cuts the number off; send it as it is.",
         )
-
-
-def _is_spread(window: Window) -> bool:
-    """Whether the distance of the quartiles says something: many values, none of which is half of all."""
-    return window.distinct > 12 and window.at_ends < 0.5 and not window.slow
 
 
 def _is_mostly_new(field: FieldProfile) -> bool:

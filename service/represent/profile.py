@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.represent.field_profile import NEWEST, Example, FieldProfile, Reference
+from service.represent.field_profile import NEWEST, SHARES, Example, FieldProfile, Reference
 from service.represent.fields import AnyField, Categorical, Numeric, Vector
 from service.represent.json_paths import leaves
 from service.represent.misfits import Side
@@ -36,6 +36,7 @@ MOST_IDS = 1024  # in the sample of users, and of items
 NEWEST_REWARDS = 1024
 FEW = 12  # integers of no more different values are codes
 MOST_LEVELS = 24
+LATELY = 0.04  # of the newest values (11 of 256): a level that is new may be rare in the whole log
 QUANTILES = (0.002, 0.02, 0.27, 0.5, 0.73, 0.98, 0.998)
 LARGE = 1e8  # integers that are new each time and spread wider are ids
 
@@ -46,14 +47,18 @@ class Kind:
 
     Attributes:
         type: `left_out` where it can teach nothing; then `reason` says why.
-        levels: of `levels`, `set` and `boolean`: the most frequent first, at most 24, each seen max(3, 1 %) times.
-        quantiles: of a number, at .002, .02, .27, .5, .73, .98 and .998.
+        levels: of `levels`, `set` and `boolean`: the most frequent first, at most 24, each seen max(3, 1 %) times; then
+            those that are frequent among the newest values alone.
+        quantiles: of a number, at .002, .02, .27, .5, .73, .98 and .998, in its unit of now.
+        unit, former_unit: where the unit changed: seven numbers at the same shares in that of now and in that before.
         size: of a vector.
     """
 
     type: Type
     levels: tuple[str, ...] = ()
     quantiles: tuple[float, ...] = ()
+    unit: tuple[float, ...] = ()
+    former_unit: tuple[float, ...] = ()
     size: int = 0
     reason: Reason | None = None
 
@@ -290,7 +295,11 @@ class Profile:
         written = in_text > counted  # prices in text are numbers; codes and versions, such as "1.2", are not
         numeric = field.moments.n >= 0.95 * field.values and (not written or (field.fractions > 0 and distinct > FEW))
         if numeric and (field.fractions or distinct > FEW):
-            return Kind("number", quantiles=tuple(field.quantiles.at(QUANTILES)))
+            quantiles = tuple(field.quantiles.at(QUANTILES))
+            if not field.former_unit:
+                return Kind("number", quantiles=quantiles)
+            unit = tuple(field.quantiles.at(SHARES))
+            return Kind("number", quantiles=quantiles, unit=unit, former_unit=field.former_unit)
         if side == "item" and self.items >= 2 and distinct >= 0.9 * self.items and field.share("text") > 0.5:
             return Kind("left_out", reason="same_as_id")
         return self._with_levels(field, "levels")
@@ -321,7 +330,9 @@ class Profile:
 
     def _with_levels(self, field: FieldProfile, kind: Type) -> Kind:
         least = max(3.0, 0.01 * field.values)
-        chosen = tuple(text for text, _ in field.levels.most_frequent(MOST_LEVELS, at_least=least))
+        ever = [text for text, _ in field.levels.most_frequent(MOST_LEVELS, at_least=least)]
+        lately = [text for text, share in field.newest().levels if share >= LATELY and text not in ever]
+        chosen = (*ever[: MOST_LEVELS - len(lately)], *lately)
         return Kind(kind, levels=chosen) if chosen else Kind("left_out", reason="rare_levels")
 
     # ---- a schema

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from service.represent.json_paths import is_vector, leaves
-from service.represent.learned import AnyLearned, Bend, Components, Levels, Line, Words
+from service.represent.learned import AnyLearned, Bend, Components, FormerUnit, Levels, Line, Words
 from service.represent.misfits import Side
-from service.represent.profile import QUANTILES, Profile
+from service.represent.profile import QUANTILES, Kind, Profile
 
 MAX_COMPONENTS = 16
 SHARE = 0.95  # of the square of a vector's distance from the mean, that its components keep
@@ -37,7 +37,7 @@ def fields_of(
         if kind.type == "left_out":
             left_out[path] = str(kind.reason)
         elif kind.type == "number":
-            fields.update(_number(path, kind.quantiles))
+            fields.update(_number(path, kind))
         elif kind.type == "vector":
             components = _components(path, kind.size, rows)
             if components is None:
@@ -52,17 +52,29 @@ def fields_of(
     return fields, left_out
 
 
-def _number(path: str, quantiles: Sequence[float]) -> dict[str, AnyLearned]:
+def _number(path: str, kind: Kind) -> dict[str, AnyLearned]:
     """Return a number as a line and, where it has room for it, as a bent line."""
+    quantiles = kind.quantiles
     values, first = np.unique(quantiles, return_index=True)
     if len(values) < 2:
         return {}
     places = 2.0 * np.array(QUANTILES)[first] - 1.0
-    found: dict[str, AnyLearned] = {path: Line(path=path, values=values.tolist(), places=places.tolist())}
+    former = _former_unit(kind)
+    found: dict[str, AnyLearned] = {
+        path: Line(path=path, values=values.tolist(), places=places.tolist(), former=former)
+    }
     knots = np.unique(quantiles[1:-1])
     if len(knots) > 2:
-        found[path + " bent"] = Bend(path=path, knots=knots.tolist())
+        found[path + " bent"] = Bend(path=path, knots=knots.tolist(), former=former)
     return found
+
+
+def _former_unit(kind: Kind) -> FormerUnit | None:
+    """Match the two units of a number by their summaries; None where it came in one unit."""
+    if not kind.former_unit:
+        return None
+    values, first = np.unique(kind.former_unit, return_index=True)
+    return FormerUnit(values=values.tolist(), as_now=np.array(kind.unit)[first].tolist())
 
 
 def _components(path: str, size: int, rows: Sequence[Mapping[str, Any]]) -> Components | None:

@@ -25,9 +25,11 @@ from service.loop import LoopSettings
 from service.policies import KINDS, Candidates, Ranked, Scorer
 from service.records import Entry, Event, PolicyRecord, Successor, Training
 from service.represent.encoder import Encoder
-from service.represent.fit import WINDOW, Raw, fit, next_fit
+from service.represent.fit import WINDOW, Raw, fit
 from service.represent.learned import LearnedEncoder, LearnedSchema
+from service.represent.notices import notices_of
 from service.represent.profile import Profile
+from service.represent.schedule import Schedule
 from service.represent.schema import FeatureSchema
 from simulator import world as worlds
 
@@ -35,6 +37,7 @@ Array = NDArray[Any]
 Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")
 
+LOOK = 100  # events from one look at the notices to the next
 LOOP = "twin"  # seeds the draws: another name would change every published figure
 
 
@@ -301,10 +304,11 @@ def oracle(world: worlds.World[Any], steps: int) -> Array:
 
 
 class Fitting:
-    """Fits schemas to the log of a run, as the service's learner does."""
+    """Fits schemas to the log of a run, as the service's learner does, which looks at the notices now and then."""
 
     def __init__(self) -> None:
-        self._profile, self._seen, self._due = Profile(), 0, next_fit(0)
+        self._profile, self._seen, self._schedule = Profile(), 0, Schedule()
+        self._looked = 0
         self._former: LearnedSchema | None = None
 
     def successor(self, log: Sequence[Entry]) -> Successor | None:
@@ -320,9 +324,12 @@ class Fitting:
                 at=event.time,
             )
         self._seen = len(events)
-        if len(events) < self._due:
+        if len(events) >= self._looked + LOOK:
+            self._looked = len(events)
+            self._schedule.heed(notices_of(self._profile, reward_range=(0.0, 1.0), fits=True), len(events))
+        if not self._schedule.is_due(len(events)):
             return None
-        self._due = next_fit(len(events))
+        self._schedule.fitted(len(events))
         records = [
             Raw(event.context, event.item, event.features or {}, event.user, event.reward) for event in events[-WINDOW:]
         ]

@@ -15,11 +15,11 @@ from service.learn.fitter import Fitter
 from service.learn.profiler import Profiler
 from service.learn.runner import PolicyRunner
 from service.records import START, Entry, Event, LoopRecord, Successor
-from service.represent.fit import next_fit
-from service.represent.learned import LearnedEncoder, LearnedSchema
+from service.represent.learned import LearnedEncoder, LearnedSchema, Line
 from service.represent.profile import Profile
 from service.settings import Settings
 from service.store import event_log, loop_store, policy_store
+from service.store.connection import end
 from service.store.keys import Keys
 from tests.builders import event_of, import_of, policy_of
 from tests.waiting import until_async
@@ -66,16 +66,6 @@ async def append(redis: Redis, keys: Keys, n: int, *, first: int = 0) -> tuple[P
 async def successors(redis: Redis, keys: Keys) -> list[Successor]:
     entries: list[Entry] = await event_log.read(redis, keys, START, most=10**4)
     return [entry for entry in entries if isinstance(entry, Successor)]
-
-
-def test_fits_are_due_at_growing_sizes() -> None:
-    due, sizes = 0, []
-    while due < 20_000:
-        due = next_fit(due)
-        sizes.append(due)
-    assert sizes == [40, 80, 160, 320, 640, 1280, 2560, 5120, 10240, 20480]
-    assert next_fit(100) == 160
-    assert next_fit(160) == 320
 
 
 async def test_a_fit_is_an_entry_of_the_log(redis: Redis, keys: Keys) -> None:
@@ -146,5 +136,45 @@ async def test_a_young_log_is_fitted_as_it_grows(redis: Redis, keys: Keys, monke
             await append(redis, keys, 30, first=first)
         await until_async(lambda: successors(redis, keys), "a schema is fitted")
     finally:
-        running.cancel()
-        await asyncio.wait({running})
+        await end(running)
+
+
+async def test_a_change_of_the_data_is_fitted_before_the_log_has_doubled(
+    redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ages come in hundredths from the 400th event on; 640 events would be the next size to fit at."""
+    monkeypatch.setattr(profiler, "PERIOD_S", 0.0)
+    monkeypatch.setattr(profiler, "POLL_S", 0.02)
+    rng = np.random.default_rng(5)
+
+    def aged(n: int, first: int, unit: float) -> list[Event]:
+        """Make events in which the old like two of the items and the young the others."""
+        made = []
+        for event in events(n, first=first):
+            age = float(rng.uniform(18, 80))
+            likely = 0.9 if (age > 49) == (event.item in ("i0", "i1")) else 0.1
+            context = {**event.context, "age": unit * age}
+            made.append(replace(event, context=context, reward=float(rng.random() < likely)))
+        return made
+
+    async def sizes() -> list[int]:
+        return [successor.events for successor in await successors(redis, keys)]
+
+    running = asyncio.create_task(Profiler(redis, keys).run(asyncio.Event(), Bell(awake=True)))
+    try:
+        await event_log.append_imported(redis, keys, import_of(aged(400, 0, 1.0)), remember=10**5)
+        await until_async(sizes, "the first part is fitted")
+        await event_log.append_imported(redis, keys, import_of(aged(150, 400, 100.0)), remember=10**5)
+
+        async def is_fitted() -> bool:
+            return any(size > 400 for size in await sizes())
+
+        await until_async(is_fitted, "the change is fitted")
+    finally:
+        await end(running)
+    newest = (await successors(redis, keys))[-1]
+    assert newest.events == 550
+    age = LearnedSchema.model_validate(newest.schema).context["age"]
+    assert isinstance(age, Line)
+    assert age.former is not None
+    assert age.former.values[-1] < 100 < age.values[0]

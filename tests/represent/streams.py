@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from service.represent.profile import Profile
+from service.represent.profile import Arrays, Profile
 
 Change = Callable[[dict[str, Any], int, np.random.Generator], None]
 START = 1_700_000_000.0
@@ -59,9 +60,24 @@ def events(n: int, *, change: Change | None = None, start: int = 0, end: int = 1
         yield event
 
 
-def profile_of(n: int, **planted: Any) -> Profile:
-    """Profile a run of n events."""
-    profile = Profile()
-    for event in events(n, **planted):
+def profile_of(n: int, *, change: Change | None = None, start: int = 0, end: int = 10**9, seed: int = 1) -> Profile:
+    """Profile a run of n events; the arguments are those of `events`.
+
+    What goes before the fault, and the fault itself, are profiled once for all tests: a state goes on as if it had
+    never been saved (`test_profile.py` shows it).
+    """
+    changed = change is not None
+    if changed and end < n:
+        profile, first = Profile.load(_state(end, change, start, seed)), end
+    elif changed and start:
+        profile, first = Profile.load(_state(start, None, 0, seed)), start
+    else:
+        profile, first = Profile(), 0
+    for event in islice(events(n, change=change, start=start, end=end, seed=seed), first, None):
         profile.add(**event)
     return profile
+
+
+@cache
+def _state(n: int, change: Change | None, start: int, seed: int) -> Arrays:
+    return profile_of(n, change=change, start=start, seed=seed).state()

@@ -13,11 +13,13 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from service.admin.adoption import Adoption
 from service.api.hot_path import check_parameters
+from service.api.keys import Key
 from service.api.metrics import Metrics
 from service.api.replies import HotRoutes, parse
 from service.api.schemas import ID_LENGTH, LOOP_LENGTH, Changed
 from service.errors import InvalidRequest
 from service.serve.follower import Follower
+from service.serve.ids import DEFAULT_LOOP
 from service.serve.misfit_counter import MisfitCounter
 from service.store.decisions import DecisionWriter
 
@@ -37,6 +39,10 @@ class AnyText(Convertor[str]):
 
 
 register_url_convertor("any", AnyText())
+# Routes that name no loop and take a key for some loops all the same: they tell of no loop, or of the key's only.
+FOR_KEYS_OF_SOME_LOOPS = frozenset(
+    {"/kinds", "/loops", "/status", "/healthz", "/readyz", "/docs", "/openapi.json", "/assets/{name}"}
+)
 JSON_TYPE = re.compile(r"application/(.*\+)?json")
 
 
@@ -50,7 +56,7 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """Reads bodies as `StrictRequest`s, and refuses query parameters that it does not know."""
+    """Reads bodies as `StrictRequest`s, and refuses query parameters that it does not know, and keys of other loops."""
 
     def get_route_handler(self) -> Handler:
         """Wrap FastAPI's handler."""
@@ -63,6 +69,7 @@ class StrictRoute(APIRoute):
             check_parameters(given, [*known, "loop"] if in_path else known)
             if in_path and "loop" in given and request.query_params["loop"] != request.path_params["loop"]:
                 raise InvalidRequest("loop", "the path names another loop than the query")
+            self.check_loop(request, named="loop" in known or in_path)
             request = StrictRequest(request.scope, request.receive)
             if self.body_field is not None:
                 self.check_media_type(request)
@@ -70,6 +77,18 @@ class StrictRoute(APIRoute):
             return await handler(request)
 
         return strict
+
+    def check_loop(self, request: Request, *, named: bool) -> None:
+        """Refuse a key that is not for the loop of this request, or not for all loops where the route names none.
+
+        Raises:
+            Forbidden.
+        """
+        key: Key = request.state.key
+        if named:
+            key.check(request.path_params.get("loop") or request.query_params.get("loop", DEFAULT_LOOP))
+        elif self.path not in FOR_KEYS_OF_SOME_LOOPS:
+            key.check_all_loops()
 
     def check_media_type(self, request: Request) -> None:
         """Refuse a body that does not say that it is JSON: such a request could come from a page of another site.
@@ -84,6 +103,9 @@ class StrictRoute(APIRoute):
 
 class HotRoute(StrictRoute):
     """Takes every body for JSON, whatever its header says, as the hot path does."""
+
+    def check_loop(self, request: Request, *, named: bool) -> None:
+        """Leave it to the handler: the loop may stand in the body, or in the id of a decision."""
 
     def check_media_type(self, request: Request) -> None:
         """Say that the body is JSON, or FastAPI would not read it."""
@@ -121,8 +143,14 @@ def _misfits(request: Request) -> MisfitCounter:
     return misfits
 
 
+def _key(request: Request) -> Key:
+    key: Key = request.state.key
+    return key
+
+
 FollowerDep = Annotated[Follower, Depends(_follower)]
 RedisDep = Annotated[Redis, Depends(_redis)]
+KeyDep = Annotated[Key, Depends(_key)]
 HotDep = Annotated[HotRoutes, Depends(_hot)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 DecisionsDep = Annotated[DecisionWriter, Depends(_decisions)]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 from service.api.problems import OF_BODIES, documented
-from service.api.routes._depends import HotDep, HotRoute, IdInPath, RedisDep
+from service.api.routes._depends import HotDep, HotRoute, IdInPath, KeyDep, RedisDep
 from service.api.schemas import (
     LOOP_LENGTH,
     DecisionLedger,
@@ -39,9 +39,9 @@ LoopOfDecision = Annotated[
     response_model=RecommendReply,
     responses=documented(*OF_BODIES, NotFound, Conflict),
 )
-async def recommend(request: RecommendRequest, hot: HotDep, loop: LoopQuery = None) -> Response:
+async def recommend(request: RecommendRequest, hot: HotDep, key: KeyDep, loop: LoopQuery = None) -> Response:
     """Choose k items for a user. The decision is stored before it is answered."""
-    status, body = await hot.recommend(request, loop=loop)
+    status, body = await hot.recommend(request, loop=loop, key=key)
     return Response(body, status, media_type="application/json")
 
 
@@ -54,9 +54,9 @@ async def recommend(request: RecommendRequest, hot: HotDep, loop: LoopQuery = No
         **documented(*OF_BODIES, NotFound, Conflict, StoreUnavailable),
     },
 )
-async def feedback(request: FeedbackBody, hot: HotDep, loop: LoopQuery = None) -> Response:
+async def feedback(request: FeedbackBody, hot: HotDep, key: KeyDep, loop: LoopQuery = None) -> Response:
     """Report a reward, or up to 1000 of them. The reply means that it is stored."""
-    status, body = await hot.feedback(request, loop=loop)
+    status, body = await hot.feedback(request, loop=loop, key=key)
     return Response(body, status, media_type="application/json")
 
 
@@ -68,14 +68,19 @@ async def feedback(request: FeedbackBody, hot: HotDep, loop: LoopQuery = None) -
         **documented(NotFound, Conflict, StoreUnavailable),
     },
 )
-async def display(decision_id: IdInPath, hot: HotDep, response: Response, loop: LoopOfDecision = None) -> Any:
+async def display(
+    decision_id: IdInPath, hot: HotDep, key: KeyDep, response: Response, loop: LoopOfDecision = None
+) -> Any:
     """Report that a deferred decision (`"displayed": false`) is shown now: its wait for feedback begins."""
-    response.status_code, reply = await hot.display(decision_id, loop=loop)
+    response.status_code, reply = await hot.display(decision_id, loop=loop, key=key)
     return reply
 
 
 @router.get("/decisions/{decision_id:any}", responses=documented(NotFound, Conflict, StoreUnavailable))
-async def get_decision(decision_id: IdInPath, redis: RedisDep, loop: LoopOfDecision = None) -> DecisionLedger:
+async def get_decision(
+    decision_id: IdInPath, redis: RedisDep, key: KeyDep, loop: LoopOfDecision = None
+) -> DecisionLedger:
     """Return the reward ledger: what was decided, what became of it, and every feedback seen."""
-    record = await read_loop(redis, loop_of(decision_id, loop))
+    key.check(named := loop_of(decision_id, loop))
+    record = await read_loop(redis, named)
     return DecisionLedger.model_validate(await read_ledger(redis, Keys(record.name, record.id), decision_id))

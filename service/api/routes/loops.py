@@ -5,7 +5,7 @@ from fastapi import APIRouter, Response
 from service.admin import loops as administration
 from service.admin.profile import ProfileReply, read_profile
 from service.api.problems import OF_BODIES, documented
-from service.api.routes._depends import FollowerDep, RedisDep, StrictRoute
+from service.api.routes._depends import FollowerDep, KeyDep, RedisDep, StrictRoute
 from service.api.schemas import LoopBody, LoopList, LoopReply
 from service.errors import Conflict, NotFound, StoreUnavailable
 from service.store.loop_store import loop_names, read_loop
@@ -14,9 +14,10 @@ router = APIRouter(tags=["loops"], route_class=StrictRoute)
 
 
 @router.get("/loops", responses=documented(StoreUnavailable))
-async def list_loops(redis: RedisDep) -> LoopList:
-    """List the names of all loops."""
-    return LoopList(loops=await loop_names(redis))
+async def list_loops(redis: RedisDep, key: KeyDep) -> LoopList:
+    """List the names of all loops that the key is for."""
+    names = await loop_names(redis)
+    return LoopList(loops=[name for name in names if key.loops is None or name in key.loops])
 
 
 @router.put(

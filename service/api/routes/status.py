@@ -6,7 +6,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.admin.status import Status, read_status
 from service.api.problems import documented
-from service.api.routes._depends import DecisionsDep, FollowerDep, MetricsDep, RedisDep, StrictRoute
+from service.api.routes._depends import DecisionsDep, FollowerDep, KeyDep, MetricsDep, RedisDep, StrictRoute
 from service.api.schemas import Alive, Ready
 from service.errors import StoreUnavailable
 
@@ -28,13 +28,13 @@ async def readyz(redis: RedisDep, follower: FollowerDep) -> Ready:
         raise StoreUnavailable("Redis does not answer; /recommend goes on from memory") from error
     if not follower.store_usable():
         raise StoreUnavailable("Redis lost its data; /recommend goes on from memory until the workers are restarted")
-    return Ready(status="ready", loops=follower.names)
+    return Ready(status="ready", loops=len(follower.names))
 
 
 @router.get("/status")
-async def status(redis: RedisDep, follower: FollowerDep, decisions: DecisionsDep) -> Status:
+async def status(redis: RedisDep, follower: FollowerDep, decisions: DecisionsDep, key: KeyDep) -> Status:
     """Say whether each loop learns: counters, lag, age of the served versions, and what is broken."""
-    return await read_status(redis, follower, decisions)
+    return await read_status(redis, follower, decisions, only=key.loops)
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
