@@ -276,6 +276,20 @@ async def test_status_tells_of_evaluations_in_the_loops_that_a_key_may_touch(
         assert [one.id for one in found.evaluations] == told
 
 
+@pytest.mark.parametrize("garbled", [{"v": 99}, {"created": "soon"}, {"request": "{"}])
+async def test_one_that_cannot_be_read_stops_no_others(
+    quiet_redis: Redis, settings: Settings, shop: LoopRecord, program: Callable[[str], None], garbled: Reply
+) -> None:
+    program("exit 3")
+    broken, made = await ask(quiet_redis), await ask(quiet_redis)
+    await quiet_redis.hset(keys_of(shop).evaluation(broken.id), mapping=garbled)
+    await Evaluator(quiet_redis, settings).step(asyncio.Event())
+    assert [(one.id, one.tries) for one in await administration.list_evaluations(quiet_redis, "shop")] == [(made.id, 1)]
+    assert [one.id for one in await administration.unfinished(quiet_redis)] == [made.id]
+    with pytest.raises(Conflict, match=broken.id):
+        await look(quiet_redis, broken)
+
+
 async def test_evaluations_of_deleted_loops_leave_the_queue(
     quiet_redis: Redis, settings: Settings, shop: LoopRecord
 ) -> None:
