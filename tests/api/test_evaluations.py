@@ -17,13 +17,17 @@ from redis.asyncio import Redis
 from service.admin import evaluations as administration
 from service.admin import judge
 from service.admin.evaluation import described, evaluate, target_of
+from service.admin.status import read_status
 from service.errors import Conflict
 from service.learn.evaluations import TRIES, Evaluator
 from service.records import LoopRecord
+from service.serve.follower import Follower
 from service.settings import Settings
 from service.store import evaluation_store, loop_store
 from service.store.connection import connect
+from service.store.decisions import DecisionWriter
 from service.store.evaluation_store import KEPT, UNFINISHED, EvaluationRecord
+from service.store.group_commit import GroupCommit
 from service.store.keys import EVALUATIONS, Keys
 from service.store.loop_rows import read_rows, write_rows
 from tests.builders import loop_of
@@ -260,6 +264,30 @@ async def test_a_learner_that_stops_ends_the_process_and_another_does_it_again(
     found = await look(quiet_redis, made)
     assert (found.status, found.tries) == ("waiting", 0)
     assert await evaluation_store.take_lease(quiet_redis, keys_of(shop), made.id, "another")
+
+
+async def test_status_tells_of_evaluations_in_the_loops_that_a_key_may_touch(
+    quiet_redis: Redis, shop: LoopRecord
+) -> None:
+    made = await ask(quiet_redis)
+    follower, writer = Follower(quiet_redis, "w"), DecisionWriter(GroupCommit(quiet_redis), buffer=1)
+    for only, told in ((None, [made.id]), ({"shop"}, [made.id]), ({"other"}, [])):
+        found = await read_status(quiet_redis, follower, writer, only=only)
+        assert [one.id for one in found.evaluations] == told
+
+
+@pytest.mark.parametrize("garbled", [{"v": 99}, {"created": "soon"}, {"request": "{"}])
+async def test_one_that_cannot_be_read_stops_no_others(
+    quiet_redis: Redis, settings: Settings, shop: LoopRecord, program: Callable[[str], None], garbled: Reply
+) -> None:
+    program("exit 3")
+    broken, made = await ask(quiet_redis), await ask(quiet_redis)
+    await quiet_redis.hset(keys_of(shop).evaluation(broken.id), mapping=garbled)
+    await Evaluator(quiet_redis, settings).step(asyncio.Event())
+    assert [(one.id, one.tries) for one in await administration.list_evaluations(quiet_redis, "shop")] == [(made.id, 1)]
+    assert [one.id for one in await administration.unfinished(quiet_redis)] == [made.id]
+    with pytest.raises(Conflict, match=broken.id):
+        await look(quiet_redis, broken)
 
 
 async def test_evaluations_of_deleted_loops_leave_the_queue(
