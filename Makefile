@@ -33,10 +33,10 @@ browser:
 	  { echo "install chromium (Debian: sudo apt-get install chromium), then call make test again"; exit 1; }
 
 test: setup browser  ## all tests, in three processes; ARGS=tests/policies some; ARGS='-m "not slow"' the quick ones
-	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile)
+	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile --no-loadscope-reorder)
 
 coverage: setup browser  ## the same with coverage, and its floor; takes two fifths longer
-	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --cov -n 3 --dist loadfile
+	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --cov -n 3 --dist loadfile --no-loadscope-reorder
 
 check: setup  ## format, lint, types; changes nothing
 	@$(BIN)/ruff format --check .
@@ -62,7 +62,7 @@ docs: setup  ## write the generated tables of docs/ anew
 	@touch $@
 
 bench: setup .venv/.rivals  ## the figures of docs/benchmarks.md; ARGS=tests/benchmarks/test_kpass.py one of them
-	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --override-ini=addopts= --override-ini=testpaths=tests/benchmarks -s $(ARGS)
+	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --override-ini=addopts= --override-ini=testpaths=tests/benchmarks --override-ini=faulthandler_timeout=0 -s $(ARGS)
 
 bench-policies: setup  ## the tables of policies and worlds; goes on where it stopped; ARGS=--quick in minutes
 	@$(ONE_THREAD) $(BIN)/python -m tests.benchmarks.policies $(ARGS)

@@ -510,6 +510,10 @@ def evaluate(
     confidence: Annotated[
         float, typer.Option(help="That all differences lie in their intervals.", min=0.5, max=0.9999)
     ] = 0.95,
+    segment: Annotated[
+        str | None, typer.Option(help="Judge by a field of the context, too, such as device.os.")
+    ] = None,
+    decisions: Annotated[int, typer.Option(help="Newest decisions to judge.", min=1)] = 100_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all figures.")] = False,
     redis: Redis = None,
     data: Annotated[Path, typer.Option(help="Data folder of a running `rebound serve`.")] = Path(".rebound"),
@@ -554,7 +558,18 @@ def evaluate(
 
     url = settings.redis_url or EmbeddedRedis(data).url
     with _told():
-        evaluation = asyncio.run(_evaluate(url, loop, targets, estimator, interval, confidence))
+        evaluation = asyncio.run(
+            _evaluate(
+                url,
+                loop,
+                targets,
+                estimator=estimator,
+                interval=interval,
+                confidence=confidence,
+                segment=segment,
+                most=decisions,
+            )
+        )
     if as_json:
         sys.stdout.write(orjson.dumps(described(evaluation), option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
@@ -589,7 +604,7 @@ def _params(text: str) -> dict[str, Any]:
     return found
 
 
-async def _evaluate(url: str, loop: str, targets: list[Any], estimator: str, interval: str, confidence: float) -> Any:
+async def _evaluate(url: str, loop: str, targets: list[Any], **options: Any) -> Any:
     import time
 
     from rich.progress import Progress
@@ -608,21 +623,39 @@ async def _evaluate(url: str, loop: str, targets: list[Any], estimator: str, int
 
     try:
         async with connect(url, name="evaluate", timeout_s=30) as redis:
-            return await evaluate(
-                redis, loop, targets, estimator=estimator, interval=interval, confidence=confidence, progress=progress
-            )
+            return await evaluate(redis, loop, targets, **options, progress=progress)
     finally:
         bar.stop()
 
 
 def _show_evaluation(loop: str, evaluation: Any) -> None:
+    from service.admin.evaluation import WHY
+
+    _show_findings("target", [(one.target.name, one) for one in evaluation.judgements])
+    for one in evaluation.judgements:
+        left_out = [f"{count:,} {WHY[reason]}" for reason, count in one.left_out.items()]
+        if left_out:
+            console.print(escape(f"left out for {one.target.name}: {'; '.join(left_out)}"), highlight=False)
+        if one.segments:
+            _show_findings(one.target.name, list(one.segments.items()))
+    console.print(
+        f"loop {escape(loop)}: {evaluation.decisions:,} decisions in the log; each interval holds with"
+        f" {evaluation.confidence:.6g}",
+        highlight=False,
+    )
+    if any(one.segments for one in evaluation.judgements):
+        console.print(f"each interval of a segment holds with {evaluation.segment_confidence:.6g}", highlight=False)
+
+
+def _show_findings(title: str, findings: Sequence[tuple[str, Any]]) -> None:
     from rich.table import Table
 
-    from service.admin.evaluation import WHY
     from service.evaluate.comparison import verdict
 
-    table = Table("target", "reward per decision", "what served got", "difference", "decisions (effective)", "verdict")
-    for one in evaluation.judgements:
+    table = Table(
+        escape(title), "reward per decision", "what served got", "difference", "decisions (effective)", "verdict"
+    )
+    for name, one in findings:
         cells = ["", "", ""]
         if one.comparison is None:
             said = "refused"
@@ -632,19 +665,11 @@ def _show_evaluation(loop: str, evaluation: Any) -> None:
             cells.append(_interval(one.comparison.difference, sign="+"))
         counts = one.diagnostics
         count = "" if counts is None else f"{counts.decisions:,} ({counts.effective:,.0f})"
-        table.add_row(escape(one.target.name), *cells, count, escape(said))
+        table.add_row(escape(name), *cells, count, escape(said))
     console.print(table)
-    for one in evaluation.judgements:
+    for name, one in findings:
         if one.refusal is not None:
-            console.print(f"[red]✗[/] {escape(one.target.name)} refused: {escape(one.refusal.why)}", highlight=False)
-        left_out = [f"{count:,} {WHY[reason]}" for reason, count in one.left_out.items()]
-        if left_out:
-            console.print(escape(f"left out for {one.target.name}: {'; '.join(left_out)}"), highlight=False)
-    console.print(
-        f"loop {escape(loop)}: {evaluation.decisions:,} decisions in the log; each interval holds with"
-        f" {evaluation.confidence:.4g}",
-        highlight=False,
-    )
+            console.print(f"[red]✗[/] {escape(name)} refused: {escape(one.refusal.why)}", highlight=False)
 
 
 def _interval(found: Any, *, sign: str = "") -> str:

@@ -21,7 +21,7 @@ from service.admin.encoders import encoder_for
 from service.admin.validation import checked_params
 from service.decide.active import UNIFORM, ServedPolicy, serving
 from service.decide.catalogue import Catalogue
-from service.errors import Conflict, NotFound
+from service.errors import Conflict, InvalidRequest, NotFound
 from service.evaluate.comparison import (
     Comparison,
     Diagnostics,
@@ -33,7 +33,9 @@ from service.evaluate.comparison import (
     verdict,
 )
 from service.evaluate.counterfactual import Opinion, Outcome, evidence, opinion
+from service.evaluate.estimators import Evidence
 from service.evaluate.propensities import PropensityCheck, PropensityChecker
+from service.evaluate.segments import divided, segments_of
 from service.learn.trainer import Trainer
 from service.records import Decision, Event, LoopRecord, PolicyRecord, order
 from service.represent.stored import AnyEncoder
@@ -43,6 +45,7 @@ from service.store.keys import Keys
 from service.store.settled import read_settled, settled_before
 
 REFRESH = 100  # events after which a target that learns along serves anew; a tenth of what it knows while that is less
+MOST = 100_000  # newest decisions that are judged, unless another number is given
 NO_ROW = np.zeros(0, dtype=np.float32)
 
 WHY = {
@@ -53,6 +56,7 @@ WHY = {
     "outside": "rewards outside the loop's range of now",
     "catalogue": "their catalogue is no longer kept, or differs",
     "learned": "from before the place in the log that it has learned to",
+    "older": "older than the newest that were to be judged",
 }
 REMEDY = {
     "imported": "judge decisions that the service has made",
@@ -63,6 +67,7 @@ REMEDY = {
     "catalogue": "judge sooner after the decisions",
     "learned": "wait for more decisions, name an older version (NAME@VERSION), or judge its kind with --kind, which"
     " learns along",
+    "older": "judge more decisions",
 }
 CODE = {"imported": "no_propensities", "pending": "pending", "learned": "learned_from_them"}
 
@@ -95,14 +100,21 @@ def target_of(
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """The answer for one target: a comparison in units of the reward, or a refusal."""
+class Finding:
+    """A comparison in units of the reward, or a refusal."""
 
-    target: Target
     comparison: Comparison | None
     refusal: Refusal | None
     diagnostics: Diagnostics | None
+
+
+@dataclass(frozen=True)
+class Judgement(Finding):
+    """The answer for one target."""
+
+    target: Target
     left_out: Mapping[str, int]  # reason (a key of `WHY`) -> decisions
+    segments: Mapping[str, Finding]  # by the field that was named, if one was
 
 
 @dataclass(frozen=True)
@@ -111,6 +123,7 @@ class Evaluation:
 
     decisions: int  # in the log
     confidence: float  # of each interval; see `together`
+    segment_confidence: float  # of each interval of a segment, so that those of all segments and targets hold together
     propensities: Mapping[str, PropensityCheck]
     judgements: Sequence[Judgement]
 
@@ -123,6 +136,8 @@ async def evaluate(
     estimator: str = "ips",
     interval: str = "bootstrap",
     confidence: float = 0.95,
+    segment: str | None = None,
+    most: int = MOST,
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:
     """Compare targets with what the loop's policies got.
@@ -130,37 +145,82 @@ async def evaluate(
     Args:
         estimator, interval: see `service/evaluate/comparison.py`.
         confidence: that all differences lie in their intervals at once, in (0, 1).
+        most: newest decisions to judge; memory grows with them.
+        segment: a field of the context, by whose levels each target is judged, too; see `segments_of`.
 
     Raises:
         NotFound: there is no such loop, policy or version.
-        InvalidRequest: there is no such kind, or a parameter is wrong.
+        InvalidRequest: there is no such kind, a parameter is wrong, or no decision has this field.
     """
     record = await loop_store.read_loop(redis, loop)
     keys = Keys(loop, record.id)
-    run = _Run(redis, record, await _read_log(redis, record, keys))
+    run = _Run(redis, record, await _read_log(redis, record, keys, most))
     sources = [await _source(run, target) for target in targets]  # wrong names are found before the work begins
+    segments = _segments(run.log, segment)
     each = together(confidence, len(targets))
+    each_segment = together(confidence, len(targets) * max(1, len(set(segments))))
+
+    def find(said: Evidence, confidence: float) -> Finding:
+        return _found(compare(said, estimator=estimator, interval=interval, confidence=confidence), record)
+
     found: list[Judgement] = []
     total = len(run.log.outcomes) * len(targets)
     done = 0
     for target, source in zip(targets, sources, strict=True):
         left_out = Counter(run.log.left_out)
-        outcomes, opinions = [], []
-        for outcome in run.log.outcomes:
+        kept, opinions = [], []
+        for number, outcome in enumerate(run.log.outcomes):
             said = await source.opinion_of(outcome.decision)
             if isinstance(said, str):
                 left_out[said] += 1
             else:
-                outcomes.append(outcome)
+                kept.append(number)
                 opinions.append(said)
             done += 1
             progress(done, total)
             await asyncio.sleep(0)  # whoever runs this is to hear of a cancellation
-        found.append(_judge(run.log, target, outcomes, opinions, left_out, estimator, interval, each, record))
+        refusal = propensity_refusal(run.log.checks)
+        if refusal is None and not kept:
+            refusal = _nothing_left(left_out)
+        if refusal is not None:
+            found.append(Judgement(None, refusal, None, target, left_out, {}))
+            continue
+        all_of_it = evidence([run.log.outcomes[number] for number in kept], opinions)
+        parts = divided(all_of_it, [segments[number] for number in kept]) if segments else {}
+        by_segment = {name: find(part, each_segment) for name, part in parts.items()}
+        whole = _with_hint(find(all_of_it, each), left_out, len(kept))
+        found.append(Judgement(whole.comparison, whole.refusal, whole.diagnostics, target, left_out, by_segment))
     answered = [(str(number), one.comparison) for number, one in enumerate(found) if one.comparison is not None]
     best_first = [found[int(number)] for number, _ in ranked(answered)]
     refused = [one for one in found if one.comparison is None]
-    return Evaluation(run.log.decisions, each, run.log.checks, [*best_first, *refused])
+    return Evaluation(run.log.decisions, each, each_segment, run.log.checks, [*best_first, *refused])
+
+
+def _segments(log: _Log, field: str | None) -> Sequence[str]:
+    """Return the segment of each outcome; none where no field is named."""
+    if field is None or not log.outcomes:
+        return []
+    segments = segments_of([outcome.decision.context for outcome in log.outcomes], field)
+    if set(segments) == {f"no {field}"}:
+        raise InvalidRequest("segment", f"no decision has {field!r} in its context")
+    return segments
+
+
+def _found(answer: Comparison | tuple[Refusal, Diagnostics], loop: LoopRecord) -> Finding:
+    if isinstance(answer, Comparison):
+        return Finding(answer.in_units(*loop.settings.reward_range), None, answer.diagnostics)
+    refusal, diagnostics = answer
+    return Finding(None, refusal, diagnostics)
+
+
+def _with_hint(finding: Finding, left_out: Mapping[str, int], judged: int) -> Finding:
+    """Where support is thin, say which decisions would have helped."""
+    refusal = finding.refusal
+    if refusal is None or refusal.code != "thin_support" or not left_out or max(left_out.values()) <= judged:
+        return finding
+    most = max(left_out, key=lambda reason: left_out[reason])
+    hint = f"{left_out[most]} more were left out: {WHY[most]} ({REMEDY[most]})"
+    return replace(finding, refusal=replace(refusal, why=f"{refusal.why}. {hint}"))
 
 
 def described(evaluation: Evaluation) -> dict[str, Any]:
@@ -168,6 +228,7 @@ def described(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "decisions": evaluation.decisions,
         "confidence": evaluation.confidence,
+        "segment_confidence": evaluation.segment_confidence,
         "propensities": {
             policy: {"mean": check.mean, "half_width": check.half_width, "passed": check.passed}
             for policy, check in evaluation.propensities.items()
@@ -177,9 +238,13 @@ def described(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _described(one: Judgement) -> dict[str, Any]:
+    segments = [{"segment": name, **_finding(found)} for name, found in one.segments.items()]
+    return {"target": one.target.name, **_finding(one), "left_out": dict(one.left_out), "segments": segments}
+
+
+def _finding(one: Finding) -> dict[str, Any]:
     found = one.comparison
     return {
-        "target": one.target.name,
         "verdict": found and verdict(found),
         "settled": found is not None and found.settled,
         "refusal": one.refusal and asdict(one.refusal),
@@ -188,36 +253,7 @@ def _described(one: Judgement) -> dict[str, Any]:
         "difference": found and found.difference._asdict(),
         "missing": found and found.missing,
         "diagnostics": one.diagnostics and asdict(one.diagnostics),
-        "left_out": dict(one.left_out),
     }
-
-
-def _judge(
-    log: _Log,
-    target: Target,
-    outcomes: Sequence[Outcome],
-    opinions: Sequence[Opinion],
-    left_out: Mapping[str, int],
-    estimator: str,
-    interval: str,
-    confidence: float,
-    loop: LoopRecord,
-) -> Judgement:
-    refusal = propensity_refusal(log.checks)
-    if refusal is None and not outcomes:
-        refusal = _nothing_left(left_out)
-    if refusal is not None:
-        return Judgement(target, None, refusal, None, left_out)
-    answer = compare(evidence(outcomes, opinions), estimator=estimator, interval=interval, confidence=confidence)
-    if isinstance(answer, Comparison):
-        comparison = answer.in_units(*loop.settings.reward_range)
-        return Judgement(target, comparison, None, answer.diagnostics, left_out)
-    refusal, diagnostics = answer
-    if refusal.code == "thin_support" and left_out and max(left_out.values()) > len(outcomes):
-        most = max(left_out, key=lambda reason: left_out[reason])
-        hint = f"{left_out[most]} more were left out: {WHY[most]} ({REMEDY[most]})"
-        refusal = replace(refusal, why=f"{refusal.why}. {hint}")
-    return Judgement(target, None, refusal, diagnostics, left_out)
 
 
 def _nothing_left(left_out: Mapping[str, int]) -> Refusal:
@@ -240,8 +276,8 @@ class _Log:
     positions: Sequence[str]  # of all events, in order
 
 
-async def _read_log(redis: Redis, record: LoopRecord, keys: Keys) -> _Log:
-    """Read the decisions that can be judged, and count the others."""
+async def _read_log(redis: Redis, record: LoopRecord, keys: Keys, most: int) -> _Log:
+    """Read the `most` newest decisions that can be judged, and count the others."""
     before = await settled_before(redis, keys, wait_ms=record.settings.wait_ms)
     events: dict[str, list[Event]] = {}
     positions: list[str] = []
@@ -256,6 +292,9 @@ async def _read_log(redis: Redis, record: LoopRecord, keys: Keys) -> _Log:
             else:
                 kept = replace(entry, x=NO_ROW, context={}, features=None)
                 events.setdefault(entry.decision_id, []).append(kept)
+                if len(events) > most:
+                    del events[next(iter(events))]
+                    left_out["older"] += 1
     settled, pending, gone = await read_settled(
         redis, keys, list(events), before=before, ledger_ms=record.settings.ledger_ms
     )
@@ -272,7 +311,7 @@ async def _read_log(redis: Redis, record: LoopRecord, keys: Keys) -> _Log:
             left_out["outside"] += 1
         else:
             outcomes.append(Outcome(decision, (found[0].reward - low) / (high - low)))
-    return _Log(len(events), outcomes, +left_out, checker.result(confidence=0.999), positions)
+    return _Log(len(events) + left_out["older"], outcomes, +left_out, checker.result(confidence=0.999), positions)
 
 
 # ---- targets

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from service.admin.evaluation import described, evaluate, target_of
 from service.errors import ReboundError
 from service.store import evaluation_store
-from service.store.connection import now
+from service.store.connection import end, now
 from service.store.keys import Keys
 
 PERIOD_S = 0.5  # of its signs of life
@@ -40,6 +40,8 @@ async def run_evaluation(redis: Redis, keys: Keys, evaluation: str, token: str) 
             estimator=request["estimator"],
             interval=request["interval"],
             confidence=request["confidence"],
+            segment=request["segment"],
+            most=request["decisions"],
             progress=note,
         )
     )
@@ -50,7 +52,7 @@ async def run_evaluation(redis: Redis, keys: Keys, evaluation: str, token: str) 
             if not ours or not await evaluation_store.change_evaluation(redis, keys, evaluation, **seen):
                 return
     finally:
-        work.cancel()
+        await end(work)
     try:
         changes: dict[str, Any] = {"status": "done", "result": described(work.result())}
     except ReboundError as error:

@@ -177,7 +177,7 @@ async def read_status(
             except (KeyError, ValueError, RuntimeError) as error:
                 problem = f"{type(error).__name__}: {error}"
                 loops[name] = LoopStatus(learning=False, misfits={}, policies={}, problem=problem)
-        evaluations = await unfinished(redis)
+        evaluations = [one for one in await unfinished(redis) if only is None or one.loop in only]
     except StoreUnavailable:
         return Status(rung="store_down", workers=0, learner=False, loops={}, this_worker=worker)
     rung = follower.rung()

@@ -37,8 +37,7 @@ from service.serve.follower import Follower
 from service.serve.misfit_counter import MisfitCounter
 from service.serve.recommend import Recommender
 from service.settings import Settings
-from service.store.announcements import end
-from service.store.connection import connect
+from service.store.connection import connect, end
 from service.store.decisions import DecisionWriter
 from service.store.group_commit import GroupCommit
 from service.store.upgrade import upgrade

@@ -499,6 +499,10 @@ class EvaluationBody(Body):
         "bootstrap", description="bootstrap: for one look; anytime: for as many as you like; bernstein: for small logs"
     )
     confidence: Finite = Field(0.95, ge=0.5, le=0.9999, description="that all differences lie in their intervals")
+    decisions: int = Field(100_000, strict=True, ge=1, le=1_000_000, description="newest decisions to judge")
+    segment: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        None, description="a field of the context, such as `device.os`: its 10 most frequent levels are judged, too"
+    )
 
 
 class Range(BaseModel):
@@ -522,8 +526,7 @@ class Foundation(BaseModel):
     skewed: float = Field(description="skewness of weighted rewards / √decisions")
 
 
-class Answer(BaseModel):
-    target: str
+class Finding(BaseModel):
     verdict: str | None = Field(description="in plain words; null: refused")
     settled: bool = Field(description="0 lies outside the interval of the difference")
     refusal: Refused | None
@@ -532,7 +535,16 @@ class Answer(BaseModel):
     difference: Range | None
     missing: int | None = Field(description="decisions more that would settle it, about")
     diagnostics: Foundation | None
+
+
+class SegmentFinding(Finding):
+    segment: str
+
+
+class Answer(Finding):
+    target: str
     left_out: dict[str, int] = Field(description="why -> decisions that were not judged")
+    segments: list[SegmentFinding]
 
 
 class PropensitiesFound(BaseModel):
@@ -544,6 +556,7 @@ class PropensitiesFound(BaseModel):
 class EvaluationResult(BaseModel):
     decisions: int = Field(description="in the log")
     confidence: float = Field(description="of each interval, so that all hold together")
+    segment_confidence: float = Field(description="the same of the intervals of segments")
     propensities: dict[str, PropensitiesFound] = Field(description="policy -> check of what it logged")
     answers: list[Answer] = Field(description="best first, refused last")
 

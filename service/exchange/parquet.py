@@ -14,6 +14,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -289,12 +290,23 @@ def _read_file(source: _Source) -> Iterator[tuple[str, PastEvent]]:
             wanted = [name for name in names if name in KNOWN or name in ("time", "at")]
             origin = _origin(file.schema_arrow.metadata)
             for batch in file.iter_batches(batch_size=AT_ONCE, columns=wanted):
-                for row in batch.to_pylist():
+                for row in _in_us(batch).to_pylist():
                     number += 1
                     where = f"{source.name} row {number}"
                     yield where, past_event(where, _fields(where, row) | {"origin": origin})
-    except (pa.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, OverflowError, ValueError) as error:
         raise wrong(f"{source.name} after row {number}", "", f"cannot be read: {error}") from error
+
+
+def _in_us(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return times in µs, as Python has no nanoseconds."""
+    pa, _ = arrow()
+    for name in ("time", "at"):
+        number = batch.schema.get_field_index(name)
+        if number >= 0 and pa.types.is_timestamp(batch.schema.field(number).type):
+            column = batch.column(number)
+            batch = batch.set_column(number, name, column.cast(pa.timestamp("us", tz=column.type.tz), safe=False))
+    return batch
 
 
 def _origin(metadata: Mapping[bytes, bytes] | None) -> str | None:
@@ -324,8 +336,7 @@ def _fields(where: str, row: dict[str, Any]) -> dict[str, Any]:
     at = row.pop("at", None)
     at = row.pop("time", None) or at
     if at is not None:
-        try:
-            row["at"] = at.timestamp()
-        except AttributeError as error:
-            raise wrong(where, "time", "is no timestamp") from error
+        if not isinstance(at, datetime):
+            raise wrong(where, "time", "is no timestamp")
+        row["at"] = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     return row

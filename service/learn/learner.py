@@ -24,9 +24,9 @@ from service.learn.runner import PolicyRunner
 from service.learn.sweeper import Sweeper
 from service.settings import Settings
 from service.store import event_log, loop_store, policy_store, workers
-from service.store.announcements import end, listen
+from service.store.announcements import listen
 from service.store.codec import NewerFormat
-from service.store.connection import connect
+from service.store.connection import connect, end
 from service.store.keys import CHANGES, USED, Keys
 from service.store.profile_store import LEASE as PROFILE
 from service.store.upgrade import upgrade

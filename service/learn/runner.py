@@ -26,6 +26,7 @@ from service.records import START, Entry, LoopRecord, PolicyRecord, Successor, o
 from service.settings import Settings
 from service.store import encoders, event_log, item_store, loop_store, policy_store
 from service.store.codec import NewerFormat, unpack
+from service.store.connection import end
 from service.store.keys import Keys
 from service.store.policy_store import Lease
 
@@ -260,7 +261,7 @@ class PolicyRunner:
             await self._lease.release()
             self._left = _mark(self._publisher.record)
         finally:
-            keeper.cancel()
+            await end(keeper)  # one that went on would hold the lease against its own policy
 
     async def _keep_lease(self) -> None:
         """Training may take longer than a lease lasts."""

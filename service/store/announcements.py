@@ -52,14 +52,6 @@ async def listen(
         await asyncio.sleep(RETRY_S)
 
 
-async def end(*tasks: asyncio.Task[None]) -> None:
-    """Cancel tasks until all are done: a cancellation that meets a time-out inside the Redis client can get lost."""
-    while waiting := [task for task in tasks if not task.done()]:
-        for task in waiting:
-            task.cancel()
-        await asyncio.wait(waiting, timeout=0.5)
-
-
 async def announce_use(redis: Redis, loop: str) -> None:
     """Say that a loop is used: its log has grown."""
     await redis.publish(USED, loop)

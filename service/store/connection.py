@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -63,6 +64,18 @@ async def answering() -> AsyncIterator[None]:
         if takes_no_writes(error):
             raise StoreUnavailable(f"Redis takes no writes now ({error}); nothing was acknowledged") from error
         raise
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks that talk to Redis until all are done.
+
+    One cancellation does not do: until Python 3.12, `asyncio.wait_for` loses the one that comes when what it waits for
+    is just done, and so the client waits for every command to be written.
+    """
+    while waiting := [task for task in tasks if not task.done()]:
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting, timeout=0.5)
 
 
 @dataclass(frozen=True)

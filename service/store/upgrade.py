@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from uuid import uuid4
 
 import orjson
@@ -21,7 +20,7 @@ from redis.asyncio import Redis
 from service.errors import StoreUnavailable
 from service.loop import LOOP_NAME
 from service.store.codec import FORMAT, NewerFormat
-from service.store.connection import answering, now, script
+from service.store.connection import answering, end, now, script
 from service.store.keys import FORMAT as FORMAT_KEY
 from service.store.keys import LOOPS, STORE, Keys, loop_record
 
@@ -85,9 +84,7 @@ async def _try(redis: Redis) -> str | None:
             await _move_all(redis)
             await redis.set(FORMAT_KEY, FORMAT)
         finally:
-            holder.cancel()
-            with suppress(asyncio.CancelledError, StoreUnavailable):
-                await holder
+            await end(holder)
             await script("renew_lease")(redis, (LOCK,), (token, 1))
     log.info("the data was upgraded", format=FORMAT)
     return None

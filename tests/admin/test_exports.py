@@ -20,6 +20,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from service import cli
+from service.admin import imports
 from service.admin.audit import audit_propensities
 from service.settings import Settings
 from service.store import event_log, loop_store
@@ -192,11 +193,14 @@ def lines_of(rewards: list[float], times: list[float | None]) -> bytes:
     )
 
 
-def test_a_fault_in_the_last_row_changes_nothing(shop: Shop, make_loop: Callable[..., str], tmp_path: Path) -> None:
+def test_a_fault_in_the_last_row_changes_nothing(
+    shop: Shop, make_loop: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "BATCH", 50)
     loop = make_loop(items=0, policy=None)
     file = tmp_path / "log.dsjson"
     faults: list[tuple[list[float], list[float | None], str]] = [
-        ([1.0] * 1500 + [2.0], [None] * 1501, "line 1501, reward: 2 lies outside the loop's reward range [0, 1]"),
+        ([1.0] * 150 + [2.0], [None] * 151, "line 151, reward: 2 lies outside the loop's reward range [0, 1]"),
         ([1.0] * 3, [1.0, 3.0, 2.0], "line 3, time: is older than the row before"),
         ([1.0] * 2, [1.0, None], "line 2, time: give every event its time"),
         ([1.0] * 2, [1.0, 9e9], "line 2, time: lies more than a year ahead"),
@@ -204,9 +208,9 @@ def test_a_fault_in_the_last_row_changes_nothing(shop: Shop, make_loop: Callable
     for rewards, times, why in faults:
         file.write_bytes(lines_of(rewards, times))
         assert why in refused(shop, loop, file)
-    file.write_bytes(lines_of([1.0] * 1501, [float(n) for n in range(1501)]))
+    file.write_bytes(lines_of([1.0] * 151, [float(n) for n in range(151)]))
     assert shop.run("import", str(file), loop=loop).exit_code == 0
-    assert shop.size(loop) == 1501
+    assert shop.size(loop) == 151
     np.savez(tmp_path / "log.npz", action=[1], reward=[1], pscore=[0.5])
     (tmp_path / "old.csv").write_text("action,reward,pscore,timestamp\n1,1,0.5,1970-01-01 00:00:02\n")
     assert "line 2: events are learned in the order of their times" in refused(shop, loop, tmp_path / "old.csv")
@@ -228,3 +232,14 @@ def test_files_that_are_there_or_are_not_are_told(shop: Shop, folder: Path, tmp_
     assert "No such file" in refused(shop, shop.name, tmp_path / "gone.csv")
     assert shop.run("export", str(tmp_path / "x"), loop="nobody").exit_code == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.dsjson"], "nothing is left behind"
+
+
+async def garble(redis: Redis, keys: Keys) -> object:
+    return await redis.xadd(keys.partition().events, {"e": b"{"})
+
+
+def test_entries_that_cannot_be_read_are_counted(shop: Shop, make_loop: Callable[..., str], tmp_path: Path) -> None:
+    loop = make_loop(items=0, policy=None)
+    shop.asked(garble, loop)
+    done = shop.run("export", str(tmp_path / "log"), loop=loop)
+    assert "0 events, 0 decisions; left out: 1 unreadable" in done.output

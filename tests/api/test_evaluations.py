@@ -17,13 +17,17 @@ from redis.asyncio import Redis
 from service.admin import evaluations as administration
 from service.admin import judge
 from service.admin.evaluation import described, evaluate, target_of
+from service.admin.status import read_status
 from service.errors import Conflict
 from service.learn.evaluations import TRIES, Evaluator
 from service.records import LoopRecord
+from service.serve.follower import Follower
 from service.settings import Settings
 from service.store import evaluation_store, loop_store
 from service.store.connection import connect
+from service.store.decisions import DecisionWriter
 from service.store.evaluation_store import KEPT, UNFINISHED, EvaluationRecord
+from service.store.group_commit import GroupCommit
 from service.store.keys import EVALUATIONS, Keys
 from service.store.loop_rows import read_rows, write_rows
 from tests.builders import loop_of
@@ -38,7 +42,8 @@ Reply = dict[str, Any]
 def decide(client: httpx.Client, loop: str, decisions: int) -> None:
     """Make decisions, each of another user; p000 is clicked."""
     for number in range(decisions):
-        decision = client.post("/recommend", json={"loop": loop, "user_id": f"u{number}"}).raise_for_status().json()
+        body = {"loop": loop, "user_id": f"u{number}", "context": {"all": 1}}
+        decision = client.post("/recommend", json=body).raise_for_status().json()
         reward = float(decision["items"][0]["id"] == "p000")
         sent = {"loop": loop, "decision_id": decision["decision_id"], "reward": reward}
         client.post("/feedback", json=sent).raise_for_status()
@@ -46,7 +51,7 @@ def decide(client: httpx.Client, loop: str, decisions: int) -> None:
 
 async def judged(url: str, loop: str, *kinds: str) -> Reply:
     async with connect(url, name="test", timeout_s=5) as redis:
-        found = described(await evaluate(redis, loop, [target_of(kind=kind) for kind in kinds]))
+        found = described(await evaluate(redis, loop, [target_of(kind=kind) for kind in kinds], segment="all"))
         reply: Reply = orjson.loads(orjson.dumps(found))
         return reply
 
@@ -58,7 +63,7 @@ def test_an_evaluation_is_done_kept_and_listed(
     loop = make_loop(policy=None, items=2, fit_schema=False)
     params = {"loop": loop}
     decide(client, loop, 150)
-    body = {"targets": [{"kind": "random"}, {"kind": "popularity"}]}
+    body = {"targets": [{"kind": "random"}, {"kind": "popularity"}], "segment": "all"}
     reply = client.post("/evaluations", params=params, json=body)
     assert reply.status_code == 202
     made = reply.json()
@@ -68,6 +73,7 @@ def test_an_evaluation_is_done_kept_and_listed(
     found = client.get(path, params=params).json()
     assert [answer["target"] for answer in found["result"]["answers"]] == ["popularity", "random"]
     assert found["result"] == asyncio.run(judged(str(settings.redis_url), loop, "random", "popularity"))
+    assert [one["segment"] for one in found["result"]["answers"][0]["segments"]] == ["all = 1"]
     assert found["result"]["confidence"] == pytest.approx(0.975)
     assert found["created"] <= found["started"] <= found["ended"]
     assert client.post(f"{path}/cancel", params=params).json() == found, "it has ended"
@@ -90,6 +96,7 @@ def test_an_evaluation_is_done_kept_and_listed(
         ({"targets": [{"kind": "random"}], "interval": "magic"}, 422, "interval"),
         ({"targets": [{"kind": "random"}], "interval": "anytime", "estimator": "dr"}, 422, "interval"),
         ({"targets": [{"kind": "random"}], "confidence": 1}, 422, "confidence"),
+        ({"targets": [{"kind": "random"}], "segment": ""}, 422, "segment"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_at_once(client: httpx.Client, body: Reply, status: int, named: str) -> None:
@@ -102,7 +109,14 @@ def test_what_cannot_be_judged_is_refused_at_once(client: httpx.Client, body: Re
 # ---- by parts, where no learner is at work
 
 pytestmark = pytest.mark.anyio
-REQUEST = {"targets": [{"kind": "random"}], "estimator": "ips", "interval": "bootstrap", "confidence": 0.95}
+REQUEST = {
+    "targets": [{"kind": "random"}],
+    "estimator": "ips",
+    "interval": "bootstrap",
+    "confidence": 0.95,
+    "segment": None,
+    "decisions": 1000,
+}
 
 
 @pytest.fixture
@@ -250,6 +264,30 @@ async def test_a_learner_that_stops_ends_the_process_and_another_does_it_again(
     found = await look(quiet_redis, made)
     assert (found.status, found.tries) == ("waiting", 0)
     assert await evaluation_store.take_lease(quiet_redis, keys_of(shop), made.id, "another")
+
+
+async def test_status_tells_of_evaluations_in_the_loops_that_a_key_may_touch(
+    quiet_redis: Redis, shop: LoopRecord
+) -> None:
+    made = await ask(quiet_redis)
+    follower, writer = Follower(quiet_redis, "w"), DecisionWriter(GroupCommit(quiet_redis), buffer=1)
+    for only, told in ((None, [made.id]), ({"shop"}, [made.id]), ({"other"}, [])):
+        found = await read_status(quiet_redis, follower, writer, only=only)
+        assert [one.id for one in found.evaluations] == told
+
+
+@pytest.mark.parametrize("garbled", [{"v": 99}, {"created": "soon"}, {"request": "{"}])
+async def test_one_that_cannot_be_read_stops_no_others(
+    quiet_redis: Redis, settings: Settings, shop: LoopRecord, program: Callable[[str], None], garbled: Reply
+) -> None:
+    program("exit 3")
+    broken, made = await ask(quiet_redis), await ask(quiet_redis)
+    await quiet_redis.hset(keys_of(shop).evaluation(broken.id), mapping=garbled)
+    await Evaluator(quiet_redis, settings).step(asyncio.Event())
+    assert [(one.id, one.tries) for one in await administration.list_evaluations(quiet_redis, "shop")] == [(made.id, 1)]
+    assert [one.id for one in await administration.unfinished(quiet_redis)] == [made.id]
+    with pytest.raises(Conflict, match=broken.id):
+        await look(quiet_redis, broken)
 
 
 async def test_evaluations_of_deleted_loops_leave_the_queue(

@@ -184,7 +184,11 @@ def runnable(words: list[str], served: Served) -> list[str] | None:
         policies = [] if len(words) > 4 and not words[4].startswith("-") else ["popularity"]  # none of those that train
         return [*words, *policies, *SMALL[here], "--url", served.url]
     if here in RUN:
-        more = {("rebound", "audit"): ["--data", str(served.data)], ("rebound-sim", "kinds"): ["--url", served.url]}
+        more = {
+            ("rebound", "audit"): ["--data", str(served.data)],
+            ("rebound-sim", "kinds"): ["--url", served.url],
+            ("rebound-sim", "worlds"): ["--steps", "100"],
+        }
         return [*words, *more.get(here, [])]
     return None
 

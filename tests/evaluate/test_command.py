@@ -37,7 +37,8 @@ class Shop:
         loop = {"loop": self.name}
         for _ in range(decisions):
             self.sent += 1
-            body = loop | {"user_id": f"u{self.sent}", "k": k}
+            context = {"device": {"os": "ab"[self.sent % 2]}}
+            body = loop | {"user_id": f"u{self.sent}", "context": context, "k": k}
             decision = self.client.post("/recommend", json=body).raise_for_status().json()
             for item in decision["items"] if answered else []:
                 reward = float(item["id"] == "p000")
@@ -113,6 +114,31 @@ async def test_a_kind_that_would_have_learned_along_is_better(busy: Shop) -> Non
     assert random.difference.estimate == pytest.approx(0, abs=1e-12)
     assert learns.diagnostics.decisions == 300
     assert all(not one.left_out for one in found.judgements), "a deleted item is still in the catalogue of then"
+
+
+async def test_segments_are_judged_by_themselves_and_share_the_error(busy: Shop) -> None:
+    found = await busy.judge(RANDOM, LEARNS, segment="device.os")
+    assert found.segment_confidence == pytest.approx(1 - 0.05 / 4)
+    learns, random = found.judgements
+    for one in (learns, random):
+        assert list(one.segments) == ["device.os = a", "device.os = b"]
+        sizes = [part.diagnostics and part.diagnostics.decisions for part in one.segments.values()]
+        assert sizes == [150, 150]
+    assert random.comparison is not None
+    parts = [part.comparison for part in random.segments.values() if part.comparison is not None]
+    assert random.comparison.target.estimate == pytest.approx(sum(part.target.estimate for part in parts) / 2)
+    assert all(part.logged.half_width > random.comparison.logged.half_width for part in parts)
+    with pytest.raises(InvalidRequest, match=r"no decision has 'device\.os\.x'"):
+        await busy.judge(RANDOM, segment="device.os.x")
+
+
+async def test_the_newest_decisions_are_judged(busy: Shop) -> None:
+    found = await busy.judge(RANDOM, most=120)
+    assert found.decisions == 300
+    [random] = found.judgements
+    assert random.left_out == {"older": 180}
+    assert random.comparison is not None
+    assert random.comparison.diagnostics.decisions == 120
 
 
 async def test_an_answer_is_the_same_every_time(busy: Shop) -> None:
@@ -195,6 +221,9 @@ def test_the_command_answers_in_plain_words_and_in_json(busy: Shop, rebound: Cal
     assert done.exit_code == 0, done.output
     assert "popularity (half_life=1000)" in done.output
     assert "better by" in done.output
+    done = rebound(busy, "--kind", "popularity", "--segment", "device.os", "--confidence", "0.9999")
+    assert "device.os = b" in done.output
+    assert "each interval of a segment holds with 0.99995" in done.output
     done = rebound(busy, "--kind", "popularity", "--json", "--interval", "anytime")
     [answer] = json.loads(done.output)["answers"]
     assert answer["settled"] is True

@@ -293,6 +293,15 @@ def test_what_is_wrong_in_a_line_is_named(tmp_path: Path, line: bytes, named: st
     assert told.value.detail.startswith(named), told.value.detail
 
 
+def test_times_of_other_writers_are_read(tmp_path: Path) -> None:
+    """A time without a zone is of UTC; nanoseconds are cut."""
+    for sort in (pa.timestamp("ns"), pa.timestamp("ns", tz="Europe/Berlin"), pa.timestamp("s", tz="UTC")):
+        at = pa.array([1_790_000_000, 1_790_000_001], pa.timestamp("s")).cast(sort)
+        file = tmp_path / "log.parquet"
+        parquet.write_table(pa.table(GOOD | {"time": at}), file)
+        assert [event.at for _, event in read_parquet(file)] == [1_790_000_000.0, 1_790_000_001.0]
+
+
 GOOD: dict[str, Any] = {"decision_id": ["d1", "d2"], "item_id": ["a", "b"], "reward": [0.0, 1.0]}
 
 

@@ -19,6 +19,7 @@ from service.represent.learned import LearnedEncoder, LearnedSchema, Line
 from service.represent.profile import Profile
 from service.settings import Settings
 from service.store import event_log, loop_store, policy_store
+from service.store.connection import end
 from service.store.keys import Keys
 from tests.builders import event_of, import_of, policy_of
 from tests.waiting import until_async
@@ -135,8 +136,7 @@ async def test_a_young_log_is_fitted_as_it_grows(redis: Redis, keys: Keys, monke
             await append(redis, keys, 30, first=first)
         await until_async(lambda: successors(redis, keys), "a schema is fitted")
     finally:
-        running.cancel()
-        await asyncio.wait({running})
+        await end(running)
 
 
 async def test_a_change_of_the_data_is_fitted_before_the_log_has_doubled(
@@ -171,8 +171,7 @@ async def test_a_change_of_the_data_is_fitted_before_the_log_has_doubled(
 
         await until_async(is_fitted, "the change is fitted")
     finally:
-        running.cancel()
-        await asyncio.wait({running})
+        await end(running)
     newest = (await successors(redis, keys))[-1]
     assert newest.events == 550
     age = LearnedSchema.model_validate(newest.schema).context["age"]

@@ -20,6 +20,7 @@ from service.records import LoopRecord, PolicyRecord
 from service.settings import Settings
 from service.store import codec, event_log, loop_store, policy_store
 from service.store.codec import NewerFormat, pack, unpack
+from service.store.connection import end
 from service.store.keys import Keys
 from tests.builders import event_of, fields_of, import_of, policy_of
 from tests.learn.recorder import Recorder
@@ -387,7 +388,7 @@ async def test_a_policy_that_retrains_does_so_at_the_same_events_in_any_batches(
     for first in range(0, 400, 80):
         await append(redis, keys, 80, first=first)
         await learner.drain()
-    keeper.cancel()
+    await end(keeper)
     state = await policy_store.read_state(redis, keys, "embedding_mlp")
     assert state is not None
     assert unpack(state)["rows"].tolist() == [300]

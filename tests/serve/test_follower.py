@@ -21,6 +21,7 @@ from service.serve.follower import Follower
 from service.settings import Settings
 from service.store import event_log, item_store, loop_store, policy_store, workers
 from service.store.codec import event_body, pack, row_bytes
+from service.store.connection import end
 from service.store.keys import Keys
 from tests.waiting import until_async
 
@@ -120,8 +121,7 @@ async def test_a_changed_schema_is_served(redis: Redis, follower: Follower, name
     try:
         assert await put_loop(redis, follower, name, {}, schema, by="test") is False
     finally:
-        for task in running:
-            task.cancel()
+        await end(*running)
     after = follower.loop(name)
     assert after.encoder.version != before.encoder.version
     assert after.catalogue.block.version == after.encoder.version
@@ -148,8 +148,7 @@ async def test_a_policy_made_again_does_not_serve_what_the_first_one_knew(
         await create_policy(redis, await loop_store.read_loop(redis, name), "p", "linucb", {}, by="test")
         await activate(redis, follower, name, "p", by="test")
     finally:
-        for task in running:
-            task.cancel()
+        await end(*running)
     blank = follower.loop(name).served["p"]
     assert (blank.id != first.id, blank.version, blank.scorer) == (True, 0, UNIFORM.scorer)
     await learn(redis, keys, "p", settings)
@@ -241,8 +240,7 @@ async def test_the_announcement_is_followed_without_a_poll(
                 await asyncio.sleep(0.01)
         assert follower.loop(name).id == keys.id
     finally:
-        for task in running:
-            task.cancel()
+        await end(*running)
 
 
 async def test_versions_are_told_by_loop_and_policy(

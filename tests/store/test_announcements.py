@@ -8,7 +8,8 @@ import pytest
 from redis.asyncio import Redis
 
 from service.store import announcements
-from service.store.announcements import InUse, announce_use, end, listen
+from service.store.announcements import InUse, announce_use, listen
+from service.store.connection import end
 from service.store.keys import USED
 from tests.waiting import until_async
 
