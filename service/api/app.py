@@ -31,7 +31,7 @@ from service.api.metrics import Metrics
 from service.api.problems import MEDIA_TYPE, documented, for_status, invalid, render
 from service.api.replies import HotRoutes
 from service.api.routes import changes, decisions, docs, evaluations, items, loops, policies, status
-from service.errors import Forbidden, InvalidRequest, ReboundError, StoreUnavailable, Unauthorized
+from service.errors import Forbidden, InvalidRequest, RateLimited, ReboundError, StoreUnavailable, Unauthorized
 from service.serve.feedback import FeedbackJoiner
 from service.serve.follower import Follower
 from service.serve.misfit_counter import MisfitCounter
@@ -133,7 +133,7 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
         openapi_url=None,
         lifespan=lifespan,
         redirect_slashes=False,  # `a/` is another item than `a`
-        responses=documented(InvalidRequest, Unauthorized, Forbidden, ReboundError),
+        responses=documented(InvalidRequest, Unauthorized, Forbidden, RateLimited, ReboundError),
         dependencies=[Security(KEY), Security(BEARER)],
     )
     for routes in ROUTES:
@@ -143,7 +143,7 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _defect)  # and is raised again, to the guard, which logs it
     hot = HotPath(app, metrics)
-    return Guard(hot if hot_path else app, keys, max_body_bytes=settings.max_body_bytes)
+    return Guard(hot if hot_path else app, keys, metrics, max_body_bytes=settings.max_body_bytes)
 
 
 def _end_worker(task: asyncio.Task[None]) -> None:
