@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "service/cli.py": {"service"},
     "service/backup.py": {"service"},
     "service/transfer.py": {"service"},
+    "service/evaluation.py": {"service"},
     "service/doctor.py": {"service"},
     "service/errors.py": set(),
     "service/layout.py": set(),

@@ -20,6 +20,8 @@ from service.serve.recommend import Recommender
 
 T = TypeVar("T")
 
+DEEPEST_JSON = 254  # levels that orjson writes; it reads more
+MOST_NESTED = 240  # of a body: what is stored and answered holds its parts a few levels deeper
 STATUS = {"accepted": 202, "duplicate": 200, "late": 200, "early": 202}
 
 
@@ -129,11 +131,25 @@ def parse(body: bytes) -> Any:
 
     Raises:
         MalformedJson: says where.
+        InvalidRequest: it is nested deeper than what is stored may be.
     """
     try:
-        return orjson.loads(body)
+        value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise MalformedJson(str(error)) from error
+    if body.count(b"{") + body.count(b"[") > MOST_NESTED and _too_deep(value):
+        raise InvalidRequest("body", f"is nested deeper than {MOST_NESTED} levels")
+    return value
+
+
+def _too_deep(value: Any) -> bool:
+    for _ in range(DEEPEST_JSON - MOST_NESTED):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return True
+    return False
 
 
 def validate(model: TypeAdapter[T], body: Any) -> T:
