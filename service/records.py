@@ -92,6 +92,17 @@ class PolicyRecord:
         return None
 
 
+@dataclass(frozen=True)
+class Change:
+    """An administrative change, as it is written down."""
+
+    by: str  # name of the key, or of the command
+    what: str  # such as `change settings`
+    before: Any  # JSON; None: there was nothing, or nobody knows
+    after: Any
+    at: float = 0.0  # unix seconds; 0: not written down yet
+
+
 # ---- decisions
 
 

@@ -429,6 +429,22 @@ class LoopBody(LoopChanges):
         return given
 
 
+class ChangeReply(BaseModel):
+    """An administrative change."""
+
+    id: str
+    at: float = Field(description="unix time, by the clock of Redis")
+    by: str = Field(description="name of the key; `anybody` where no keys are set; or the command that made it")
+    what: str
+    before: Any = Field(description="null: there was nothing; {left_out} says the size of what is large")
+    after: Any = Field(description="null: there is nothing now")
+
+
+class ChangeList(BaseModel):
+    changes: list[ChangeReply] = Field(description="newest first")
+    next: str | None = Field(description="pass as `before` for the next page; null: this was the last")
+
+
 class LoopList(BaseModel):
     loops: list[str]
 
