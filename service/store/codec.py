@@ -216,6 +216,7 @@ def read_policy_fields(name: str, stored: Mapping[bytes, bytes]) -> PolicyRecord
 
 def decision_bytes(decision: Decision) -> bytes:
     """Write a decision as JSON."""
+    of_rules = {} if decision.rules is None else {"rules": decision.rules, "left": decision.left}
     return orjson.dumps(
         {
             "v": FORMAT,
@@ -235,6 +236,7 @@ def decision_bytes(decision: Decision) -> bytes:
             "exploration_floor": decision.exploration_floor,
             "seed": decision.seed,
             "items": [{"id": i.id, "score": i.score, "propensity": i.propensity} for i in decision.items],
+            **of_rules,
         }
     )
 
@@ -266,6 +268,8 @@ def read_decision(stored: bytes) -> Decision:
         exploration_floor=record["exploration_floor"],
         seed=record["seed"],
         items=tuple(SlateItem(item["id"], item["score"], item["propensity"]) for item in record["items"]),
+        rules=record.get("rules"),
+        left=tuple(record["left"]) if "left" in record else None,
     )
 
 
@@ -322,7 +326,7 @@ def slate_bodies(decision: Decision, features: Sequence[Mapping[str, Any] | None
             item=item.id,
             user=decision.user_id,
             context=decision.context,
-            n=decision.n - place,
+            n=decision.candidates_for(place),
             propensity=item.propensity,
             policy=decision.policy,
             version=decision.version,

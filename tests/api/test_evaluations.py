@@ -13,12 +13,15 @@ import httpx
 import orjson
 import pytest
 from redis.asyncio import Redis
+from rich.console import Console
 
+from service import evaluation
 from service.admin import evaluations as administration
 from service.admin import judge
 from service.admin.evaluation import described, evaluate, target_of
 from service.admin.status import read_status
-from service.errors import Conflict
+from service.errors import Conflict, ReboundError
+from service.evaluation import evaluate_there
 from service.learn.evaluations import TRIES, Evaluator
 from service.records import LoopRecord
 from service.serve.follower import Follower
@@ -31,9 +34,17 @@ from service.store.group_commit import GroupCommit
 from service.store.keys import EVALUATIONS, Keys
 from service.store.loop_rows import read_rows, write_rows
 from tests.builders import loop_of
-from tests.waiting import until, until_async
+from tests.waiting import until_async
 
 Reply = dict[str, Any]
+REQUEST = {
+    "targets": [{"kind": "random"}],
+    "estimator": "ips",
+    "interval": "bootstrap",
+    "confidence": 0.95,
+    "segment": None,
+    "decisions": 1000,
+}
 
 
 # ---- over HTTP
@@ -57,28 +68,51 @@ async def judged(url: str, loop: str, *kinds: str) -> Reply:
 
 
 def test_an_evaluation_is_done_kept_and_listed(
-    client: httpx.Client, make_loop: Callable[..., str], settings: Settings
+    service: str, client: httpx.Client, make_loop: Callable[..., str], settings: Settings
 ) -> None:
     """Its answer is that of `rebound evaluate`, and the best target comes first."""
     loop = make_loop(policy=None, items=2, fit_schema=False)
     params = {"loop": loop}
     decide(client, loop, 150)
-    body = {"targets": [{"kind": "random"}, {"kind": "popularity"}], "segment": "all"}
-    reply = client.post("/evaluations", params=params, json=body)
-    assert reply.status_code == 202
-    made = reply.json()
-    assert (made["status"], made["result"]) == ("waiting", None)
-    path = f"/evaluations/{made['id']}"
-    until(lambda: client.get(path, params=params).json()["status"] == "done", "it is done", within_s=120)
-    found = client.get(path, params=params).json()
-    assert [answer["target"] for answer in found["result"]["answers"]] == ["popularity", "random"]
-    assert found["result"] == asyncio.run(judged(str(settings.redis_url), loop, "random", "popularity"))
-    assert [one["segment"] for one in found["result"]["answers"][0]["segments"]] == ["all = 1"]
-    assert found["result"]["confidence"] == pytest.approx(0.975)
+    request = REQUEST | {"targets": [{"kind": "random"}, {"kind": "popularity"}], "segment": "all"}
+    result = evaluate_there(service, None, loop, request, Console(quiet=True))
+    assert [answer["target"] for answer in result["answers"]] == ["popularity", "random"]
+    assert [one["segment"] for one in result["answers"][0]["segments"]] == ["all = 1"]
+    assert result["confidence"] == pytest.approx(0.975)
+    assert result == asyncio.run(judged(str(settings.redis_url), loop, "random", "popularity"))
+    [found] = client.get("/evaluations", params=params).json()["evaluations"]
+    assert (found["status"], found["result"]) == ("done", result)
     assert found["created"] <= found["started"] <= found["ended"]
+    path = f"/evaluations/{found['id']}"
+    assert client.get(path, params=params).json() == found
     assert client.post(f"{path}/cancel", params=params).json() == found, "it has ended"
-    assert client.get("/evaluations", params=params).json()["evaluations"] == [found]
     assert not [one for one in client.get("/status").json()["evaluations"] if one["loop"] == loop]
+
+
+def test_a_service_that_does_not_answer_the_question_says_why(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = Console(quiet=True)
+    with pytest.raises(ReboundError, match="there is no kind 'magic'"):
+        evaluate_there(service, None, "default", REQUEST | {"targets": [{"kind": "magic"}]}, quiet)
+    ended = {"id": "x", "status": "failed", "error": {"detail": "it broke"}, "done": 0, "total": None}
+    monkeypatch.setattr(evaluation, "_call", lambda *_: ended)
+    with pytest.raises(ReboundError, match="it was failed: it broke"):
+        evaluate_there(service, None, "default", REQUEST, quiet)
+
+
+def test_an_interrupted_command_cancels_what_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[object, ...]] = []
+
+    def call(*told: object) -> Reply:
+        calls.append(told)
+        if told[0] == "GET":
+            raise KeyboardInterrupt
+        return {"id": "x", "status": "waiting", "error": None, "done": 0, "total": None}
+
+    monkeypatch.setattr(evaluation, "_call", call)
+    monkeypatch.setattr(evaluation, "LOOK_S", 0)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_there("http://there", "key", "shop", REQUEST, Console(quiet=True))
+    assert calls[-1] == ("POST", "http://there/evaluations/x/cancel?loop=shop", "key")
 
 
 @pytest.mark.parametrize(
@@ -109,14 +143,6 @@ def test_what_cannot_be_judged_is_refused_at_once(client: httpx.Client, body: Re
 # ---- by parts, where no learner is at work
 
 pytestmark = pytest.mark.anyio
-REQUEST = {
-    "targets": [{"kind": "random"}],
-    "estimator": "ips",
-    "interval": "bootstrap",
-    "confidence": 0.95,
-    "segment": None,
-    "decisions": 1000,
-}
 
 
 @pytest.fixture

@@ -115,6 +115,16 @@ def test_dsjson_gives_back_what_was_written(event: Event) -> None:
         assert [found for _, found in read_dsjson(file)] == [past(event)] * 2
 
 
+def test_what_is_nested_as_deep_as_an_event_may_be_is_written(tmp_path: Path) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(252):
+        deep = {"a": deep}
+    event = replace(event_of(), context=deep, features=deep)
+    (tmp_path / "log.dsjson").write_bytes(write_line(event, [("a", deep), (event.item, deep)], origin=LOOP.id))
+    [(_, found)] = read_dsjson(tmp_path / "log.dsjson")
+    assert found == past(event)
+
+
 def test_decisions_and_policies_are_tables(tmp_path: Path) -> None:
     decision = decision_of("d1", "ab", candidates=[("a", None), ("b", {"price": 1.5})], exclude=["c"], user_id="u")
     policy = replace(policy_of(alpha=0.5), version=3, published=1.5, alarms=({"number": 1},))
@@ -283,6 +293,7 @@ def own(**changes: Any) -> bytes:
         (own(context=[]), "line 2, context: "),
         (own(wings=2), "line 2, wings: "),
         (own(version=-1), "line 2, version: "),
+        (own(context="deep").replace(b'"deep"', b'{"a":' * 300 + b"{}" + b"}" * 300), "line 2, context: cannot be"),
     ],
 )
 def test_what_is_wrong_in_a_line_is_named(tmp_path: Path, line: bytes, named: str) -> None:
@@ -317,7 +328,7 @@ GOOD: dict[str, Any] = {"decision_id": ["d1", "d2"], "item_id": ["a", "b"], "rew
         ({"context": [{"a": 1}, {"a": 2}]}, "log.parquet row 1, context: is no JSON text"),
         ({"features": ["{}", "7"]}, "log.parquet row 2, features: "),
         ({"propensity": [0.5, 1.5]}, "log.parquet row 2, propensity: "),
-        ({"at": ["yesterday", "today"]}, "log.parquet row 1, time: is no timestamp"),
+        ({"time": ["yesterday", "today"]}, "log.parquet row 1, time: is no timestamp"),
     ],
 )
 def test_what_is_wrong_in_a_table_is_named(tmp_path: Path, columns: dict[str, Any], named: str) -> None:

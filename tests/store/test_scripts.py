@@ -214,6 +214,9 @@ def everything(url: str, node: ClusterNode) -> None:
         call("POST", "/policies/linucb/rollback", {"version": version})
         call("POST", "/policies/linucb/activate")
         call("GET", "/decisions/d1")
+        asked = call("POST", "/evaluations", {"targets": [{"kind": "random"}]}, expect=202)
+        call("POST", f"/evaluations/{asked['id']}/cancel")
+        until(lambda: not node.redis.keys("*lease:evaluation:*"), "no learner is at work on it")
         call("DELETE", "/policies/popularity", expect=204)
         call("DELETE", "/loops/shop", expect=204)
 
