@@ -37,11 +37,11 @@ sha256 = ["{digest("hunter2-bob")}"]
 
 
 @pytest.fixture(scope="module")
-def keyed(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a service with the keys of two administrators."""
+def keyed(settings: Settings, service: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a worker with the keys of two administrators. The learner is that of `service`."""
     keys_file = file_of(tmp_path_factory.mktemp("keys"), ENTRIES)
-    with_keys = Settings(redis_url=settings.redis_url, keys_file=keys_file, publish_period_ms=20)
-    with Worker(with_keys, learner=True) as url:
+    with_keys = Settings(redis_url=settings.redis_url, keys_file=keys_file)
+    with Worker(with_keys, learner=False) as url:
         yield url
 
 
