@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from service.run.embedded import EmbeddedRedis
-from tests.test_architecture import FILES, ROOT, imports_of, tree_of
+from tests.test_architecture import FILES, ROOT
 
 ROW = re.compile(r"^\| (?P<threat>[^|]+) \| (?P<against>[^|]+) \| (?P<tests>[^|]+) \|$", re.MULTILINE)
 PAGE = (ROOT / "docs/security.md").read_text()
@@ -50,28 +50,30 @@ def test_no_page_of_another_site_may_read_an_answer(client: httpx.Client) -> Non
     assert client.options("/loops/default", headers=headers).status_code == 405
 
 
+RUNS_CODE = re.compile(
+    r"""^\s*(import|from)\s+(pickle|shelve|dill|cloudpickle|joblib|yaml)\b
+    | (?<![.\w])(eval|exec|compile)\(
+    | marshal\.load | from\ marshal\ import\ .*\bload
+    | torch\.load
+    | np\.load\((?!.*allow_pickle=False)""",
+    re.MULTILINE | re.VERBOSE,
+)
+
+
 def test_nothing_that_is_read_can_run_code() -> None:
     """No format that holds code, and no text that is run: whatever is stored, imported or sent is data."""
     for file in FILES:
-        if not file.startswith("service/"):
-            continue
-        roots = {name.split(".")[0] for name in imports_of(tree_of(file))}
-        assert not roots & {"pickle", "shelve", "dill", "cloudpickle", "joblib", "yaml"}, file
-        for node in ast.walk(tree_of(file)):
-            if isinstance(node, ast.Call):
-                called = called_name(node.func)
-                assert called not in ("eval", "exec", "compile", "marshal.load", "marshal.loads", "torch.load"), (
-                    f"{file}:{node.lineno}"
-                )
-                if called == "np.load":
-                    assert "allow_pickle=False" in ast.unparse(node), f"{file}:{node.lineno}"
-
-
-def called_name(node: ast.expr) -> str:
-    """Return `f` of `f()` and `a.f` of `a.f()`, else nothing."""
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        return f"{node.value.id}.{node.attr}"
-    return node.id if isinstance(node, ast.Name) else ""
+        if file.startswith("service/"):
+            assert RUNS_CODE.search((ROOT / file).read_text()) is None, file
+    for wrong in (
+        "import pickle",
+        "  from yaml import load",
+        "x = eval(y)",
+        "np.load(path)",
+        "from marshal import loads",
+    ):
+        assert RUNS_CODE.search(wrong), wrong
+    assert RUNS_CODE.search("re.compile('x')") is None
 
 
 def test_data_and_socket_are_their_owners_only(tmp_path: Path) -> None:

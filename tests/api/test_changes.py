@@ -193,7 +193,7 @@ async def test_the_log_is_bounded_and_so_is_an_entry(redis: Redis, monkeypatch: 
     record = loop_of()
     keys = await store_loop(redis, record)
     large = Change("k", "w", {"x": "y" * MOST_OF_A_CHANGE}, "z")
-    for _ in range(250):
+    for _ in range(210):
         await change_log.append(redis, keys.change_log, large)
         await item_store.change_items(redis, keys, {"a": {"b": "c"}}, change=large)
     assert 100 <= await redis.xlen(keys.change_log) <= 200
