@@ -106,6 +106,13 @@ def test_parquet_gives_back_what_was_written(events: list[Event]) -> None:
     assert sorted(found, key=lambda event: (event.at, repr(event))) == by_time(events)
 
 
+def test_decided_and_imported_events_of_a_day_come_in_the_order_of_their_times(tmp_path: Path) -> None:
+    events = [replace(event_of(n), position=f"{n}-0", at=None if n % 3 else n / 1000) for n in range(9)]
+    found = [event for _, event in read_parquet(write_folder(tmp_path, events))]
+    assert found == by_time(events)
+    assert len(list(tmp_path.rglob("*.parquet"))) == 2
+
+
 @settings(max_examples=25)
 @given(an_event(propensity=st.just(0.5)))
 def test_dsjson_gives_back_what_was_written(event: Event) -> None:
