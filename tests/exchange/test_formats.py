@@ -91,7 +91,7 @@ def by_time(events: Sequence[Event]) -> list[PastEvent]:
     return sorted(map(past, events), key=lambda event: (event.at, repr(event)))
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.lists(an_event(propensity=st.none()), min_size=1, max_size=4))
 def test_parquet_gives_back_what_was_written(events: list[Event]) -> None:
     """Decided and imported events come in the order of their times, each file of its own."""
@@ -113,7 +113,7 @@ def test_decided_and_imported_events_of_a_day_come_in_the_order_of_their_times(t
     assert len(list(tmp_path.rglob("*.parquet"))) == 2
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(an_event(propensity=st.just(0.5)))
 def test_dsjson_gives_back_what_was_written(event: Event) -> None:
     with tempfile.TemporaryDirectory() as folder:
