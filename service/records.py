@@ -92,6 +92,17 @@ class PolicyRecord:
         return None
 
 
+@dataclass(frozen=True)
+class Change:
+    """An administrative change, as it is written down."""
+
+    by: str  # name of the key, or of the command
+    what: str  # such as `change settings`
+    before: Any  # JSON; None: there was nothing, or nobody knows
+    after: Any
+    at: float = 0.0  # unix seconds; 0: not written down yet
+
+
 # ---- decisions
 
 
@@ -124,6 +135,12 @@ class Decision:
     exploration_floor: float
     seed: str
     items: tuple[SlateItem, ...]
+    rules: Mapping[str, Any] | None = None  # of the loop and of the request; None: there were none
+    left: tuple[int, ...] | None = None  # under rules: candidates for each place; None: one less for each
+
+    def candidates_for(self, place: int) -> int:
+        """Return from how many candidates the item at a place, from 0 on, was drawn."""
+        return self.n - place if self.left is None else self.left[place]
 
 
 # ---- entries of the log

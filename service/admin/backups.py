@@ -25,8 +25,8 @@ from redis.asyncio import Redis
 
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.loop import LOOP_NAME
-from service.records import LoopRecord
-from service.store import loop_store
+from service.records import Change, LoopRecord
+from service.store import change_log, loop_store
 from service.store.codec import FORMAT, check_format, loop_fields, read_loop_fields
 from service.store.connection import answering, now
 from service.store.keys import DELETED, Keys
@@ -202,7 +202,10 @@ async def restore_backup(
         await write_rows(redis, Keys(record.name, record.id), rows, later_ms=later_ms)
         sorts[number].update(map(_sort, rows))
         progress(sum(found.total() for found in sorts.values()))
-    for record in wanted.values():
+    for number, record in wanted.items():
+        restored = {"loop": head.loops[number].name, "backup_of": head.at}
+        change = Change("rebound restore", "restore loop", None, restored)
+        await change_log.append_of_loop(redis, record.name, change)
         if not await loop_store.create_loop(redis, record):
             raise Conflict(f"somebody made a loop {record.name!r} meanwhile", code="loop_exists")
         async with answering():

@@ -13,7 +13,7 @@ from service.admin.evaluations import EvaluationStatus, unfinished
 from service.admin.policies import lag
 from service.errors import NotFound, StoreUnavailable
 from service.serve.follower import Follower
-from service.store import encoders, event_log, loop_store, policy_store, profile_store, workers
+from service.store import change_log, encoders, event_log, loop_store, policy_store, profile_store, workers
 from service.store.decisions import DecisionWriter
 from service.store.keys import Keys
 
@@ -83,6 +83,14 @@ class DataNotice(BaseModel):
     needs_person: bool = Field(description="false: the service has dealt with it by itself")
 
 
+class LastChange(BaseModel):
+    """The newest administrative change."""
+
+    at: float = Field(description="unix time")
+    by: str = Field(description="name of the key, or of the command")
+    what: str
+
+
 class LoopStatus(BaseModel):
     """Whether a loop learns, and its counters since it was made."""
 
@@ -109,6 +117,8 @@ class LoopStatus(BaseModel):
     profiled: int = Field(0, description="events that the profile has counted")
     profile_bytes: int = Field(0, description="of the profile")
     encoders: int = Field(1, description="encoders that are kept, the first among them")
+    changes: int = Field(0, description="administrative changes of settings, policies and traffic in GET /changes")
+    last_change: LastChange | None = None
     policies: dict[str, PolicyStatus]
     problem: str | None = Field(None, description="why the loop cannot be read; DELETE /loops/{loop} removes it")
 
@@ -208,6 +218,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
         )
     behind = any(found.lag and (found.snapshot_age_s or STALE_S) >= STALE_S for found in policies.values())
     profiled, notices, profile_bytes = await profile_store.read_summary(redis, keys)
+    changes, last = await change_log.newest(redis, keys)
     counters = {name: stats[name] for name in stats.keys() & LoopStatus.model_fields.keys()}
     return LoopStatus(
         learning=bool(stats.get("events")) and bool(policies) and not behind,
@@ -216,6 +227,8 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
         profiled=profiled,
         profile_bytes=profile_bytes,
         encoders=1 + await encoders.count(redis, keys),
+        changes=changes,
+        last_change=None if last is None else LastChange(at=last.at, by=last.by, what=last.what),
         policies=policies,
         **counters,
     )

@@ -60,6 +60,9 @@ class Metrics:
         )
         self._decisions = self._counter("rebound_decisions", "Decisions answered", "loop", "policy")
         self._degraded = self._counter("rebound_degraded_decisions", "Decisions answered without the store", "loop")
+        self._limited = self._counter(
+            "rebound_rate_limited", "Requests refused because their key called too often", "key"
+        )
         self._totals = {
             "dropped": self._counter("rebound_dropped_decisions", "Decisions lost because the buffer was full"),
             "refused": self._counter("rebound_refused_snapshots", "Snapshots refused: garbled, not finite, ..."),
@@ -88,6 +91,10 @@ class Metrics:
         self._decision(loop, policy)()
         if degraded:
             self._degraded.labels(loop).inc()
+
+    def limited(self, key: str) -> None:
+        """Count one request that was refused because its key calls too often."""
+        self._limited.labels(key).inc()
 
     def worker(self, *, buffered: int, **totals: int) -> None:
         """Copy counts that this worker keeps elsewhere: `buffered` as of now, `totals` since it started."""

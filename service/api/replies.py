@@ -13,6 +13,7 @@ from service.api.metrics import Metrics
 from service.api.problems import invalid
 from service.api.schemas import LOOP_LENGTH, Candidate, Feedback, FeedbackBatch, RecommendRequest
 from service.errors import Conflict, Forbidden, InvalidRequest, MalformedJson, NotFound
+from service.rules import NO_RULES
 from service.serve.feedback import FeedbackJoiner
 from service.serve.ids import DEFAULT_LOOP, loop_of
 from service.serve.recommend import Recommender
@@ -48,8 +49,10 @@ class HotRoutes:
             k=1 if asked.k is None else asked.k,
             decision_id=asked.decision_id,
             displayed=asked.displayed is not False,
+            rules=asked.rules or NO_RULES,
         )
         self._metrics.decision(decision.loop, decision.policy, degraded=degraded)
+        explained = {"explanation": self._recommender.explain(decision)} if asked.explain else {}
         return 200, orjson.dumps(
             {
                 "decision_id": decision.decision_id,
@@ -58,6 +61,7 @@ class HotRoutes:
                 "version": decision.version,
                 "items": decision.items,
                 "degraded": degraded,
+                **explained,
             }
         )
 

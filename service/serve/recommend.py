@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from service.decide.decision import Request, decide
-from service.errors import InvalidRequest
+from service.decide.decision import Chance, Request, chances, decide, request_of
+from service.errors import InvalidRequest, NotFound
 from service.records import Decision, Features
 from service.represent.misfits import Misfits
+from service.rules import NO_RULES, Rules
 from service.serve.follower import Follower
 from service.serve.ids import check_own_id, new_decision_id
 from service.serve.misfit_counter import MisfitCounter
@@ -16,6 +17,8 @@ from service.serve.strict import refuse
 from service.settings import Settings
 from service.store.decisions import DecisionWriter, PendingDecision
 from service.store.keys import Keys
+
+MOST_EXPLAINED = 1000  # candidates
 
 
 class Recommender:
@@ -38,11 +41,13 @@ class Recommender:
         k: int = 1,
         decision_id: str | None = None,
         displayed: bool = True,
+        rules: Rules = NO_RULES,
     ) -> tuple[Decision, bool]:
         """Decide, and store the decision before it is answered.
 
         Args:
             displayed: False: it teaches nothing until its display is reported.
+            rules: of this request, beside those of the loop.
 
         Returns:
             The decision that stands under its id (a repeated id gets the stored one back, unchanged), and whether it
@@ -60,7 +65,9 @@ class Recommender:
             decision_id = new_decision_id(loop)
         else:
             check_own_id(decision_id, loop)
-        request = Request(decision_id, user_id, context or {}, candidates, exclude, k)
+        if active.settings.rules:
+            rules = active.settings.rules.and_those(rules)
+        request = Request(decision_id, user_id, context or {}, candidates, exclude, k, rules)
         keys = Keys(active.name, active.id)
         strict = active.settings.strict
         misfits = Misfits() if strict else self._misfits.of(keys)
@@ -82,6 +89,21 @@ class Recommender:
                 displayed=displayed,
             )
         )
+
+    def explain(self, decision: Decision) -> list[Chance] | None:
+        """Return the candidates' chances of the first place of a decision, at most 1000, the likeliest first.
+
+        None where the policy or the catalogue has moved on since the decision, or the loop is gone.
+        """
+        try:
+            active = self._follower.loop(decision.loop)
+        except NotFound:
+            return None
+        served = active.policy_for(decision.user_id or decision.decision_id)
+        now = (served.policy, served.version, (served.encoder or active.encoder).version, active.catalogue.version)
+        if now != (decision.policy, decision.version, decision.encoder, decision.catalogue):
+            return None
+        return chances(request_of(decision), active, served)[:MOST_EXPLAINED]
 
     def _check(self, candidates: Sequence[tuple[str, Features | None]] | None, k: int) -> None:
         if k > self._most_k:

@@ -27,6 +27,7 @@ from safetensors.numpy import load, save
 from service.errors import Conflict
 from service.loop import LoopSettings
 from service.records import (
+    Change,
     Decision,
     Entry,
     Event,
@@ -40,6 +41,7 @@ from service.records import (
 )
 
 FORMAT = 2
+MOST_OF_A_CHANGE = 4 * 1024  # bytes of `before`, and of `after`; of larger ones the size is written down
 MOST_FEATURES = 16 * 1024  # bytes of an item's features in an event; larger ones are left to the catalogue
 
 
@@ -214,6 +216,7 @@ def read_policy_fields(name: str, stored: Mapping[bytes, bytes]) -> PolicyRecord
 
 def decision_bytes(decision: Decision) -> bytes:
     """Write a decision as JSON."""
+    of_rules = {} if decision.rules is None else {"rules": decision.rules, "left": decision.left}
     return orjson.dumps(
         {
             "v": FORMAT,
@@ -233,6 +236,7 @@ def decision_bytes(decision: Decision) -> bytes:
             "exploration_floor": decision.exploration_floor,
             "seed": decision.seed,
             "items": [{"id": i.id, "score": i.score, "propensity": i.propensity} for i in decision.items],
+            **of_rules,
         }
     )
 
@@ -264,6 +268,8 @@ def read_decision(stored: bytes) -> Decision:
         exploration_floor=record["exploration_floor"],
         seed=record["seed"],
         items=tuple(SlateItem(item["id"], item["score"], item["propensity"]) for item in record["items"]),
+        rules=record.get("rules"),
+        left=tuple(record["left"]) if "left" in record else None,
     )
 
 
@@ -320,7 +326,7 @@ def slate_bodies(decision: Decision, features: Sequence[Mapping[str, Any] | None
             item=item.id,
             user=decision.user_id,
             context=decision.context,
-            n=decision.n - place,
+            n=decision.candidates_for(place),
             propensity=item.propensity,
             policy=decision.policy,
             version=decision.version,
@@ -436,3 +442,36 @@ def read_entries(entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list
                 raise
             break
     return found
+
+
+# ---- administrative changes
+
+
+def change_body(change: Change) -> bytes:
+    """Write field `c` of a change."""
+    return orjson.dumps(
+        {
+            "v": FORMAT,
+            "by": change.by,
+            "what": change.what,
+            "before": _bounded(change.before),
+            "after": _bounded(change.after),
+        }
+    )
+
+
+def _bounded(value: Any) -> Any:
+    size = len(orjson.dumps(value))
+    return value if size <= MOST_OF_A_CHANGE else {"left_out": f"{size} bytes"}
+
+
+def read_change(place: str, fields: Mapping[bytes, bytes]) -> Change:
+    """Read a change from its entry. The script that changes items adds what they were before (`before`).
+
+    Raises:
+        NewerFormat: a newer version wrote it.
+    """
+    said = orjson.loads(fields[b"c"])
+    check_format("an entry of the log of changes", said.get("v"))
+    before = orjson.loads(fields[b"before"]) if b"before" in fields else said["before"]
+    return Change(said["by"], said["what"], before, said["after"], at=int(place.split("-")[0]) / 1000)

@@ -19,6 +19,7 @@ DELETED = "rebound:deleted"  # sorted set: `loop/id` of deleted loops -> when, i
 LEARNER = "rebound:learner"  # string with a time to live: a learner is at work
 WORKERS = "rebound:workers"  # sorted set: API worker -> time of its last heartbeat, in unix seconds
 EVALUATIONS = "rebound:evaluations"  # sorted set: `loop/id/evaluation` of those that have not ended -> when made
+OF_LOOPS = "rebound:changes-of-loops"  # stream: who deleted or restored which loop. Bounded (`change_log.py`)
 CHANGES = "rebound:changes"  # channel: the name of a loop in which something changed
 USED = "rebound:used"  # channel: the name of a loop that is used: somebody decides, or its log grows
 
@@ -117,6 +118,16 @@ class Keys:
     def item_log(self) -> str:
         """Stream: changes of the catalogue, with what was there before."""
         return self.home + "item-log"
+
+    @property
+    def change_log(self) -> str:
+        """Stream: administrative changes of settings, policies and traffic. Bounded (`change_log.py`)."""
+        return self.home + "change-log"
+
+    @property
+    def data_changes(self) -> str:
+        """Stream: the same of items and imports, which come more often. Bounded alike."""
+        return self.home + "data-changes"
 
     @property
     def policies(self) -> str:

@@ -9,18 +9,22 @@ import orjson
 from redis.asyncio import Redis
 
 from service.errors import Conflict, NotFound, UnreadableRecord
-from service.records import LoopRecord, PolicyRecord
+from service.records import Change, LoopRecord, PolicyRecord
+from service.store import change_log
 from service.store.codec import policy_fields, read_policy_fields
 from service.store.connection import answering, script
 from service.store.keys import CHANGES, Keys
 from service.store.loop_store import new_epoch
 
 
-async def create_policy(redis: Redis, keys: Keys, record: PolicyRecord, *, serve_alone: bool = False) -> int:
+async def create_policy(
+    redis: Redis, keys: Keys, record: PolicyRecord, *, serve_alone: bool = False, change: Change | None = None
+) -> int:
     """Make a policy, whole; return the loop's new epoch.
 
     Args:
         serve_alone: give it all the traffic of a loop that has none.
+        change: to be written down.
 
     Raises:
         Conflict: the name is taken.
@@ -29,8 +33,8 @@ async def create_policy(redis: Redis, keys: Keys, record: PolicyRecord, *, serve
     fields = [part for pair in policy_fields(record).items() for part in pair]
     answer = await script("create_policy")(
         redis,
-        (keys.record, keys.policies, keys.policy(record.name)),
-        (CHANGES, keys.loop, keys.id, record.name, int(serve_alone), *fields),
+        (keys.record, keys.policies, keys.policy(record.name), keys.change_log),
+        (CHANGES, keys.loop, keys.id, record.name, int(serve_alone), *change_log.logged(change), *fields),
     )
     if answer == b"exists":
         raise Conflict(f"policy {record.name!r} exists in loop {keys.loop!r}; delete it first", code="policy_exists")
@@ -64,7 +68,7 @@ async def read_policy(redis: Redis, keys: Keys, name: str) -> PolicyRecord:
         ) from error
 
 
-async def delete_policy(redis: Redis, seen: LoopRecord, name: str) -> int:
+async def delete_policy(redis: Redis, seen: LoopRecord, name: str, change: Change | None = None) -> int:
     """Delete a policy with all that it has; return the loop's new epoch.
 
     Raises:
@@ -78,6 +82,7 @@ async def delete_policy(redis: Redis, seen: LoopRecord, name: str) -> int:
         (
             keys.record,
             keys.policies,
+            keys.change_log,
             keys.policy(name),
             keys.state(name),
             keys.snapshots(name),
@@ -86,12 +91,12 @@ async def delete_policy(redis: Redis, seen: LoopRecord, name: str) -> int:
             keys.lease(name),
             keys.fence(name),
         ),
-        (CHANGES, seen.name, seen.id, seen.epoch, name, orjson.dumps(pins)),
+        (CHANGES, seen.name, seen.id, seen.epoch, name, orjson.dumps(pins), *change_log.logged(change)),
     )
     return new_epoch(answer, seen.name)
 
 
-async def pin_version(redis: Redis, seen: LoopRecord, name: str, version: int) -> int:
+async def pin_version(redis: Redis, seen: LoopRecord, name: str, version: int, change: Change | None = None) -> int:
     """Pin a policy's version, so that it is served and never dropped; return the loop's new epoch.
 
     Raises:
@@ -101,8 +106,16 @@ async def pin_version(redis: Redis, seen: LoopRecord, name: str, version: int) -
     keys = Keys(seen.name, seen.id)
     answer = await script("pin_version")(
         redis,
-        (keys.record, keys.snapshots(name)),
-        (CHANGES, seen.name, seen.id, seen.epoch, version, orjson.dumps({**seen.pins, name: version})),
+        (keys.record, keys.snapshots(name), keys.change_log),
+        (
+            CHANGES,
+            seen.name,
+            seen.id,
+            seen.epoch,
+            version,
+            orjson.dumps({**seen.pins, name: version}),
+            *change_log.logged(change),
+        ),
     )
     if answer == b"missing":
         kept = await kept_versions(redis, keys, name)

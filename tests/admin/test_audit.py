@@ -19,7 +19,7 @@ from service.store import event_log, loop_store
 from service.store.connection import connect
 from tests.processes import Served
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
