@@ -29,7 +29,7 @@ from service.settings import Settings
 from service.store import evaluation_store, loop_store
 from service.store.connection import connect
 from service.store.decisions import DecisionWriter
-from service.store.evaluation_store import KEPT, UNFINISHED, EvaluationRecord
+from service.store.evaluation_store import UNFINISHED, EvaluationRecord
 from service.store.group_commit import GroupCommit
 from service.store.keys import EVALUATIONS, Keys
 from service.store.loop_rows import read_rows, write_rows
@@ -73,7 +73,7 @@ def test_an_evaluation_is_done_kept_and_listed(
     """Its answer is that of `rebound evaluate`, and the best target comes first."""
     loop = make_loop(policy=None, items=2, fit_schema=False)
     params = {"loop": loop}
-    decide(client, loop, 150)
+    decide(client, loop, 130)
     request = REQUEST | {"targets": [{"kind": "random"}, {"kind": "popularity"}], "segment": "all"}
     result = evaluate_there(service, None, loop, request, Console(quiet=True))
     assert [answer["target"] for answer in result["answers"]] == ["popularity", "random"]
@@ -164,19 +164,22 @@ async def look(redis: Redis, made: EvaluationRecord) -> EvaluationRecord:
     return await administration.read_evaluation(redis, "shop", made.id)
 
 
-async def test_at_most_so_many_wait_and_are_kept(quiet_redis: Redis, shop: LoopRecord) -> None:
+async def test_at_most_so_many_wait_and_are_kept(
+    quiet_redis: Redis, shop: LoopRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_store, "KEPT", 7)
     made = [await ask(quiet_redis) for _ in range(UNFINISHED)]
     with pytest.raises(Conflict, match="have not ended"):
         await ask(quiet_redis)
     assert [one.id for one in await administration.unfinished(quiet_redis)] == [one.id for one in made]
-    for _ in range(KEPT + 5):
+    for _ in range(9):
         await administration.cancel_evaluation(quiet_redis, "shop", made[-1].id)
         made.append(await ask(quiet_redis))
     kept = await administration.list_evaluations(quiet_redis, "shop")
-    assert len(kept) == KEPT
+    assert len(kept) == 7
     assert {one.id for one in made[:4]} <= {one.id for one in kept}, "those that have not ended stay"
     assert await quiet_redis.zcard(EVALUATIONS) == UNFINISHED
-    assert len(await quiet_redis.keys("*:evaluation:*")) == KEPT
+    assert len(await quiet_redis.keys("*:evaluation:*")) == 7
 
 
 async def test_an_answer_is_stored_once_and_only_by_who_has_the_lease(quiet_redis: Redis, shop: LoopRecord) -> None:

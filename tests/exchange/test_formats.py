@@ -91,7 +91,7 @@ def by_time(events: Sequence[Event]) -> list[PastEvent]:
     return sorted(map(past, events), key=lambda event: (event.at, repr(event)))
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.lists(an_event(propensity=st.none()), min_size=1, max_size=4))
 def test_parquet_gives_back_what_was_written(events: list[Event]) -> None:
     """Decided and imported events come in the order of their times, each file of its own."""
@@ -106,7 +106,14 @@ def test_parquet_gives_back_what_was_written(events: list[Event]) -> None:
     assert sorted(found, key=lambda event: (event.at, repr(event))) == by_time(events)
 
 
-@settings(max_examples=25)
+def test_decided_and_imported_events_of_a_day_come_in_the_order_of_their_times(tmp_path: Path) -> None:
+    events = [replace(event_of(n), position=f"{n}-0", at=None if n % 3 else n / 1000) for n in range(9)]
+    found = [event for _, event in read_parquet(write_folder(tmp_path, events))]
+    assert found == by_time(events)
+    assert len(list(tmp_path.rglob("*.parquet"))) == 2
+
+
+@settings(max_examples=15)
 @given(an_event(propensity=st.just(0.5)))
 def test_dsjson_gives_back_what_was_written(event: Event) -> None:
     with tempfile.TemporaryDirectory() as folder:
