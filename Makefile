@@ -1,6 +1,6 @@
 # Every target does its own set-up. Python 3.11+ with venv, make and pip is all that must be there.
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo serve test chaos coverage check fix hooks docs bench bench-policies bench-search
+.PHONY: help setup browser demo serve test chaos coverage check fix hooks docs bench bench-compare bench-policies bench-search
 PYTHON ?= python3
 BIN = .venv/bin
 RUN = PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -70,6 +70,13 @@ docs: setup  ## write the generated tables of docs/ anew
 
 bench: setup .venv/.rivals  ## the figures of docs/benchmarks.md; ARGS=tests/benchmarks/test_kpass.py one of them
 	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --override-ini=addopts= --override-ini=testpaths=tests/benchmarks $(NO_TIMEOUT) -s $(ARGS)
+
+bench-compare: setup  ## what a decision costs, in turns with a commit: REF=HEAD~1; CASES=linucb some of it
+	@$(if $(REF),,echo "name a commit: make bench-compare REF=HEAD~1"; exit 1;) \
+	  folder=$$(mktemp -d) && trap "git worktree remove --force $$folder" EXIT && \
+	  git worktree add --quiet --detach $$folder $(REF) && \
+	  $(ONE_THREAD) COMPARE_WITH=$$folder CASES="$(CASES)" $(BIN)/python -m pytest --override-ini=addopts= $(NO_TIMEOUT) -s \
+	    tests/benchmarks/test_decision_cost.py $(ARGS)
 
 bench-policies: setup  ## the tables of policies and worlds; goes on where it stopped; ARGS=--quick in minutes
 	@$(ONE_THREAD) $(BIN)/python -m tests.benchmarks.policies $(ARGS)
