@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
 from redis.asyncio import Redis
 
 from service.errors import Conflict, NotFound, UnreadableRecord
-from service.records import LoopRecord, PolicyRecord
-from service.store.codec import policy_fields, read_policy_fields
+from service.records import DeadLetter, LoopRecord, PolicyRecord
+from service.store.codec import letters_bytes, policy_fields, read_policy_fields
+from service.store.codec import read_letters as letters_of
 from service.store.connection import answering, script
 from service.store.keys import CHANGES, Keys
 from service.store.loop_store import new_epoch
@@ -80,6 +81,7 @@ async def delete_policy(redis: Redis, seen: LoopRecord, name: str) -> int:
             keys.policies,
             keys.policy(name),
             keys.state(name),
+            keys.letters(name),
             keys.snapshots(name),
             keys.versions(name),
             keys.history(name),
@@ -150,6 +152,17 @@ async def read_state(redis: Redis, keys: Keys, name: str) -> bytes | None:
     return state
 
 
+async def read_letters(redis: Redis, keys: Keys, name: str) -> dict[str, DeadLetter]:
+    """Return position -> dead letter of a policy, in order.
+
+    Raises:
+        NewerFormat: a newer version wrote them.
+    """
+    async with answering():
+        stored = await redis.get(keys.letters(name))
+    return {} if stored is None else letters_of(stored)
+
+
 async def latest_versions(redis: Redis, keys: Keys, names: Sequence[str]) -> dict[str, tuple[str, int]]:
     """Return policy -> (its id, its newest version); policies that are gone are left out."""
     found = await newest_versions(redis, [(keys, name) for name in names])
@@ -203,6 +216,7 @@ class Lease:
         snapshot: bytes,
         budget: int,
         new_alarms: Sequence[Mapping[str, Any]],
+        letters: Iterable[DeadLetter] | None = None,
         encoder: str | None = None,
         schemas: Mapping[str, Mapping[str, Any]] | None = None,
         most_encoders: int | None = None,
@@ -210,9 +224,10 @@ class Lease:
         """Checkpoint (and publish, unless `snapshot` is empty) in one atomic write; False when the lease was lost.
 
         Args:
-            record: the policy as it is now: position, events, skipped, version, alarms.
+            record: the policy as it is now: position, events, set aside, skipped, version, alarms.
             budget: bytes for the kept versions.
             new_alarms: those that are not in the loop's stream of alarms yet.
+            letters: all its dead letters; None: as they were.
             encoder: version of the encoder that the snapshot is for; None: the loop's first.
             schemas: version -> schema of encoders that may not be written down yet.
             most_encoders: encoders for which versions are kept; None: no new one has come.
@@ -225,6 +240,7 @@ class Lease:
                 keys.lease(name),
                 keys.policy(name),
                 keys.state(name),
+                keys.letters(name),
                 keys.versions(name),
                 keys.history(name),
                 keys.snapshots(name),
@@ -242,7 +258,9 @@ class Lease:
                 record.position,
                 record.events,
                 record.skipped,
+                record.set_aside,
                 state,
+                b"" if letters is None else letters_bytes(letters),
                 record.version,
                 snapshot,
                 budget,
