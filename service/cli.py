@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -17,6 +17,9 @@ from rich.markup import escape
 
 from service import logs
 from service.settings import Settings, unknown_variables, without_password
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis as Connection
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -415,6 +418,75 @@ def _told() -> Iterator[None]:
         fail(error.detail, code=1)
     except (EmbeddedRedisError, OSError) as error:
         fail(str(error), code=1)
+
+
+letters_app = typer.Typer(no_args_is_help=True)
+app.add_typer(letters_app, name="dead-letters")
+
+
+@letters_app.callback()
+def dead_letters() -> None:
+    """Dead letters: events that a policy could not learn."""
+
+
+Policy = Annotated[str | None, typer.Option(help="One policy only.")]
+
+
+@letters_app.command("list")
+def list_letters(
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    policy: Policy = None,
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+) -> None:
+    """List the events that policies could not learn, and why.
+
+    Example: `rebound dead-letters list --loop shop --data .rebound`
+    """
+    from rich.table import Table
+
+    from service.admin.dead_letters import dead_letters as listed
+
+    table = Table("policy", "position", "why")
+    for found in _on_redis(redis, data, lambda connection: listed(connection, loop, policy)):
+        table.add_row(escape(found.policy), found.position, escape(found.why))
+    console.print(table if table.rows else "[green]✓[/] no dead letters")
+
+
+@letters_app.command("retry")
+def retry_letters(
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    policy: Policy = None,
+    position: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+) -> None:
+    """Have policies learn their dead letters once more, now that what was wrong is mended.
+
+    They are learned at the end of the log. What fails again is listed again.
+
+    Example: `rebound dead-letters retry --loop shop --policy linucb`
+    """
+    from service.admin.dead_letters import retry
+
+    retried = _on_redis(redis, data, lambda connection: retry(connection, loop, policy, position))
+    console.print(f"[green]✓[/] {retried:,} to be learned once more")
+
+
+T = TypeVar("T")
+
+
+def _on_redis(redis: str | None, data: Path, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Do something with the Redis that is named, or that of a data folder; errors in a line, with exit code 1."""
+    from service import backup as backups
+    from service.store.connection import connect
+
+    async def do(url: str) -> T:
+        async with connect(url, name="cli", timeout_s=30) as connection:
+            return await work(connection)
+
+    with _told(), backups.redis_of(read_settings(redis_url=redis).redis_url, data) as url:
+        return asyncio.run(do(url))
 
 
 @app.command()

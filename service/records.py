@@ -70,6 +70,7 @@ class PolicyRecord:
     version: int = 0  # the newest; 0: no snapshot yet
     position: str = START  # the last entry of the log that it has learned from
     events: int = 0  # learned
+    set_aside: int = 0  # of `events`, those that it could not learn, and has not learned since
     skipped: int = 0  # events that the log no longer held when the policy began to learn
     bytes: int = 0  # of the learned state and the newest snapshot
     kept: int = 0  # bytes of all kept snapshots
@@ -229,4 +230,25 @@ class Unreadable:
     why: str
 
 
-Entry: TypeAlias = Event | Training | Successor | Note | Unreadable
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """An event once more, for one policy that could not learn it where it stood first."""
+
+    position: str
+    policy: str
+    policy_id: str
+    of: str  # where it stood first
+    event: Event | Unreadable  # at this position
+
+
+Entry: TypeAlias = Event | Training | Successor | Note | Unreadable | Retry
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A place in the log at which a policy did not learn. Whoever learns the log again leaves it out there, too."""
+
+    position: str
+    why: str
+    of: str | None = None  # a retry failed here, of the event that stood first at `of`
+    learned: str | None = None  # position of the retry that the policy learned it from

@@ -62,6 +62,7 @@ class PolicyStatus(BaseModel):
     kind: str
     version: int = Field(description="the newest; 0: nothing published yet")
     events: int = Field(description="events learned")
+    set_aside: int = Field(0, description="of them, those that it could not learn: GET /dead-letters lists them")
     lag: int = Field(description="events in the log that it has still to learn")
     bytes: int = Field(description="of its learned state and newest snapshot")
     snapshot_age_s: float | None = Field(description="seconds since the newest version was published")
@@ -109,7 +110,7 @@ class LoopStatus(BaseModel):
     imported: int = Field(0, description="events imported")
     events: int = Field(0, description="events appended to the log")
     pending: int = Field(0, description="decisions that wait for their feedback, or for their display")
-    dead_letters: int = Field(0, description="unreadable entries of the log, set aside")
+    dead_letters: int = Field(0, description="entries of the log that some policy could not learn: set aside")
     misfits: dict[str, int] = Field(description="`side/field/reason` of values that could not be used -> how often")
     notices: list[DataNotice] = Field(
         [], description="what is wrong with the data; GET /loops/{loop}/profile says more"
@@ -206,6 +207,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
             kind=stored.kind,
             version=stored.version,
             events=stored.events,
+            set_aside=stored.set_aside,
             lag=lag(stats, stored),
             bytes=stored.bytes,
             snapshot_age_s=None if stored.published is None else round(time.time() - stored.published, 3),

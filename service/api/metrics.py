@@ -37,11 +37,12 @@ LOOP_COUNTERS = {  # field of LoopStatus -> (name, help)
     "defaulted": ("rebound_items_defaulted", "Items whose reward was the default: no feedback by the deadline"),
     "imported": ("rebound_events_imported", "Events imported"),
     "events": ("rebound_events", "Events appended to the log"),
-    "dead_letters": ("rebound_dead_letters", "Unreadable entries of the log, set aside"),
+    "dead_letters": ("rebound_dead_letters", "Entries of the log that some policy could not learn: set aside"),
 }
 POLICY_GAUGES = {  # field of PolicyStatus -> (name, help)
     "version": ("rebound_policy_version", "Newest published version"),
     "events": ("rebound_policy_learned_events", "Events learned"),
+    "set_aside": ("rebound_policy_set_aside_events", "Of the events learned, those that it could not learn"),
     "lag": ("rebound_policy_lag_events", "Events in the log still to be learned"),
     "bytes": ("rebound_policy_bytes", "Bytes of learned state and newest snapshot"),
     "snapshot_age_s": ("rebound_policy_snapshot_age_seconds", "Seconds since the newest version was published"),

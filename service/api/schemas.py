@@ -262,6 +262,29 @@ class ItemPage(BaseModel):
     next: str | None = Field(description="pass as `after` for the next page; null: this was the last")
 
 
+class DeadLetterReply(BaseModel):
+    policy: str = Field(description="the policy that could not learn it")
+    position: str = Field(description="in the log")
+    why: str
+
+
+class DeadLetterList(BaseModel):
+    dead_letters: list[DeadLetterReply] = Field(description="at most 1 000 a policy, in the order of the log")
+
+
+class RetryBody(Body):
+    model_config = _example(policy="linucb", positions=["1764201600000-0"])
+
+    policy: str | None = Field(None, description="null: every policy of the loop")
+    positions: list[str] | None = Field(None, max_length=1000, description="null: all that are listed")
+
+
+class RetryReply(BaseModel):
+    retried: int = Field(
+        description="dead letters that were put into the log once more; those fail or are learned there"
+    )
+
+
 class Changed(BaseModel):
     """A change that was made. All live workers serve it, unless `missing` names some."""
 

@@ -8,13 +8,15 @@ Format 1 is what version 0.1 wrote, which named no format. Format 2 names it (`v
 An event's entry in the log has these fields: `e` (JSON: the raw record, and under which policy and encoder it was
 shown), `x` (the item's row as it was served, float32 little-endian), `o` (the slate position), `r` (the reward in
 decimal), `s` (where the reward came from) and `t` (when an imported event happened, in ms). `e` and `x` are made when
-the decision is, and lie beside it until its feedback comes. A control entry has one field, `c`.
+the decision is, and lie beside it until its feedback comes. A control entry has the field `c`; one that has an event
+learned again has the fields of that event, too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,12 +30,14 @@ from service.errors import Conflict
 from service.loop import LoopSettings
 from service.records import (
     Change,
+    DeadLetter,
     Decision,
     Entry,
     Event,
     LoopRecord,
     Note,
     PolicyRecord,
+    Retry,
     SlateItem,
     Successor,
     Training,
@@ -176,6 +180,7 @@ def policy_fields(record: PolicyRecord) -> dict[str, str | bytes | int]:
         "version": record.version,
         "position": record.position,
         "events": record.events,
+        "set_aside": record.set_aside,
         "skipped": record.skipped,
         "alarms": orjson.dumps(record.alarms),
         "begun": orjson.dumps(record.begun),
@@ -201,6 +206,7 @@ def read_policy_fields(name: str, stored: Mapping[bytes, bytes]) -> PolicyRecord
         version=int(stored[b"version"]),
         position=stored[b"position"].decode(),
         events=int(stored[b"events"]),
+        set_aside=int(stored.get(b"set_aside", 0)),
         skipped=int(stored[b"skipped"]),
         bytes=int(stored.get(b"bytes", 0)),
         kept=int(stored.get(b"kept", 0)),
@@ -209,6 +215,24 @@ def read_policy_fields(name: str, stored: Mapping[bytes, bytes]) -> PolicyRecord
         begun=orjson.loads(stored.get(b"begun", b"null")),
         encoding=orjson.loads(stored.get(b"encoding", b"null")),
     )
+
+
+def letters_bytes(letters: Iterable[DeadLetter]) -> bytes:
+    """Write the dead letters of a policy as JSON."""
+    return orjson.dumps({"v": FORMAT, "letters": [asdict(letter) for letter in letters]})
+
+
+def read_letters(stored: bytes) -> dict[str, DeadLetter]:
+    """Read position -> dead letter.
+
+    Raises:
+        NewerFormat: a newer version wrote them.
+        ValueError, KeyError: they are garbled.
+    """
+    said = orjson.loads(stored)
+    check_format("a policy's dead letters", said.get("v"))
+    found = [DeadLetter(one["position"], one["why"], of=one["of"], learned=one["learned"]) for one in said["letters"]]
+    return {letter.position: letter for letter in found}
 
 
 # ---- decisions
@@ -342,6 +366,11 @@ def training_body(policy: str, policy_id: str) -> bytes:
     return orjson.dumps({"v": FORMAT, "train": policy, "policy_id": policy_id})
 
 
+def retry_body(policy: str, policy_id: str, of: str) -> bytes:
+    """Write field `c` of a retry of the event that stood first at `of`."""
+    return orjson.dumps({"v": FORMAT, "retry": policy, "policy_id": policy_id, "of": of})
+
+
 def successor_body(successor: Successor) -> bytes:
     """Write field `c` of a successor."""
     return orjson.dumps(
@@ -365,7 +394,14 @@ def read_entry(position: str, fields: Mapping[bytes, bytes]) -> Entry:
     """
     try:
         if b"c" in fields:
-            return _control(position, orjson.loads(fields[b"c"]))
+            return _control(position, orjson.loads(fields[b"c"]), fields)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return Unreadable(position, f"{type(error).__name__}: {error}")
+    return _event(position, fields)
+
+
+def _event(position: str, fields: Mapping[bytes, bytes]) -> Event | Unreadable:
+    try:
         e = orjson.loads(fields[b"e"])
         check_format(f"entry {position} of the log", e.get("v"))
         return Event(
@@ -410,10 +446,13 @@ def _propensity(value: Any) -> float | None:
     return propensity
 
 
-def _control(position: str, said: Mapping[str, Any]) -> Entry:
+def _control(position: str, said: Mapping[str, Any], fields: Mapping[bytes, bytes]) -> Entry:
     check_format(f"entry {position} of the log", said.get("v"))
     if "train" in said:
         return Training(position, str(said["train"]), said.get("policy_id"))
+    if "retry" in said:
+        policy, policy_id, of = (_a(str, said[name]) for name in ("retry", "policy_id", "of"))
+        return Retry(position, policy, policy_id, of, _event(position, fields))
     if "successor" in said:
         return Successor(
             position,

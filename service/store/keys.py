@@ -65,7 +65,7 @@ class Partition:
 
     @property
     def dead(self) -> str:
-        """Hash: position of an unreadable entry -> why. Kept for as long as the entry is."""
+        """Hash: position of an entry that some policy could not learn -> why. Kept for as long as the entry is."""
         return self.prefix + "dead"
 
     @property
@@ -169,6 +169,10 @@ class Keys:
     def state(self, name: str) -> str:
         """String: the learned state at the policy's position."""
         return f"{self.home}state:{name}"
+
+    def letters(self, name: str) -> str:
+        """String: the dead letters of the policy, as JSON. Bounded (`trainer.py`)."""
+        return f"{self.home}letters:{name}"
 
     def snapshots(self, name: str) -> str:
         """Hash: version -> snapshot, of the kept versions."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
 from redis.asyncio import Redis
 
 from service.errors import Conflict, NotFound, UnreadableRecord
-from service.records import Change, LoopRecord, PolicyRecord
+from service.records import Change, DeadLetter, LoopRecord, PolicyRecord
 from service.store import change_log
-from service.store.codec import policy_fields, read_policy_fields
+from service.store.codec import letters_bytes, policy_fields, read_policy_fields
+from service.store.codec import read_letters as letters_of
 from service.store.connection import answering, script
 from service.store.keys import CHANGES, Keys
 from service.store.loop_store import new_epoch
@@ -85,6 +86,7 @@ async def delete_policy(redis: Redis, seen: LoopRecord, name: str, change: Chang
             keys.change_log,
             keys.policy(name),
             keys.state(name),
+            keys.letters(name),
             keys.snapshots(name),
             keys.versions(name),
             keys.history(name),
@@ -163,6 +165,17 @@ async def read_state(redis: Redis, keys: Keys, name: str) -> bytes | None:
     return state
 
 
+async def read_letters(redis: Redis, keys: Keys, name: str) -> dict[str, DeadLetter]:
+    """Return position -> dead letter of a policy, in order.
+
+    Raises:
+        NewerFormat: a newer version wrote them.
+    """
+    async with answering():
+        stored = await redis.get(keys.letters(name))
+    return {} if stored is None else letters_of(stored)
+
+
 async def latest_versions(redis: Redis, keys: Keys, names: Sequence[str]) -> dict[str, tuple[str, int]]:
     """Return policy -> (its id, its newest version); policies that are gone are left out."""
     found = await newest_versions(redis, [(keys, name) for name in names])
@@ -216,6 +229,7 @@ class Lease:
         snapshot: bytes,
         budget: int,
         new_alarms: Sequence[Mapping[str, Any]],
+        letters: Iterable[DeadLetter] | None = None,
         encoder: str | None = None,
         schemas: Mapping[str, Mapping[str, Any]] | None = None,
         most_encoders: int | None = None,
@@ -223,9 +237,10 @@ class Lease:
         """Checkpoint (and publish, unless `snapshot` is empty) in one atomic write; False when the lease was lost.
 
         Args:
-            record: the policy as it is now: position, events, skipped, version, alarms.
+            record: the policy as it is now: position, events, set aside, skipped, version, alarms.
             budget: bytes for the kept versions.
             new_alarms: those that are not in the loop's stream of alarms yet.
+            letters: all its dead letters; None: as they were.
             encoder: version of the encoder that the snapshot is for; None: the loop's first.
             schemas: version -> schema of encoders that may not be written down yet.
             most_encoders: encoders for which versions are kept; None: no new one has come.
@@ -238,6 +253,7 @@ class Lease:
                 keys.lease(name),
                 keys.policy(name),
                 keys.state(name),
+                keys.letters(name),
                 keys.versions(name),
                 keys.history(name),
                 keys.snapshots(name),
@@ -255,7 +271,9 @@ class Lease:
                 record.position,
                 record.events,
                 record.skipped,
+                record.set_aside,
                 state,
+                b"" if letters is None else letters_bytes(letters),
                 record.version,
                 snapshot,
                 budget,
