@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from service.decide.decision import Chance, Request, chances, decide, request_of
+from service.decide.decision import Chance, Request, chances, request_of
 from service.errors import InvalidRequest, NotFound
 from service.records import Decision, Features
 from service.represent.misfits import Misfits
@@ -14,6 +14,7 @@ from service.serve.follower import Follower
 from service.serve.ids import check_own_id, new_decision_id
 from service.serve.misfit_counter import MisfitCounter
 from service.serve.strict import refuse
+from service.serve.turns import Turns
 from service.settings import Settings
 from service.store.decisions import DecisionWriter, PendingDecision
 from service.store.keys import Keys
@@ -28,6 +29,7 @@ class Recommender:
         self, follower: Follower, decisions: DecisionWriter, misfits: MisfitCounter, settings: Settings
     ) -> None:
         self._follower, self._decisions, self._misfits = follower, decisions, misfits
+        self._turns = Turns()
         self._most_candidates, self._most_k = settings.max_candidates, settings.max_k
 
     async def recommend(
@@ -69,12 +71,13 @@ class Recommender:
             rules = active.settings.rules.and_those(rules)
         request = Request(decision_id, user_id, context or {}, candidates, exclude, k, rules)
         keys = Keys(active.name, active.id)
-        strict = active.settings.strict
-        misfits = Misfits() if strict else self._misfits.of(keys)
-        decision, rows = decide(request, active, at=time.time(), misfits=misfits)
-        if strict:
+        misfits = Misfits()
+        decision, rows = await self._turns.decide(request, active, at=time.time(), misfits=misfits)
+        if active.settings.strict:
             served = active.policy_for(user_id or decision_id)
             refuse(request, served.encoder or active.encoder, misfits)
+        elif misfits:
+            self._misfits.of(keys).merge(misfits)
         shown = active.catalogue.shown(candidates, [item.id for item in decision.items])
         of_loop = active.settings
         return await self._decisions.append(
