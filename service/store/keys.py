@@ -18,6 +18,8 @@ LOOPS = "rebound:loops"  # set: names of the loops; a name may stand here withou
 DELETED = "rebound:deleted"  # sorted set: `loop/id` of deleted loops -> when, in unix seconds; their keys go for good
 LEARNER = "rebound:learner"  # string with a time to live: a learner is at work
 WORKERS = "rebound:workers"  # sorted set: API worker -> time of its last heartbeat, in unix seconds
+OPEN = "rebound:{rebound:workers}:open"  # hash: beat, closed, outages; the tag puts it beside WORKERS (`open_time.py`)
+OUTAGES = "rebound:{rebound:workers}:outages"  # list: `from to` in ms, the newest first; at most 100 (`beat.lua`)
 CHANGES = "rebound:changes"  # channel: the name of a loop in which something changed
 USED = "rebound:used"  # channel: the name of a loop that is used: somebody decides, or its log grows
 
