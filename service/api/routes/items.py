@@ -22,7 +22,7 @@ from service.api.schemas import BATCH, Changed, EventBatch, ImportReply, Item, I
 from service.errors import Conflict, NotFound, StoreUnavailable
 
 router = APIRouter(tags=["items"], route_class=StrictRoute)
-WRITES = documented(*OF_BODIES, NotFound, StoreUnavailable)
+WRITES = documented(*OF_BODIES, NotFound, Conflict, StoreUnavailable)
 
 
 @router.get("/items", responses=documented(NotFound))
@@ -70,7 +70,7 @@ async def put_item(
     return changed(await change_items(redis, follower, misfits, loop, {item_id: body.features}))
 
 
-@router.delete("/items/{item_id:any}", status_code=204, responses=documented(NotFound, StoreUnavailable))
+@router.delete("/items/{item_id:any}", status_code=204, responses=documented(NotFound, Conflict, StoreUnavailable))
 async def delete_item(item_id: IdInPath, redis: RedisDep, follower: FollowerDep, loop: LoopParam = "default") -> None:
     """Delete one item. It is no longer recommended; the policies keep what they have learned about it."""
     await remove_item(redis, follower, loop, item_id)

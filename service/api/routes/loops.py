@@ -31,7 +31,7 @@ async def put_loop(loop: str, body: LoopBody, redis: RedisDep, follower: Followe
     return await get_loop(loop, redis)
 
 
-@router.get("/loops/{loop}", responses=documented(NotFound, StoreUnavailable))
+@router.get("/loops/{loop}", responses=documented(NotFound, Conflict, StoreUnavailable))
 async def get_loop(loop: str, redis: RedisDep) -> LoopReply:
     """Return a loop's settings, schema and traffic."""
     record = await read_loop(redis, loop)
