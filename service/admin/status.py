@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -16,6 +17,7 @@ from service.serve.follower import Follower
 from service.store import change_log, encoders, event_log, loop_store, policy_store, profile_store, workers
 from service.store.decisions import DecisionWriter
 from service.store.keys import Keys
+from service.store.open_time import read_opening
 
 STALE_S = 10.0  # a policy with events to learn that has published nothing for so long is stuck
 
@@ -124,6 +126,13 @@ class LoopStatus(BaseModel):
     problem: str | None = Field(None, description="why the loop cannot be read; DELETE /loops/{loop} removes it")
 
 
+class OutageStatus(BaseModel):
+    """A time in which no worker could take feedback."""
+
+    since: float = Field(description="unix seconds, as `until`")
+    until: float
+
+
 class WorkerStatus(BaseModel):
     """The API worker that answers this request."""
 
@@ -142,6 +151,9 @@ class Status(BaseModel):
     rung: str = Field(description="ok | learner_down | store_down | store_lost (docs/operations.md)")
     workers: int = Field(description="API workers that are alive")
     learner: bool = Field(description="a learner has been heard of in the last 10 s")
+    outages: int = Field(0, description="times in which no worker could take feedback for more than a second")
+    closed_s: float = Field(0.0, description="seconds of all these: deadlines stood still")
+    last_outage: OutageStatus | None = Field(None, description="the newest of these")
     loops: dict[str, LoopStatus]
     evaluations: list[EvaluationStatus] = Field([], description="that have not ended, oldest first")
     this_worker: WorkerStatus
@@ -167,6 +179,7 @@ async def read_status(
     try:
         alive = len(await workers.live_workers(redis))
         learner = await workers.learner_alive(redis)
+        opening = await read_opening(redis)
         loops = {}
         for name in await loop_store.loop_names(redis):
             if only is not None and name not in only:
@@ -184,7 +197,17 @@ async def read_status(
     rung = follower.rung()
     if rung == "ok" and not learner:
         rung = "learner_down"
-    return Status(rung=rung, workers=alive, learner=learner, loops=loops, evaluations=evaluations, this_worker=worker)
+    return Status(
+        rung=rung,
+        workers=alive,
+        learner=learner,
+        outages=opening.outages,
+        closed_s=opening.closed_ms / 1000,
+        last_outage=None if opening.last is None else OutageStatus(**asdict(opening.last)),
+        loops=loops,
+        evaluations=evaluations,
+        this_worker=worker,
+    )
 
 
 async def loop_status(redis: Redis, name: str) -> LoopStatus:

@@ -95,7 +95,7 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
             redis = connect(str(settings.redis_url), name="api", timeout_s=settings.store_timeout_s)
             stack.push_async_callback(redis.aclose)
             follower = Follower(redis, worker=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}")
-            commit = GroupCommit(redis)
+            commit = GroupCommit(redis, follower.open_time)
             decisions = DecisionWriter(commit, buffer=settings.buffer_decisions, usable=follower.store_usable)
             stack.push_async_callback(decisions.close)
             await _when_there(redis, follower)

@@ -127,6 +127,12 @@ class _Stored(Collector):
         yield GaugeMetricFamily(
             "rebound_learner_up", "1 if a learner was heard of in the last 10 s", value=int(self._status.learner)
         )
+        yield CounterMetricFamily(
+            "rebound_outages", "Times in which no worker could take feedback", value=self._status.outages
+        )
+        yield CounterMetricFamily(
+            "rebound_closed_seconds", "Seconds of these times: deadlines stood still", value=self._status.closed_s
+        )
         rung = GaugeMetricFamily("rebound_rung", "1 for the rung on which this worker stands", labels=["rung"])
         for name in RUNGS:
             rung.add_metric([name], int(name == self._status.rung))

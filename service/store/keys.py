@@ -20,6 +20,8 @@ LEARNER = "rebound:learner"  # string with a time to live: a learner is at work
 WORKERS = "rebound:workers"  # sorted set: API worker -> time of its last heartbeat, in unix seconds
 EVALUATIONS = "rebound:evaluations"  # sorted set: `loop/id/evaluation` of those that have not ended -> when made
 OF_LOOPS = "rebound:changes-of-loops"  # stream: who deleted or restored which loop. Bounded (`change_log.py`)
+OPEN = "rebound:{rebound:workers}:open"  # hash: beat, closed, outages; the tag puts it beside WORKERS (`open_time.py`)
+OUTAGES = "rebound:{rebound:workers}:outages"  # list: `from to` in ms, the newest first; at most 100 (`beat.lua`)
 CHANGES = "rebound:changes"  # channel: the name of a loop in which something changed
 USED = "rebound:used"  # channel: the name of a loop that is used: somebody decides, or its log grows
 

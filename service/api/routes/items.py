@@ -23,7 +23,7 @@ from service.errors import Conflict, NotFound, StoreUnavailable
 from service.records import PastEvent
 
 router = APIRouter(tags=["items"], route_class=StrictRoute)
-WRITES = documented(*OF_BODIES, NotFound, StoreUnavailable)
+WRITES = documented(*OF_BODIES, NotFound, Conflict, StoreUnavailable)
 
 
 @router.get("/items", responses=documented(NotFound))
@@ -77,7 +77,7 @@ async def put_item(
     return changed(await change_items(redis, follower, misfits, loop, {item_id: body.features}, by=key.name))
 
 
-@router.delete("/items/{item_id:any}", status_code=204, responses=documented(NotFound, StoreUnavailable))
+@router.delete("/items/{item_id:any}", status_code=204, responses=documented(NotFound, Conflict, StoreUnavailable))
 async def delete_item(
     item_id: IdInPath, redis: RedisDep, follower: FollowerDep, key: KeyDep, loop: LoopParam = "default"
 ) -> None:

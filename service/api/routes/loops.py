@@ -34,7 +34,7 @@ async def put_loop(
     return await get_loop(loop, redis)
 
 
-@router.get("/loops/{loop}", responses=documented(NotFound, StoreUnavailable))
+@router.get("/loops/{loop}", responses=documented(NotFound, Conflict, StoreUnavailable))
 async def get_loop(loop: str, redis: RedisDep) -> LoopReply:
     """Return a loop's settings, schema and traffic."""
     record = await read_loop(redis, loop)
