@@ -22,7 +22,7 @@ from service.errors import (
 
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})  # a browser sends no key for a page
 OPEN_FOLDER = "/assets/"  # the scripts and styles of these pages
-FOR_CLIENTS = frozenset({"/recommend", "/feedback"})
+FOR_CLIENTS = frozenset({"/recommend", "/feedback", "/activity"})
 DEFECT = "this is a defect of the service; its log has the details, under the request id"
 
 log = structlog.get_logger()
@@ -90,7 +90,9 @@ class Guard:
         if key is None:
             raise Unauthorized("send a key of this service in the header X-API-Key")
         if key.role != "admin" and path not in FOR_CLIENTS and not path.startswith("/decisions/"):
-            raise Forbidden("this is for admin keys; client keys may call /recommend, /feedback and /decisions")
+            raise Forbidden(
+                "this is for admin keys; client keys may call /recommend, /feedback, /activity and /decisions"
+            )
         return key
 
     async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:

@@ -83,10 +83,12 @@ def user_state(done: Sequence[Activity], items: Mapping[str, Mapping[str, Any]],
 
 def _fields(features: Mapping[str, Any]) -> dict[str, Any]:
     """Return the first fields of an item that are short: texts, numbers, booleans, lists of texts."""
-    found = {}
+    found: dict[str, Any] = {}
     for path, value in leaves(features)[0]:
         if isinstance(value, list):
-            short = 0 < len(value) <= MOST_MEMBERS and all(isinstance(one, str) and len(one) <= MOST_TEXT for one in value)
+            short = 0 < len(value) <= MOST_MEMBERS and all(
+                isinstance(one, str) and len(one) <= MOST_TEXT for one in value
+            )
         else:
             short = value is not None and not (isinstance(value, str) and len(value) > MOST_TEXT)
         if short and len(found) < MOST_FIELDS:
