@@ -28,7 +28,7 @@ from service.learn.trainer import Trainer
 from service.policies import NumericalError, same_arrays
 from service.records import Decision, Entry, Event, Features, LoopRecord, PolicyRecord, order
 from service.represent.stored import AnyEncoder
-from service.represent.user_state import USER, Activity, user_state
+from service.represent.user_state import USER, Activity, ItemFields, user_state
 from service.store import activity, encoders, event_log, item_store, loop_store, policy_store
 from service.store.codec import encoder_of, unpack
 from service.store.decisions import read_stored_decision
@@ -159,17 +159,18 @@ async def audit_states(redis: Redis, loop: str, *, most: int = 1000) -> Replayed
     keys = Keys(loop, record.id)
     served = [d for d in await _newest(redis, keys, most) if d.user_id is not None and USER in d.context]
     kept = await activity.activity_of(redis, keys, sorted({str(d.user_id) for d in served}))
-    items: dict[int, Mapping[str, Features] | None] = {}
+    items: dict[int, ItemFields | None] = {}
     same, different, gone = 0, [], 0
     for decision in served:
         if decision.catalogue not in items:
-            items[decision.catalogue] = await _items_at(redis, keys, decision.catalogue)
-        features, state = items[decision.catalogue], decision.context[USER]
+            found = await _items_at(redis, keys, decision.catalogue)
+            items[decision.catalogue] = None if found is None else ItemFields(found)
+        fields, state = items[decision.catalogue], decision.context[USER]
         seen = range(state["count"] - state["kept"] + 1, state["count"] + 1)
         done = [Activity(*one) for one in kept[str(decision.user_id)] if one[0] in seen]
-        if features is None or len(done) < len(seen):
+        if fields is None or len(done) < len(seen):
             gone += 1
-        elif user_state(done, features, at=round(1000 * decision.at)) == state:
+        elif user_state(done, fields, at=round(1000 * decision.at)) == state:
             same += 1
         else:
             different.append(decision.decision_id)

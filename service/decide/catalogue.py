@@ -13,6 +13,7 @@ from service.policies import Ids
 from service.records import Features
 from service.represent.misfits import Misfits
 from service.represent.stored import AnyEncoder, Block
+from service.represent.user_state import ItemFields
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,10 @@ class Catalogue:
     block: Block  # of the loop's encoder
     others: Mapping[str, Block] = field(default_factory=dict)  # version of another encoder -> its block
     known: Ids = field(init=False, compare=False)  # the ids, with what scorers found for them
+    fields: ItemFields = field(init=False, compare=False)  # that states of users hold
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "fields", ItemFields(self.features))
         object.__setattr__(self, "known", Ids(self.ids))
 
     @classmethod

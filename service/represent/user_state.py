@@ -10,8 +10,8 @@ The record of a decision holds these fields. So what was served is what is learn
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from service.represent.json_paths import leaves
 
@@ -30,8 +30,7 @@ MOST_TEXT = 64  # characters of a text; longer ones are left out
 MOST_MEMBERS = 8  # of a list of texts; longer ones are left out
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
+class Activity(NamedTuple):
     """What a user did with an item. `number` counts what was accepted of this user, from 1."""
 
     number: int
@@ -40,7 +39,30 @@ class Activity:
     type: str
 
 
-def user_state(done: Sequence[Activity], items: Mapping[str, Mapping[str, Any]], *, at: int) -> dict[str, Any]:
+class ItemFields:
+    """The fields and levels of items that states hold. Each item's are found once; an unknown item has none.
+
+    Args:
+        items: the catalogue.
+    """
+
+    def __init__(self, items: Mapping[str, Mapping[str, Any]]) -> None:
+        self._items = items
+        self._found: dict[str, tuple[dict[str, Any], tuple[tuple[str, str], ...]]] = {}
+
+    def __getitem__(self, item: str) -> tuple[dict[str, Any], tuple[tuple[str, str], ...]]:
+        """Return the short fields of an item, and the pairs (field, level) of its texts."""
+        if item not in self._items:
+            return {}, ()
+        if item not in self._found:
+            fields = _short(self._items[item])
+            texts = {path: [value] if isinstance(value, str) else value for path, value in fields.items()}
+            pairs = [(path, level) for path, levels in texts.items() if isinstance(levels, list) for level in levels]
+            self._found[item] = fields, tuple(pairs)
+        return self._found[item]
+
+
+def user_state(done: Sequence[Activity], items: ItemFields, *, at: int) -> dict[str, Any]:
     """Fold a user's activity into the fields of his state.
 
     `last` is the activity with the newest time, of several the one that was accepted last. So one that comes late
@@ -50,7 +72,7 @@ def user_state(done: Sequence[Activity], items: Mapping[str, Mapping[str, Any]],
 
     Args:
         done: the activity that is kept, in the order in which it was accepted.
-        items: the catalogue. An item that it lacks counts without fields.
+        items: of the catalogue. An item that it lacks counts without fields.
         at: when the decision is made, in unix milliseconds.
 
     Returns:
@@ -58,37 +80,37 @@ def user_state(done: Sequence[Activity], items: Mapping[str, Mapping[str, Any]],
     """
     if not done:
         return {}
-    newest = sorted(done, key=lambda one: one.at)  # stable: of equal times the one accepted last stays behind
+    newest = sorted(done, key=attrgetter("at"))  # stable: of equal times the one accepted last stays behind
     last = newest[-1]
-    fields = {item: _fields(items.get(item, {})) for item in dict.fromkeys(one.item for one in done)}
+    recent: dict[tuple[str, str], float] = {}
+    for place, one in enumerate(reversed(newest[-RECENT:])):
+        for pair in items[one.item][1]:
+            recent[pair] = recent.get(pair, 0.0) + RECENT_DECAY**place
+    often: dict[tuple[str, str], float] = {}
+    for one in done:
+        weight = WEIGHTS.get(one.type, OF_OTHER_TYPES) * 2.0 ** ((one.at - last.at) / HALF_LIFE_MS)
+        for pair in items[one.item][1]:
+            often[pair] = often.get(pair, 0.0) + weight
     state: dict[str, Any] = {
-        "last": fields[last.item],
+        "last": items[last.item][0],
         "last_item": last.item,
         "last_type": last.type,
         "seconds_since": max(0, at - last.at) // 1000,
-        "recent": _levels(
-            [(fields[one.item], RECENT_DECAY**place) for place, one in enumerate(reversed(newest[-RECENT:]))]
-        ),
-        "often": _levels(
-            [
-                (fields[one.item], WEIGHTS.get(one.type, OF_OTHER_TYPES) * 2.0 ** ((one.at - last.at) / HALF_LIFE_MS))
-                for one in done
-            ]
-        ),
+        "recent": _heaviest(recent),
+        "often": _heaviest(often),
         "count": done[-1].number,
         "kept": len(done),
     }
     return {name: value for name, value in state.items() if value != {}}
 
 
-def _fields(features: Mapping[str, Any]) -> dict[str, Any]:
+def _short(features: Mapping[str, Any]) -> dict[str, Any]:
     """Return the first fields of an item that are short: texts, numbers, booleans, lists of texts."""
     found: dict[str, Any] = {}
     for path, value in leaves(features)[0]:
         if isinstance(value, list):
-            short = 0 < len(value) <= MOST_MEMBERS and all(
-                isinstance(one, str) and len(one) <= MOST_TEXT for one in value
-            )
+            texts = all(isinstance(one, str) and len(one) <= MOST_TEXT for one in value)
+            short = texts and 0 < len(value) <= MOST_MEMBERS
         else:
             short = value is not None and not (isinstance(value, str) and len(value) > MOST_TEXT)
         if short and len(found) < MOST_FIELDS:
@@ -96,19 +118,16 @@ def _fields(features: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _levels(weighed: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, list[str]]:
-    """Return field -> the levels that weigh most. A level is a text, or a member of a list of texts."""
-    sums: dict[str, dict[str, float]] = {}
-    for fields, weight in weighed:
-        for path, value in fields.items():
-            for level in (value,) if isinstance(value, str) else value if isinstance(value, list) else ():
-                of_field = sums.setdefault(path, {})
-                of_field[level] = of_field.get(level, 0.0) + weight
+def _heaviest(weights: Mapping[tuple[str, str], float]) -> dict[str, list[str]]:
+    """Return field -> its levels that weigh most, the heaviest first."""
+    of_fields: dict[str, list[tuple[float, str]]] = {}
+    for (path, level), weight in weights.items():
+        of_fields.setdefault(path, []).append((-weight, level))
     return {
         path: [
             level
-            for level in sorted(of_field, key=lambda level: (-of_field[level], level))[:MOST_LEVELS]
-            if of_field[level] >= LEAST_SHARE * sum(of_field.values())
+            for weight, level in sorted(levels)[:MOST_LEVELS]
+            if weight <= LEAST_SHARE * sum(weight for weight, _ in levels)
         ]
-        for path, of_field in sums.items()
+        for path, levels in of_fields.items()
     }

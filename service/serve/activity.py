@@ -52,7 +52,7 @@ class ActivityKeeper:
             StoreUnavailable: Redis does not answer.
         """
         kept = await read_activity(self._commit, Keys(active.name, active.id), user)
-        state = user_state([Activity(*one) for one in kept], active.catalogue.features, at=at)
+        state = user_state([Activity(*one) for one in kept], active.catalogue.fields, at=at)
         return {**context, USER: state} if state else context
 
 

@@ -253,7 +253,7 @@ class Users:
             number = kept[-1].number + 1 if kept else 1
             kept.append(Activity(number, 1000 * step, deed.item_id, deed.type))
         del kept[: -LoopSettings().activity_kept]
-        state = user_state(kept, catalogue.features, at=1000 * step)
+        state = user_state(kept, catalogue.fields, at=1000 * step)
         shown = {part: state[part] for part in state if part in self._parts}
         return {**visit.context, USER: shown} if shown else visit.context
 

@@ -8,13 +8,14 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.represent.user_state import HALF_LIFE_MS, Activity, user_state
+from service.represent.user_state import HALF_LIFE_MS, Activity, ItemFields, user_state
 
-ITEMS: dict[str, dict[str, Any]] = {
+CATALOGUE: dict[str, dict[str, Any]] = {
     "ball": {"category": "toy", "price": 4},
     "bone": {"category": "food", "price": 2.5, "tags": ["dog", "chew"]},
     "leash": {"category": "walk"},
 }
+ITEMS = ItemFields(CATALOGUE)
 NOW = 2_000_000_000_000
 
 
@@ -72,11 +73,11 @@ def test_an_unknown_item_and_a_time_to_come_are_taken() -> None:
 
 def test_only_short_fields_of_an_item_are_shown() -> None:
     features = {"about": "x" * 65, "taste": [0.1, 0.2], "none": None, **{f"f{i}": i for i in range(20)}}
-    found = user_state(done(("a", "view", 0)), {"a": features}, at=NOW)
+    found = user_state(done(("a", "view", 0)), ItemFields({"a": features}), at=NOW)
     assert found["last"] == {f"f{i}": i for i in range(8)}
 
 
-ACTS = st.tuples(st.sampled_from([*ITEMS, "gone"]), st.sampled_from(["view", "buy", "own"]), st.integers(0, 10**6))
+ACTS = st.tuples(st.sampled_from([*CATALOGUE, "gone"]), st.sampled_from(["view", "buy", "own"]), st.integers(0, 10**6))
 
 
 @settings(max_examples=50)
