@@ -497,7 +497,7 @@ def audit(
     decisions: Annotated[int, typer.Option(help="Newest decisions to make again.", min=1)] = 1000,
     confidence: Annotated[float, typer.Option(help="Of the propensities' interval.", min=0.5, max=0.999999)] = 0.99,
 ) -> None:
-    """Check the promises on real traffic: propensities, decisions bit for bit, learned state byte for byte.
+    """Check the promises on real traffic: propensities, decisions bit for bit, states of users and of policies.
 
     Run it while the traffic rests: a policy that is learning moves on between two looks.
 
@@ -530,6 +530,11 @@ async def _audit(url: str, loop: str, most: int, confidence: float) -> bool:
             again = await audits.audit_decisions(connection, loop, most=most)
         line = f"decisions made again: {again.same} the same bit for bit, {len(again.different)} different"
         _verdict(not again.different, line + (f", {again.gone} past checking" if again.gone else ""))
+        with console.status("states of users: folding their activity again"):
+            states = await audits.audit_states(connection, loop, most=most)
+        if states.same + states.gone or states.different:
+            line = f"states folded again: {states.same} the same, {len(states.different)} different"
+            _verdict(not states.different, line + (f", {states.gone} past checking" if states.gone else ""))
         with console.status("learning: replaying the log"):
             learned = await audits.audit_learning(connection, loop)
         for policy, same in learned.items():
@@ -539,7 +544,8 @@ async def _audit(url: str, loop: str, most: int, confidence: float) -> bool:
         return False
     finally:
         await connection.aclose()
-    return all(r.passed for r in found.values()) and not again.different and all(learned.values())
+    passed = all(r.passed for r in found.values()) and not again.different and not states.different
+    return passed and all(learned.values())
 
 
 @app.command(hidden=True)

@@ -62,6 +62,15 @@ class LoopChanges(BaseModel):
         le=86_400,
         description="seconds that a report is kept whose decision is not there yet; 0: it is refused",
     )
+    activity_kept: int = Field(
+        50, strict=True, ge=1, le=500, description="activities kept of each user, the newest accepted"
+    )
+    activity_time: Finite = Field(
+        30 * 86_400.0,
+        ge=1,
+        le=400 * 86_400,
+        description="seconds after which a user's activity is forgotten, from the last that he sent",
+    )
     strict: bool = Field(
         False,
         strict=True,
@@ -90,6 +99,10 @@ class LoopSettings(LoopChanges):
     @property
     def ledger_ms(self) -> int:
         return round(self.ledger_time * 1000)
+
+    @property
+    def activity_ms(self) -> int:
+        return round(self.activity_time * 1000)
 
     @property
     def early_ms(self) -> int:

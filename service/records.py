@@ -48,6 +48,7 @@ class LoopRecord:
     pins: Mapping[str, int]  # policy -> the version that a rollback pinned
     newest: Mapping[str, Any] | None = None  # encoder, position and catalogue of the newest successor; None: no such
     declared: str | None = None  # version of the encoder that a person declared last; None: the service fits its own
+    activity: bool = False  # whether activity was ever sent
 
     @property
     def encoder_of_imports(self) -> str:

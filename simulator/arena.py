@@ -297,7 +297,9 @@ async def _bot(
 
 
 async def _decide(client: ServiceClient, trajectory: Trajectory, moment: Moment, *, inline: bool) -> dict[str, Any]:
-    """Request one decision and record it; return the report of its reward."""
+    """Send what the user did before, request one decision and record it; return the report of its reward."""
+    if moment.visit.deeds:
+        await client.activity(trajectory.loop, moment.visit.activity)
     started = time.perf_counter()
     candidates = moment.catalogue.items if inline else None
     reply = await client.recommend(trajectory.loop, moment.visit.user_id, moment.visit.context, candidates)

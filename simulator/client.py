@@ -72,6 +72,17 @@ class ServiceClient:
         reply = await self._post("/feedback", {"loop": loop, "feedback": reports})
         return _parsed("POST /feedback", reply, lambda found: [result.get("status") for result in found["results"]])
 
+    async def activity(self, loop: str, activity: Sequence[Mapping[str, Any]]) -> None:
+        """Send up to 1000 activities.
+
+        Raises:
+            Failing: one of them was not taken.
+        """
+        reply = await self._post("/activity", {"loop": loop, "activity": activity})
+        for result in _parsed("POST /activity", reply, lambda found: list(found["results"])):
+            if result.get("status") not in ("accepted", "duplicate"):
+                raise Failing(f"POST /activity: an activity was not taken: {result}")
+
     # ---- loops, items, history
 
     async def get_loop(self, loop: str) -> dict[str, Any] | None:

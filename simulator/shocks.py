@@ -17,6 +17,7 @@ from simulator.world import WORLDS, Catalogue, Shock, TrafficEffect
 from simulator.world.digits import Digits, Labelling
 from simulator.world.latent import Latent, Tastes
 from simulator.world.petshop import NEW_CATEGORY, Market, Petshop, product
+from simulator.world.sessions import Habits, Sessions
 
 LEAVERS_PER_CATEGORY = 3
 NEWCOMERS = 15
@@ -102,6 +103,12 @@ def _label_permutation(labelling: Labelling, generator: np.random.Generator, age
     return Labelling(tuple(labelling.arm[label] for label in order), labelling.catalogue)
 
 
+def _habits_change(habits: Habits, generator: np.random.Generator, age: int) -> Habits:
+    """Let another category follow each category."""
+    order = derangement(len(habits.follows), generator)
+    return replace(habits, follows=tuple(habits.follows[place] for place in order))
+
+
 def _unchanged(state: Any, generator: np.random.Generator, age: int) -> Any:
     return state
 
@@ -116,6 +123,7 @@ _PETSHOP: tuple[Shock[Market], ...] = (
 )
 _LATENT = (Shock("taste-redraw", "all tastes were drawn anew", _taste_redraw),)
 _DIGITS = (Shock("label-permutation", "the right arm of every label became another", _label_permutation),)
+_SESSIONS = (Shock("habits-change", "another category is wanted after each category", _habits_change),)
 _TRAFFIC: tuple[Shock[Any], ...] = (
     Shock(
         "feedback-blackout", "rewards were not sent for a while", _unchanged, BLACKOUT_STEPS, TrafficEffect(silent=True)
@@ -132,7 +140,12 @@ _TRAFFIC: tuple[Shock[Any], ...] = (
     ),
 )
 
-_OF_TASTES: dict[str, tuple[Shock[Any], ...]] = {Petshop.name: _PETSHOP, Latent.name: _LATENT, Digits.name: _DIGITS}
+_OF_TASTES: dict[str, tuple[Shock[Any], ...]] = {
+    Petshop.name: _PETSHOP,
+    Latent.name: _LATENT,
+    Digits.name: _DIGITS,
+    Sessions.name: _SESSIONS,
+}
 
 SHOCKS: dict[str, dict[str, Shock[Any]]] = {
     world: {shock.name: shock for shock in (*_OF_TASTES.get(world, ()), *_TRAFFIC)} for world in WORLDS

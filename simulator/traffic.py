@@ -189,6 +189,8 @@ class TrafficGenerator:
     async def _visit(self, moment: Moment, effect: TrafficEffect) -> None:
         """Request one decision and report its reward, unless a shock delays or drops the report."""
         try:
+            if moment.visit.deeds:
+                await self._client.activity(self._loop, moment.visit.activity)
             reply = await self._client.recommend(
                 self._loop, moment.visit.user_id, moment.visit.context, self._candidates(moment.catalogue)
             )

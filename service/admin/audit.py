@@ -5,13 +5,14 @@
    longer kept is learned anew from the log up to its place.
 3. Learning: every policy is learned anew from the start of the log up to its checkpoint; the state must be the same,
    byte for byte.
+4. States of users: each is folded again from the activity that is kept, as far as its decision saw it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -25,9 +26,10 @@ from service.evaluate.propensities import PropensityCheck, PropensityChecker
 from service.evaluate.replay import same_decision
 from service.learn.trainer import Trainer
 from service.policies import NumericalError, same_arrays
-from service.records import Decision, Entry, Event, LoopRecord, PolicyRecord, order
+from service.records import Decision, Entry, Event, Features, LoopRecord, PolicyRecord, order
 from service.represent.stored import AnyEncoder
-from service.store import encoders, event_log, item_store, loop_store, policy_store
+from service.represent.user_state import USER, Activity, ItemFields, user_state
+from service.store import activity, encoders, event_log, item_store, loop_store, policy_store
 from service.store.codec import encoder_of, unpack
 from service.store.decisions import read_stored_decision
 from service.store.keys import Keys
@@ -152,6 +154,43 @@ async def audit_decisions(redis: Redis, loop: str, *, most: int = 1000) -> Repla
     return Replayed(same, different, gone)
 
 
+async def audit_states(redis: Redis, loop: str, *, most: int = 1000) -> Replayed:
+    """Fold the states of users in the newest decisions of the log again, from the activity that is kept.
+
+    Past checking are those of which some activity, or the catalogue of then, is no longer kept.
+
+    Raises:
+        NotFound: there is no such loop.
+    """
+    record = await loop_store.read_loop(redis, loop)
+    keys = Keys(loop, record.id)
+    served = [d for d in await _newest(redis, keys, most) if d.user_id is not None and USER in d.context]
+    kept = await activity.activity_of(redis, keys, sorted({str(d.user_id) for d in served}))
+    items: dict[int, ItemFields | None] = {}
+    same, different, gone = 0, [], 0
+    for decision in served:
+        if decision.catalogue not in items:
+            found = await _items_at(redis, keys, decision.catalogue)
+            items[decision.catalogue] = None if found is None else ItemFields(found)
+        fields, state = items[decision.catalogue], decision.context[USER]
+        seen = range(state["count"] - state["kept"] + 1, state["count"] + 1)
+        done = [Activity(*one) for one in kept[str(decision.user_id)] if one[0] in seen]
+        if fields is None or len(done) < len(seen):
+            gone += 1
+        elif user_state(done, fields, at=round(1000 * decision.at)) == state:
+            same += 1
+        else:
+            different.append(decision.decision_id)
+    return Replayed(same, different, gone)
+
+
+async def _items_at(redis: Redis, keys: Keys, version: int) -> Mapping[str, Features] | None:
+    try:
+        return await item_store.read_items_at(redis, keys, version)
+    except Conflict:
+        return None
+
+
 async def _newest(redis: Redis, keys: Keys, most: int) -> list[Decision]:
     """Return the newest decisions that the ledger still holds, newest first."""
     seen: dict[str, Decision] = {}
@@ -176,10 +215,8 @@ async def _encoder(redis: Redis, record: LoopRecord, version: str) -> AnyEncoder
 
 
 async def _catalogue(redis: Redis, keys: Keys, version: int, encoder: AnyEncoder) -> Catalogue | None:
-    try:
-        return Catalogue.of(version, await item_store.read_items_at(redis, keys, version), encoder)
-    except Conflict:
-        return None
+    features = await _items_at(redis, keys, version)
+    return None if features is None else Catalogue.of(version, features, encoder)
 
 
 async def _served(

@@ -14,7 +14,7 @@ from service.admin.evaluations import EvaluationStatus, unfinished
 from service.admin.policies import lag
 from service.errors import NotFound, StoreUnavailable
 from service.serve.follower import Follower
-from service.store import change_log, encoders, event_log, loop_store, policy_store, profile_store, workers
+from service.store import activity, change_log, encoders, event_log, loop_store, policy_store, profile_store, workers
 from service.store.decisions import DecisionWriter
 from service.store.keys import Keys
 from service.store.open_time import read_opening
@@ -109,6 +109,10 @@ class LoopStatus(BaseModel):
     early_waiting: int = Field(0, description="of them, those that wait now; at most 10 000")
     unknown: int = Field(0, description="of them, those whose decision did not come in time: dropped")
     undisplayed: int = Field(0, description="deferred decisions that were not displayed in time: they teach nothing")
+    activity: int = Field(0, description="activities accepted")
+    activity_duplicate: int = Field(0, description="activities that came before: changed nothing")
+    activity_users: int = Field(0, description="users of whom activity is kept now")
+    activity_user_bytes: int = Field(0, description="most bytes of one user's activity, without Redis's own")
     imported: int = Field(0, description="events imported")
     events: int = Field(0, description="events appended to the log")
     pending: int = Field(0, description="decisions that wait for their feedback, or for their display")
@@ -219,6 +223,9 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
     record = await loop_store.read_loop(redis, name)
     keys = Keys(name, record.id)
     stats = await event_log.read_stats(redis, keys)
+    if record.activity:
+        stats["activity_users"] = await activity.count_users(redis, keys)
+        stats["activity_user_bytes"] = activity.bytes_at_most(record.settings)
     policies: dict[str, PolicyStatus] = {}
     for policy in await policy_store.policy_names(redis, keys):
         try:

@@ -32,6 +32,7 @@ from service.api.problems import MEDIA_TYPE, documented, for_status, invalid, re
 from service.api.replies import HotRoutes
 from service.api.routes import changes, dead_letters, decisions, docs, evaluations, items, loops, policies, status
 from service.errors import Forbidden, InvalidRequest, RateLimited, ReboundError, StoreUnavailable, Unauthorized
+from service.serve.activity import ActivityKeeper
 from service.serve.feedback import FeedbackJoiner
 from service.serve.follower import Follower
 from service.serve.misfit_counter import MisfitCounter
@@ -107,8 +108,9 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
             ]
             for task in tasks:
                 task.add_done_callback(_end_worker)
-            recommender = Recommender(follower, decisions, misfits, settings)
-            hot.routes = HotRoutes(recommender, FeedbackJoiner(follower, commit), metrics)
+            activity = ActivityKeeper(follower, redis, commit)
+            recommender = Recommender(follower, decisions, misfits, activity, settings)
+            hot.routes = HotRoutes(recommender, FeedbackJoiner(follower, commit), activity, metrics)
             try:
                 yield State(
                     redis=redis,

@@ -25,7 +25,7 @@ from service.errors import (
 
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})  # a browser sends no key for a page
 OPEN_FOLDER = "/assets/"  # the scripts and styles of these pages
-FOR_CLIENTS = frozenset({"/recommend", "/feedback"})
+FOR_CLIENTS = frozenset({"/recommend", "/feedback", "/activity"})
 DEFECT = "this is a defect of the service; its log has the details, under the request id"
 
 log = structlog.get_logger()
@@ -97,7 +97,9 @@ class Guard:
             self._metrics.limited(key.name)
             raise RateLimited(key.name, wait_s)
         if key.role != "admin" and path not in FOR_CLIENTS and not path.startswith("/decisions/"):
-            raise Forbidden("this is for admin keys; client keys may call /recommend, /feedback and /decisions")
+            raise Forbidden(
+                "this is for admin keys; client keys may call /recommend, /feedback, /activity and /decisions"
+            )
         return key
 
     async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:

@@ -11,9 +11,18 @@ from pydantic import TypeAdapter, ValidationError
 from service.api.keys import Key
 from service.api.metrics import Metrics
 from service.api.problems import invalid
-from service.api.schemas import LOOP_LENGTH, Candidate, Feedback, FeedbackBatch, RecommendRequest
+from service.api.schemas import (
+    LOOP_LENGTH,
+    ActivityBatch,
+    ActivityElement,
+    Candidate,
+    Feedback,
+    FeedbackBatch,
+    RecommendRequest,
+)
 from service.errors import Conflict, Forbidden, InvalidRequest, MalformedJson, NotFound
 from service.rules import NO_RULES
+from service.serve.activity import ActivityKeeper
 from service.serve.feedback import FeedbackJoiner
 from service.serve.ids import DEFAULT_LOOP, loop_of
 from service.serve.recommend import Recommender
@@ -26,10 +35,12 @@ STATUS = {"accepted": 202, "duplicate": 200, "late": 200, "early": 202}
 
 
 class HotRoutes:
-    """`/recommend` and `/feedback`, from a validated body to (status, reply)."""
+    """`/recommend`, `/feedback` and `/activity`, from a validated body to (status, reply)."""
 
-    def __init__(self, recommender: Recommender, joiner: FeedbackJoiner, metrics: Metrics) -> None:
-        self._recommender, self._joiner, self._metrics = recommender, joiner, metrics
+    def __init__(
+        self, recommender: Recommender, joiner: FeedbackJoiner, keeper: ActivityKeeper, metrics: Metrics
+    ) -> None:
+        self._recommender, self._joiner, self._keeper, self._metrics = recommender, joiner, keeper, metrics
 
     async def recommend(self, asked: RecommendRequest, *, loop: str | None, key: Key) -> tuple[int, bytes]:
         """Decide, store, answer. `loop` is the one that the query names.
@@ -79,6 +90,28 @@ class HotRoutes:
         results = await asyncio.gather(*(self._element(element, loop, key) for element in report.feedback))
         return 200, orjson.dumps({"results": results})
 
+    async def activity(self, batch: ActivityBatch, *, loop: str | None, key: Key) -> tuple[int, bytes]:
+        """Take up to 1000 activities, each answered by itself. `loop` is the one that the query names.
+
+        Raises:
+            Forbidden: the key is for other loops.
+            NotFound, StoreUnavailable: see `ActivityKeeper.take`.
+        """
+        named = DEFAULT_LOOP if (named := _one_loop(batch.loop, loop)) is None else named
+        key.check(named)
+        results: list[dict[str, str] | None] = []  # None: it is to be taken
+        sent = []
+        for element in batch.activity:
+            try:
+                if not isinstance(element, dict):
+                    raise InvalidRequest("activity", "an element is no object")
+                sent.append(validate(ACTIVITY, element).sent())
+                results.append(None)
+            except InvalidRequest as error:
+                results.append({"status": "rejected", "code": error.code, "detail": error.detail})
+        answers = iter(await self._keeper.take(named, sent))
+        return 200, orjson.dumps({"results": [{"status": next(answers)} if r is None else r for r in results]})
+
     async def display(self, decision_id: str, *, loop: str | None, key: Key) -> tuple[int, dict[str, str]]:
         """Report the display of a deferred decision.
 
@@ -112,6 +145,7 @@ class HotRoutes:
 
 
 FEEDBACK = TypeAdapter(Feedback)
+ACTIVITY = TypeAdapter(ActivityElement)
 
 
 def _one_loop(body: str | None, query: str | None) -> str | None:

@@ -30,6 +30,7 @@ from service.policies import KindInfo
 from service.represent.learned import LearnedSchema
 from service.represent.schema import FeatureSchema
 from service.rules import Rules
+from service.store.activity import Sent
 
 ID_LENGTH, LOOP_LENGTH = 128, 64
 
@@ -229,7 +230,7 @@ class FeedbackBatchReply(BaseModel):
     results: list[FeedbackResult] = Field(description="in the order of the request")
 
 
-# ---- items, events
+# ---- items, events, activity
 
 
 class Item(Body):
@@ -397,6 +398,52 @@ class EventBatch(Body):
 class ImportReply(BaseModel):
     imported: int
     duplicates: int
+
+
+class ActivityElement(Body):
+    """What a user did with an item."""
+
+    user_id: Id
+    item_id: Id
+    type: str = Field(
+        strict=True,
+        pattern=r"^[a-z][a-z0-9_-]{0,31}$",
+        description="view, click, cart, buy, or a word of your own: lower-case letters, digits, _ and -",
+    )
+    at: Time | None = Field(
+        None,
+        description="ISO 8601 (UTC, unless it names another zone) or unix seconds; default: now. A time to come counts "
+        "as now",
+    )
+    activity_id: Id | None = Field(
+        None, description="your idempotency key, unique within the user: a repeat changes nothing"
+    )
+
+    def sent(self) -> Sent:
+        """Return it as the store takes it."""
+        at = None if self.at is None else round(self.at.timestamp() * 1000)
+        return Sent(self.user_id, self.item_id, self.type, at, self.activity_id)
+
+
+class ActivityBatch(Body):
+    """Up to 1000 activities, answered one by one."""
+
+    model_config = _example(
+        loop="default", activity=[{"user_id": "u17", "item_id": "sku-9", "type": "click", "activity_id": "c-8812"}]
+    )
+
+    loop: LoopName | None = Field(None, description="default: `?loop=`, else `default`")
+    activity: list[Any] = Field(min_length=1, max_length=BATCH, description="each as ActivityElement")
+
+
+class ActivityResult(BaseModel):
+    status: Literal["accepted", "duplicate", "rejected"]
+    code: str | None = Field(None, description="of a rejected element")
+    detail: str | None = None
+
+
+class ActivityReply(BaseModel):
+    results: list[ActivityResult] = Field(description="in the order of the request")
 
 
 # ---- loops, policies, traffic

@@ -46,6 +46,7 @@ class ActiveLoop:
     traffic: Mapping[str, float]  # policy -> share; sums to 1, or is empty: uniform
     served: Mapping[str, ServedPolicy]
     epoch: int
+    activity: bool = False  # whether users have states
     cumulative: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:

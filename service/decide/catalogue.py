@@ -14,6 +14,7 @@ from service.policies import Ids
 from service.records import Features
 from service.represent.misfits import Misfits
 from service.represent.stored import AnyEncoder, Block
+from service.represent.user_state import ItemFields
 from service.rules import Rules
 
 
@@ -29,8 +30,10 @@ class Catalogue:
     others: Mapping[str, Block] = field(default_factory=dict)  # version of another encoder -> its block
     known: Ids = field(init=False, compare=False)  # the ids, with what scorers found for them
     traits: Traits = field(init=False, compare=False)  # what rules asked of the items
+    fields: ItemFields = field(init=False, compare=False)  # that states of users hold
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "fields", ItemFields(self.features))
         object.__setattr__(self, "known", Ids(self.ids))
         object.__setattr__(self, "traits", Traits(list(self.features.values())))
 

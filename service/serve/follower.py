@@ -216,6 +216,7 @@ class Follower:
             traffic={policy: record.traffic[policy] for policy in sorted(served)},
             served=served,
             epoch=record.epoch,
+            activity=record.activity,
         )
         self._loops = {**self._loops, name: new}
         if old is None or old.epoch != new.epoch:

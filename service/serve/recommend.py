@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from service.decide.decision import Chance, Request, chances, request_of
-from service.errors import InvalidRequest, NotFound
+from service.errors import InvalidRequest, NotFound, StoreUnavailable
 from service.records import Decision, Features
 from service.represent.misfits import Misfits
 from service.rules import NO_RULES, Rules
+from service.serve.activity import ActivityKeeper, check_names
 from service.serve.follower import Follower
 from service.serve.ids import check_own_id, new_decision_id
 from service.serve.misfit_counter import MisfitCounter
@@ -26,9 +28,14 @@ class Recommender:
     """Answers requests from the active loops of this worker."""
 
     def __init__(
-        self, follower: Follower, decisions: DecisionWriter, misfits: MisfitCounter, settings: Settings
+        self,
+        follower: Follower,
+        decisions: DecisionWriter,
+        misfits: MisfitCounter,
+        activity: ActivityKeeper,
+        settings: Settings,
     ) -> None:
-        self._follower, self._decisions, self._misfits = follower, decisions, misfits
+        self._follower, self._decisions, self._misfits, self._activity = follower, decisions, misfits, activity
         self._turns = Turns()
         self._most_candidates, self._most_k = settings.max_candidates, settings.max_k
 
@@ -53,26 +60,35 @@ class Recommender:
 
         Returns:
             The decision that stands under its id (a repeated id gets the stored one back, unchanged), and whether it
-            was answered from memory because the store does not answer.
+            was answered from memory, without the user's state, because the store does not answer.
 
         Raises:
             NotFound: there is no such loop.
             NoCandidates: nothing is eligible.
             InvalidRequest: too many candidates, one that stands twice, a slate that is too long, a decision id of
-                another loop, or, in a strict loop, a field that its schema cannot use.
+                another loop, a name in the context that is not for clients, or, in a strict loop, a field that its
+                schema cannot use.
         """
         active = self._follower.loop(loop)
         self._check(candidates, k)
+        context = context or {}
+        check_names(context)
         if decision_id is None:
             decision_id = new_decision_id(loop)
         else:
             check_own_id(decision_id, loop)
+        at = time.time_ns() // 1_000_000  # as exact as it is recorded
+        known = user_id is None or not active.activity  # all that there is about the user
+        if user_id is not None and active.activity and not self._decisions.buffered:
+            with suppress(StoreUnavailable):
+                context = await self._activity.with_state(context, user_id, active, at=at)
+                known = True
         if active.settings.rules:
             rules = active.settings.rules.and_those(rules)
-        request = Request(decision_id, user_id, context or {}, candidates, exclude, k, rules)
+        request = Request(decision_id, user_id, context, candidates, exclude, k, rules)
         keys = Keys(active.name, active.id)
         misfits = Misfits()
-        decision, rows = await self._turns.decide(request, active, at=time.time(), misfits=misfits)
+        decision, rows = await self._turns.decide(request, active, at=at / 1000, misfits=misfits)
         if active.settings.strict:
             served = active.policy_for(user_id or decision_id)
             refuse(request, served.encoder or active.encoder, misfits)
@@ -80,7 +96,7 @@ class Recommender:
             self._misfits.of(keys).merge(misfits)
         shown = active.catalogue.shown(candidates, [item.id for item in decision.items])
         of_loop = active.settings
-        return await self._decisions.append(
+        decision, degraded = await self._decisions.append(
             PendingDecision(
                 keys,
                 decision,
@@ -92,6 +108,7 @@ class Recommender:
                 displayed=displayed,
             )
         )
+        return decision, degraded or not known
 
     def explain(self, decision: Decision) -> list[Chance] | None:
         """Return the candidates' chances of the first place of a decision, at most 1000, the likeliest first.

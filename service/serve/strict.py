@@ -9,6 +9,7 @@ from service.errors import InvalidRequest
 from service.represent.misfits import Misfits
 from service.represent.schema import FeatureSchema
 from service.represent.stored import AnyEncoder
+from service.represent.user_state import USER
 
 WHERE = {"context": "context", "item": "candidates.features"}
 SENTENCES = {
@@ -36,9 +37,11 @@ def refuse(request: Request, encoder: AnyEncoder, misfits: Misfits) -> None:
     if not isinstance(encoder.schema, FeatureSchema):  # the service's own schema is no contract
         return
     for side, path, reason in misfits.counts:
+        if path.startswith(USER):  # no word of the client's
+            continue
         raise InvalidRequest(f"{WHERE[side]}.{path}", SENTENCES[reason] + "; this loop is strict")
     if encoder.schema.hash_dims == 0:  # what is not declared would be ignored
-        _declared("context", request.context, encoder.schema.context)
+        _declared("context", request.context.keys() - {USER}, encoder.schema.context)
         for _, features in request.candidates or ():
             _declared("item", features or {}, encoder.schema.item)
 

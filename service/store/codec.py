@@ -127,6 +127,7 @@ def loop_fields(record: LoopRecord) -> dict[str, str | bytes | int]:
         "pins": orjson.dumps(record.pins),
         "newest": orjson.dumps(record.newest),
         "declared": record.declared or "",
+        "activity": int(record.activity),
     }
 
 
@@ -151,6 +152,7 @@ def read_loop_fields(name: str, stored: Mapping[bytes, bytes]) -> LoopRecord:
         pins=orjson.loads(stored[b"pins"]),
         newest=orjson.loads(stored.get(b"newest", b"null")),
         declared=_declared(stored),
+        activity=stored.get(b"activity") == b"1",
     )
 
 

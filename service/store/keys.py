@@ -27,7 +27,7 @@ USED = "rebound:used"  # channel: the name of a loop that is used: somebody deci
 
 
 def loop_record(loop: str) -> str:
-    """Hash: id, settings, schema, d, encoder, epoch, catalogue, traffic, pins, newest, declared."""
+    """Hash: id, settings, schema, d, encoder, epoch, catalogue, traffic, pins, newest, declared, activity."""
     return f"rebound:{{{loop}}}:loop"
 
 
@@ -49,6 +49,19 @@ class Partition:
     def early_due(self) -> str:
         """Sorted set: decision id -> when the oldest of its early reports is given up, ms."""
         return self.prefix + "early-due"
+
+    def activity(self, user: str) -> str:
+        """List with a time to live: the user's activity that is kept, in the order of acceptance (`activity.py`)."""
+        return f"{self.prefix}activity:{user}"
+
+    def activity_ids(self, user: str) -> str:
+        """String with a time to live: digests of the ids of the user's activity. Bounded (`activity.py`)."""
+        return f"{self.prefix}activity-ids:{user}"
+
+    @property
+    def activity_users(self) -> str:
+        """Sorted set: user whose activity is kept -> when its time is over, ms."""
+        return self.prefix + "activity-users"
 
     @property
     def pending(self) -> str:

@@ -13,11 +13,12 @@ from simulator.world._base import Catalogue, Item, Moment, Shock, TrafficEffect,
 from simulator.world.digits import Digits
 from simulator.world.latent import Latent
 from simulator.world.petshop import Petshop
+from simulator.world.sessions import Sessions
 from simulator.world.shapes import DECLARED, SHAPES, make
 
 __all__ = ["PLACES", "THERE_ARE", "WORLDS", "Catalogue", "Item", "Moment", "Shock", "TrafficEffect", "Visit", "World"]
 
-PLACES: dict[str, type[World[Any]]] = {world.name: world for world in (Petshop, Latent, Digits)}
+PLACES: dict[str, type[World[Any]]] = {world.name: world for world in (Petshop, Latent, Digits, Sessions)}
 WORLDS: dict[str, Callable[..., World[Any]]] = {
     **PLACES,
     **{name: partial(make, name) for name in SHAPES},

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 # Independent streams of random numbers.
-USERS, CLICKS, HISTORY, SHOCKS, POPULATION, BOTS, VISITS, AMOUNTS = range(8)
+USERS, CLICKS, HISTORY, SHOCKS, POPULATION, BOTS, VISITS, AMOUNTS, BROWSING = range(9)
 BLOCK = 256  # steps that are drawn at once
 COLUMNS = 64  # columns that are drawn at once
 
@@ -73,11 +73,25 @@ class Catalogue:
 
 
 @dataclass(frozen=True, slots=True)
+class Deed:
+    """What a user did by himself with an item: view, click, cart or buy."""
+
+    item_id: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
 class Visit:
     """The observation of a user: all that the service learns about a visitor."""
 
     user_id: str
     context: Mapping[str, Any]
+    deeds: tuple[Deed, ...] = ()  # just before, in order
+
+    @property
+    def activity(self) -> list[dict[str, str]]:
+        """The deeds, in the form of POST /activity."""
+        return [{"user_id": self.user_id, "item_id": deed.item_id, "type": deed.type} for deed in self.deeds]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,12 +12,13 @@ import httpx
 import orjson
 import pytest
 
-from service.admin.audit import audit_decisions, audit_learning, audit_propensities
+from service.admin.audit import audit_decisions, audit_learning, audit_propensities, audit_states
 from service.admin.encoders import encoder_for
 from service.policies import KINDS
 from service.records import START, Event
 from service.store import event_log, loop_store
 from service.store.connection import connect
+from service.store.keys import Keys
 from tests.processes import Served
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -85,6 +87,62 @@ async def test_the_audit_passes_on_real_traffic(served: Served, kind: str, size:
     assert (again.different, again.gone) == ([], 0)
     assert again.same >= 200
     assert learned == {kind: True}
+
+
+async def browse(url: str, loop: str, n: int) -> None:
+    """n decisions of users who browse at the same time, whose activity also comes late, twice and out of order."""
+    draws = random.Random(1)
+    async with httpx.AsyncClient(base_url=url, timeout=30, params={"loop": loop}) as client:
+        (await client.put(f"/loops/{loop}", json={"activity_kept": 60})).raise_for_status()
+        items = [{"id": f"p{i}", "features": {"category": "abc"[i % 3], "price": i}} for i in range(12)]
+        (await client.post("/items", json={"items": items})).raise_for_status()
+
+        async def visit(number: int) -> None:
+            user = f"u{number % 8}"
+            done = [
+                {
+                    "user_id": user,
+                    "item_id": f"p{draws.randrange(14)}",  # two of them are not in the catalogue
+                    "type": draws.choice(["view", "click", "buy"]),
+                    "at": 1.7e9 + draws.randrange(10**6),
+                    "activity_id": f"{user}-{draws.randrange(n)}",
+                }
+                for _ in range(3)
+            ]
+            for sent in (done, done[::-1]):
+                (await client.post("/activity", json={"activity": sent})).raise_for_status()
+                asked = {"loop": loop, "user_id": user, "context": {"hour": number % 24}}
+                decision = (await client.post("/recommend", json=asked)).json()
+                report = {"loop": loop, "decision_id": decision["decision_id"], "reward": 1}
+                (await client.post("/feedback", json=report)).raise_for_status()
+
+        for start in range(0, n, 16):
+            await asyncio.gather(*map(visit, range(start, min(start + 16, n))))
+            (await client.put(f"/items/p{start % 12}", json={"features": {"category": "d"}})).raise_for_status()
+
+
+async def test_a_state_is_what_the_activity_that_was_kept_folds_to(served: Served) -> None:
+    await browse(served.url, "browse", 32)
+    redis = connect(served.redis_url, name="test", timeout_s=30)
+    try:
+        found = await audit_states(redis, "browse")
+        again = await audit_decisions(redis, "browse")
+        assert (found.same, found.different, found.gone) == (64, [], 0)
+        assert (again.same, again.different, again.gone) == (64, [], 0)
+
+        record = await loop_store.read_loop(redis, "browse")
+        keys = Keys("browse", record.id)
+        entries = await event_log.read(redis, keys, START)
+        assert all("@user" in entry.context for entry in entries if isinstance(entry, Event))
+
+        kept = keys.partition().activity("u3")
+        await redis.lset(kept, 0, b'1 1700000000000 ["p0","buy"]')  # a forged one
+        assert (await audit_states(redis, "browse")).different != []
+        await redis.ltrim(kept, 1, -1)  # one that is no longer kept
+        found = await audit_states(redis, "browse")
+        assert (found.different, found.gone) == ([], 8)
+    finally:
+        await redis.aclose()
 
 
 async def test_an_event_holds_its_raw_record(served: Served) -> None:

@@ -8,7 +8,8 @@ One decision takes one second of simulated time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from heapq import heappop, heappush
@@ -31,6 +32,7 @@ from service.represent.notices import notices_of
 from service.represent.profile import Profile
 from service.represent.schedule import Schedule
 from service.represent.schema import FeatureSchema
+from service.represent.user_state import USER, Activity, user_state
 from simulator import world as worlds
 
 Array = NDArray[Any]
@@ -66,6 +68,7 @@ def run_in_process(
     floor: float = 0.01,
     schema: FeatureSchema | None = None,
     fits: bool = False,
+    states: Collection[str] = (),
 ) -> InProcessRun:
     """Run one policy through `steps` decisions.
 
@@ -79,6 +82,7 @@ def run_in_process(
         floor: the loop's exploration floor.
         schema: the loop's features; None: those that the world declares.
         fits: whether schemas are fitted to the log, as the service does where nobody declares one.
+        states: parts of the states of users (`represent/user_state.py`) that their contexts hold; (): none.
 
     Raises:
         ValueError: the trainer refused an event.
@@ -115,6 +119,7 @@ def run_in_process(
     on_the_way: list[tuple[int, int, Event]] = []  # a heap of (step of arrival, step of the decision, event)
     alarms: list[int] = []
     expected = np.zeros(steps)
+    users = Users(states)
     events = 0
     deciding = learning = 0.0
     for step in range(steps):
@@ -142,7 +147,7 @@ def run_in_process(
             Request(
                 decision_id=f"{world.seed}-{step}",
                 user_id=moment.visit.user_id,
-                context=moment.visit.context,
+                context=users.context(moment.visit, catalogue, step),
                 candidates=None,
                 exclude=(),
                 k=1,
@@ -230,6 +235,27 @@ def past_entries(
         )
     if KINDS[record.kind].batch_trained:
         yield Training(f"0-{size + 1}", record.name, record.id)
+
+
+class Users:
+    """Keeps the activity of users, as the service does, and shows these parts of their states."""
+
+    def __init__(self, parts: Collection[str]) -> None:
+        self._parts = parts
+        self._kept: dict[str, list[Activity]] = defaultdict(list)
+
+    def context(self, visit: worlds.Visit, catalogue: Catalogue, step: int) -> Mapping[str, Any]:
+        """Take what was done before a visit, and return the visit's context with the user's state."""
+        if not self._parts:
+            return visit.context
+        kept = self._kept[visit.user_id]
+        for deed in visit.deeds:
+            number = kept[-1].number + 1 if kept else 1
+            kept.append(Activity(number, 1000 * step, deed.item_id, deed.type))
+        del kept[: -LoopSettings().activity_kept]
+        state = user_state(kept, catalogue.fields, at=1000 * step)
+        shown = {part: state[part] for part in state if part in self._parts}
+        return {**visit.context, USER: shown} if shown else visit.context
 
 
 class CatalogueEncoder:

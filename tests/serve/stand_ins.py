@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from service.decide.active import ActiveLoop
 from service.errors import NotFound, StoreUnavailable
-from service.records import Decision
+from service.records import Decision, Features
+from service.serve.activity import ActivityKeeper
 from service.serve.follower import Follower
 from service.store.decisions import DecisionWriter, PendingDecision
 
@@ -29,9 +30,22 @@ class Writes(DecisionWriter):
         self.pending: dict[str, PendingDecision] = {}
         self._degraded = degraded
 
+    @property
+    def buffered(self) -> int:
+        return 0
+
     async def append(self, pending: PendingDecision) -> tuple[Decision, bool]:
         stood = self.pending.setdefault(pending.decision.decision_id, pending)
         return stood.decision, self._degraded
+
+
+class NoActivity(ActivityKeeper):
+    """Is of a loop in which no activity was ever sent: nobody may ask it."""
+
+    def __init__(self) -> None: ...
+
+    async def with_state(self, context: Features, user: str, active: ActiveLoop, *, at: int) -> Features:
+        raise AssertionError(f"the state of {user} was read in a loop without activity")
 
 
 class NoRedis:

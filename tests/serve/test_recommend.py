@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
 
 from service.errors import InvalidRequest, NoCandidates, NotFound
 from service.records import Decision
+from service.serve.activity import ActivityKeeper
 from service.serve.misfit_counter import MisfitCounter
 from service.serve.recommend import Recommender
 from service.settings import Settings
+from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from tests.decide.builders import active_of
-from tests.serve.stand_ins import Follows, Writes
+from tests.serve.stand_ins import Follows, NoActivity, NoRedis, Writes
 
 pytestmark = pytest.mark.anyio
 SMALL = Settings(max_candidates=3, max_k=2)
 
 
 def recommender(redis: Redis, writes: Writes, **settings: Any) -> Recommender:
-    return Recommender(Follows(active_of(5, name="shop", **settings)), writes, MisfitCounter(redis), SMALL)
+    active = active_of(5, name="shop", **settings)
+    return Recommender(Follows(active), writes, MisfitCounter(redis), NoActivity(), SMALL)
 
 
 async def test_a_decision_is_stored_before_it_is_answered(redis: Redis) -> None:
@@ -78,9 +82,25 @@ async def test_an_unknown_loop_is_not_found(redis: Redis) -> None:
         await recommender(redis, Writes()).recommend("home")
 
 
+async def test_without_redis_it_decides_without_the_state_of_the_user(redis: Redis) -> None:
+    active = replace(active_of(5, name="shop"), activity=True)
+    keeper = ActivityKeeper(Follows(active), redis, cast(GroupCommit, NoRedis()))
+    asks = Recommender(Follows(active), Writes(), MisfitCounter(redis), keeper, SMALL)
+    decision, degraded = await asks.recommend("shop", user_id="u", context={"a": 1})
+    assert (decision.context, degraded) == ({"a": 1}, True)
+    _, degraded = await asks.recommend("shop", context={"a": 1})  # nobody's state is asked for
+    assert not degraded
+
+
+@pytest.mark.parametrize("name", ["@user", "@user.last"])
+async def test_the_name_of_the_state_is_not_for_clients(redis: Redis, name: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^context.{name}: "):
+        await recommender(redis, Writes()).recommend("shop", context={"@users": 1, name: 1})
+
+
 async def test_misfits_are_counted_in_the_loop(redis: Redis) -> None:
     counter = MisfitCounter(redis)
-    asks = Recommender(Follows(active_of(5, name="shop")), Writes(), counter, SMALL)
+    asks = Recommender(Follows(active_of(5, name="shop")), Writes(), counter, NoActivity(), SMALL)
     for _ in range(2):
         await asks.recommend("shop", context={"a": "x" * 300})
     assert dict(counter.of(Keys("shop", "1")).counts) == {("context", "a", "overlong"): 2}

@@ -184,6 +184,9 @@ def everything(url: str, node: ClusterNode) -> None:
         for kind in ("linucb", "popularity"):
             call("POST", "/policies", {"name": kind, "kind": kind}, expect=201)
         call("PUT", "/traffic", {"linucb": 0.5, "popularity": 0.5})
+        call(
+            "POST", "/activity", {"activity": [{"user_id": "u1", "item_id": "p0", "type": "view", "activity_id": "a"}]}
+        )
         for number in range(5):
             sent = {"loop": "shop", "decision_id": f"d{number}", "user_id": f"u{number}", "k": 2}
             call("POST", "/recommend", sent)

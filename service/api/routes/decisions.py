@@ -12,6 +12,8 @@ from service.api.problems import OF_BODIES, documented
 from service.api.routes._depends import HotDep, HotRoute, IdInPath, KeyDep, RedisDep
 from service.api.schemas import (
     LOOP_LENGTH,
+    ActivityBatch,
+    ActivityReply,
     DecisionLedger,
     DisplayReply,
     FeedbackBatchReply,
@@ -57,6 +59,13 @@ async def recommend(request: RecommendRequest, hot: HotDep, key: KeyDep, loop: L
 async def feedback(request: FeedbackBody, hot: HotDep, key: KeyDep, loop: LoopQuery = None) -> Response:
     """Report a reward, or up to 1000 of them. The reply means that it is stored."""
     status, body = await hot.feedback(request, loop=loop, key=key)
+    return Response(body, status, media_type="application/json")
+
+
+@router.post("/activity", response_model=ActivityReply, responses=documented(*OF_BODIES, NotFound, StoreUnavailable))
+async def activity(request: ActivityBatch, hot: HotDep, key: KeyDep, loop: LoopQuery = None) -> Response:
+    """Report what users did: up to 1000 activities. The reply means that they are stored."""
+    status, body = await hot.activity(request, loop=loop, key=key)
     return Response(body, status, media_type="application/json")
 
 

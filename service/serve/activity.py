@@ -1,0 +1,67 @@
+"""The use case of `/activity`, and the state that a decision is made with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from redis.asyncio import Redis
+
+from service.decide.active import ActiveLoop
+from service.errors import InvalidRequest, StoreUnavailable
+from service.records import Features
+from service.represent.user_state import USER, Activity, user_state
+from service.serve.follower import Follower
+from service.store.activity import Sent, begin_activity, read_activity, take_activity
+from service.store.group_commit import GroupCommit
+from service.store.keys import Keys
+
+
+class ActivityKeeper:
+    """Keeps what users do, and reads it before a decision, in the round trips of the group commit."""
+
+    def __init__(self, follower: Follower, redis: Redis, commit: GroupCommit) -> None:
+        self._follower, self._redis, self._commit = follower, redis, commit
+
+    async def take(self, loop: str, sent: Sequence[Sent]) -> list[str]:
+        """Take activity; return for each `accepted` or `duplicate`. The return means that it is stored.
+
+        The loop's workers read states from its first activity on: this one from now on, others when they hear of it.
+
+        Raises:
+            NotFound: there is no such loop.
+            StoreUnavailable: it may or may not be stored. What has ids may be sent again.
+        """
+        active = self._follower.loop(loop)
+        if not self._follower.store_usable():
+            raise StoreUnavailable("Redis lost its data; nothing is acknowledged until a person restarts the workers")
+        keys = Keys(active.name, active.id)
+        if sent and not active.activity:
+            await begin_activity(self._redis, keys)
+            await self._follower.refresh(loop)
+        by_user: dict[str, list[Sent]] = {}
+        for one in sent:
+            by_user.setdefault(one.user, []).append(one)
+        answers = await take_activity(self._commit, keys, active.settings, by_user)
+        turns = {user: iter(of_his) for user, of_his in answers.items()}
+        return [next(turns[one.user]) for one in sent]
+
+    async def with_state(self, context: Features, user: str, active: ActiveLoop, *, at: int) -> Features:
+        """Add the user's state to a context; return the same context where he has none.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        kept = await read_activity(self._commit, Keys(active.name, active.id), user)
+        state = user_state([Activity(*one) for one in kept], active.catalogue.fields, at=at)
+        return {**context, USER: state} if state else context
+
+
+def check_names(context: Features) -> None:
+    """Refuse a context that uses the name of the state.
+
+    Raises:
+        InvalidRequest: names the field.
+    """
+    for name in context:
+        if name.startswith(USER) and name[len(USER) :][:1] in ("", "."):
+            raise InvalidRequest(f"context.{name}", f"the name {USER} is for what the service knows of the user")
