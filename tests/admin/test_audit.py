@@ -38,7 +38,7 @@ async def traffic(url: str, kind: str, n: int) -> None:
         (await client.post("/items", json={"items": items})).raise_for_status()
         history = [
             {"event_id": f"e{i}", "user_id": f"u{i % 10}", "item_id": f"p{i % 12}", "reward": int(i % 3 == 0)}
-            for i in range(600)
+            for i in range(300)
         ]
         (await client.post("/events", json={"events": history})).raise_for_status()
         made = await client.post("/policies", json={"name": kind, "kind": kind})
