@@ -1,12 +1,16 @@
 # Every target does its own set-up. Python 3.11+ with venv, make and pip is all that must be there.
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo serve test coverage check fix hooks docs bench bench-policies bench-search
+.PHONY: help setup browser demo serve test chaos coverage check fix hooks docs bench bench-compare bench-policies bench-search
 PYTHON ?= python3
 BIN = .venv/bin
 RUN = PATH="$(CURDIR)/.venv/bin:$$PATH"
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 # More BLAS threads than one make small matrix products slower, and hide CPU time from the clocks of the benchmarks.
 ONE_THREAD = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+# A file belongs to one process, and the files begin in the order that tests/conftest.py gives them: slow ones first.
+THREE_PROCESSES = -n 3 --dist loadfile --no-loadscope-reorder
+# pyproject.toml ends a test that takes four minutes.
+NO_TIMEOUT = --override-ini=faulthandler_timeout=0
 
 help:  ## this list
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,10 +37,13 @@ browser:
 	  { echo "install chromium (Debian: sudo apt-get install chromium), then call make test again"; exit 1; }
 
 test: setup browser  ## all tests, in three processes; ARGS=tests/policies some; ARGS='-m "not slow"' the quick ones
-	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile --no-loadscope-reorder)
+	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(THREE_PROCESSES))
+
+chaos: setup  ## the kills, swaps, audits and odd requests of make test at full size; takes long
+	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest $(NO_TIMEOUT) --size 1 tests/failures tests/admin/test_audit.py tests/api/test_fuzz.py
 
 coverage: setup browser  ## the same with coverage, and its floor; takes two fifths longer
-	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --cov -n 3 --dist loadfile --no-loadscope-reorder
+	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --cov $(THREE_PROCESSES)
 
 check: setup  ## format, lint, types; changes nothing
 	@$(BIN)/ruff format --check .
@@ -62,7 +69,14 @@ docs: setup  ## write the generated tables of docs/ anew
 	@touch $@
 
 bench: setup .venv/.rivals  ## the figures of docs/benchmarks.md; ARGS=tests/benchmarks/test_kpass.py one of them
-	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --override-ini=addopts= --override-ini=testpaths=tests/benchmarks --override-ini=faulthandler_timeout=0 -s $(ARGS)
+	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --override-ini=addopts= --override-ini=testpaths=tests/benchmarks $(NO_TIMEOUT) -s $(ARGS)
+
+bench-compare: setup  ## what a decision costs, in turns with a commit: REF=HEAD~1; CASES=linucb some of it
+	@$(if $(REF),,echo "name a commit: make bench-compare REF=HEAD~1"; exit 1;) \
+	  folder=$$(mktemp -d) && trap "git worktree remove --force $$folder" EXIT && \
+	  git worktree add --quiet --detach $$folder $(REF) && \
+	  $(ONE_THREAD) COMPARE_WITH=$$folder CASES="$(CASES)" $(BIN)/python -m pytest --override-ini=addopts= $(NO_TIMEOUT) -s \
+	    tests/benchmarks/test_decision_cost.py $(ARGS)
 
 bench-policies: setup  ## the tables of policies and worlds; goes on where it stopped; ARGS=--quick in minutes
 	@$(ONE_THREAD) $(BIN)/python -m tests.benchmarks.policies $(ARGS)

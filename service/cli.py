@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -17,6 +17,9 @@ from rich.markup import escape
 
 from service import logs
 from service.settings import Settings, unknown_variables, without_password
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis as Connection
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -417,6 +420,75 @@ def _told() -> Iterator[None]:
         fail(str(error), code=1)
 
 
+letters_app = typer.Typer(no_args_is_help=True)
+app.add_typer(letters_app, name="dead-letters")
+
+
+@letters_app.callback()
+def dead_letters() -> None:
+    """Dead letters: events that a policy could not learn."""
+
+
+Policy = Annotated[str | None, typer.Option(help="One policy only.")]
+
+
+@letters_app.command("list")
+def list_letters(
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    policy: Policy = None,
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+) -> None:
+    """List the events that policies could not learn, and why.
+
+    Example: `rebound dead-letters list --loop shop --data .rebound`
+    """
+    from rich.table import Table
+
+    from service.admin.dead_letters import dead_letters as listed
+
+    table = Table("policy", "position", "why")
+    for found in _on_redis(redis, data, lambda connection: listed(connection, loop, policy)):
+        table.add_row(escape(found.policy), found.position, escape(found.why))
+    console.print(table if table.rows else "[green]✓[/] no dead letters")
+
+
+@letters_app.command("retry")
+def retry_letters(
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    policy: Policy = None,
+    position: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+) -> None:
+    """Have policies learn their dead letters once more, now that what was wrong is mended.
+
+    They are learned at the end of the log. What fails again is listed again.
+
+    Example: `rebound dead-letters retry --loop shop --policy linucb`
+    """
+    from service.admin.dead_letters import retry
+
+    retried = _on_redis(redis, data, lambda connection: retry(connection, loop, policy, position))
+    console.print(f"[green]✓[/] {retried:,} to be learned once more")
+
+
+T = TypeVar("T")
+
+
+def _on_redis(redis: str | None, data: Path, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Do something with the Redis that is named, or that of a data folder; errors in a line, with exit code 1."""
+    from service import backup as backups
+    from service.store.connection import connect
+
+    async def do(url: str) -> T:
+        async with connect(url, name="cli", timeout_s=30) as connection:
+            return await work(connection)
+
+    with _told(), backups.redis_of(read_settings(redis_url=redis).redis_url, data) as url:
+        return asyncio.run(do(url))
+
+
 @app.command()
 def audit(
     loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
@@ -521,6 +593,7 @@ def evaluate(
     ] = None,
     decisions: Annotated[int, typer.Option(help="Newest decisions to judge.", min=1)] = 100_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all figures.")] = False,
+    url: Url = None,
     redis: Redis = None,
     data: Annotated[Path, typer.Option(help="Data folder of a running `rebound serve`.")] = Path(".rebound"),
 ) -> None:
@@ -533,6 +606,8 @@ def evaluate(
     Only decisions whose candidates are still in the ledger can be judged. Set the loop's `ledger_time` to what you
     want to look back on, such as 30 days.
 
+    With `--url` the service does it (`POST /evaluations`), and Ctrl-C cancels it.
+
     Exit code 1: every answer was refused.
 
     Examples:
@@ -543,9 +618,10 @@ def evaluate(
     """
     import orjson
 
-    from service.admin.evaluation import described, target_of
+    from service import evaluation as evaluations
     from service.evaluate.comparison import INTERVALS
     from service.evaluate.estimators import ESTIMATORS
+    from service.run.embedded import EmbeddedRedis
 
     _one_of("--estimator", estimator, list(ESTIMATORS))
     _one_of("--interval", interval, INTERVALS)
@@ -556,31 +632,28 @@ def evaluate(
     if len(given) > len(kind or []):
         fail("there are more --params than --kind", code=2)
     for number, name in enumerate(kind or []):
-        targets.append(target_of(kind=name, params=given[number] if number < len(given) else {}))
+        targets.append({"kind": name, "params": given[number] if number < len(given) else {}})
     if not targets:
         fail("name what to judge: --policy NAME, or --kind KIND", code=2)
-    settings = read_settings(redis_url=redis)
-    from service.run.embedded import EmbeddedRedis
-
-    url = settings.redis_url or EmbeddedRedis(data).url
+    request = {
+        "targets": targets,
+        "estimator": estimator,
+        "interval": interval,
+        "confidence": confidence,
+        "segment": segment,
+        "decisions": decisions,
+    }
     with _told():
-        evaluation = asyncio.run(
-            _evaluate(
-                url,
-                loop,
-                targets,
-                estimator=estimator,
-                interval=interval,
-                confidence=confidence,
-                segment=segment,
-                most=decisions,
-            )
-        )
+        if url is not None:
+            found = evaluations.evaluate_there(url, _source(url, redis, data).key, loop, request, errors)
+        else:
+            where = read_settings(redis_url=redis).redis_url or EmbeddedRedis(data).url
+            found = evaluations.evaluate_here(where, loop, request, errors)
     if as_json:
-        sys.stdout.write(orjson.dumps(described(evaluation), option=orjson.OPT_INDENT_2).decode() + "\n")
+        sys.stdout.write(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
-        _show_evaluation(loop, evaluation)
-    if all(one.comparison is None for one in evaluation.judgements):
+        evaluations.show(console, loop, found)
+    if all(answer["refusal"] is not None for answer in found["answers"]):
         raise typer.Exit(1)
 
 
@@ -589,13 +662,11 @@ def _one_of(option: str, value: str, known: Sequence[str]) -> None:
         fail(f"{option}: there is no {value!r}; there are {', '.join(known)}", code=2)
 
 
-def _existing(said: str) -> Any:
-    from service.admin.evaluation import target_of
-
+def _existing(said: str) -> dict[str, Any]:
     name, at, version = said.partition("@")
     if at and not version.isdigit():
         fail(f"--policy {said}: expected NAME or NAME@VERSION, with a whole number", code=2)
-    return target_of(policy=name, version=int(version) if at else None)
+    return {"policy": name, "version": int(version) if at else None}
 
 
 def _params(text: str) -> dict[str, Any]:
@@ -608,76 +679,3 @@ def _params(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         fail(f"--params {text}: expected a JSON object", code=2)
     return found
-
-
-async def _evaluate(url: str, loop: str, targets: list[Any], **options: Any) -> Any:
-    import time
-
-    from rich.progress import Progress
-
-    from service.admin.evaluation import evaluate
-    from service.store.connection import connect
-
-    bar = Progress(console=errors, transient=True)
-    task = bar.add_task("decisions")
-    started = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        if not bar.live.is_started and time.monotonic() - started > 2:
-            bar.start()
-        bar.update(task, completed=done, total=total)
-
-    try:
-        async with connect(url, name="evaluate", timeout_s=30) as redis:
-            return await evaluate(redis, loop, targets, **options, progress=progress)
-    finally:
-        bar.stop()
-
-
-def _show_evaluation(loop: str, evaluation: Any) -> None:
-    from service.admin.evaluation import WHY
-
-    _show_findings("target", [(one.target.name, one) for one in evaluation.judgements])
-    for one in evaluation.judgements:
-        left_out = [f"{count:,} {WHY[reason]}" for reason, count in one.left_out.items()]
-        if left_out:
-            console.print(escape(f"left out for {one.target.name}: {'; '.join(left_out)}"), highlight=False)
-        if one.segments:
-            _show_findings(one.target.name, list(one.segments.items()))
-    console.print(
-        f"loop {escape(loop)}: {evaluation.decisions:,} decisions in the log; each interval holds with"
-        f" {evaluation.confidence:.6g}",
-        highlight=False,
-    )
-    if any(one.segments for one in evaluation.judgements):
-        console.print(f"each interval of a segment holds with {evaluation.segment_confidence:.6g}", highlight=False)
-
-
-def _show_findings(title: str, findings: Sequence[tuple[str, Any]]) -> None:
-    from rich.table import Table
-
-    from service.evaluate.comparison import verdict
-
-    table = Table(
-        escape(title), "reward per decision", "what served got", "difference", "decisions (effective)", "verdict"
-    )
-    for name, one in findings:
-        cells = ["", "", ""]
-        if one.comparison is None:
-            said = "refused"
-        else:
-            said = verdict(one.comparison)
-            cells = [_interval(found) for found in (one.comparison.target, one.comparison.logged)]
-            cells.append(_interval(one.comparison.difference, sign="+"))
-        counts = one.diagnostics
-        count = "" if counts is None else f"{counts.decisions:,} ({counts.effective:,.0f})"
-        table.add_row(escape(name), *cells, count, escape(said))
-    console.print(table)
-    for name, one in findings:
-        if one.refusal is not None:
-            console.print(f"[red]✗[/] {escape(name)} refused: {escape(one.refusal.why)}", highlight=False)
-
-
-def _interval(found: Any, *, sign: str = "") -> str:
-    estimate, low, high = (format(value, f"{sign}.4f") for value in found)
-    return f"{estimate} [{low}, {high}]".replace("[", "\\[")

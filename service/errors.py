@@ -7,6 +7,7 @@ ReboundError
 ├── PayloadTooLarge       413
 ├── Unauthorized          401  no key, or an unknown one
 ├── Forbidden             403  the key's role does not allow this
+├── RateLimited           429  the key calls more often than it may; try again later
 ├── NotFound              404  loop, item, policy, version or decision
 ├── UnsupportedEncoding   415  a compressed body
 ├── Conflict              409  it exists, differs, or is in use
@@ -20,6 +21,7 @@ Each carries its status and a stable `code`; `api/problems.py` renders them as R
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
@@ -29,6 +31,7 @@ class ReboundError(Exception):
     status: int = 500
     code: str = "internal"
     title: str = "Something went wrong"
+    retry_after: int | None = None  # seconds after which the same request may succeed
 
     def __init__(self, detail: str, *, code: str | None = None, **extra: Any) -> None:
         super().__init__(detail)
@@ -65,6 +68,17 @@ class Unauthorized(ReboundError):
 
 class Forbidden(ReboundError):
     status, code, title = 403, "forbidden", "This key may not do this"
+
+
+class RateLimited(ReboundError):
+    """429 with Retry-After: nothing was done."""
+
+    status, code, title = 429, "rate_limited", "Too many requests with this key"
+    retry_after = 1  # or more: as the instance says
+
+    def __init__(self, key: str, wait_s: float) -> None:
+        self.retry_after = math.ceil(wait_s)
+        super().__init__(f"the key {key} may not call so often; send it again in {self.retry_after} s")
 
 
 class NotFound(ReboundError):

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from service.rules import NO_RULES, Rules
+
 LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 LARGEST = 1e100  # of a reward: scores, which may lie outside the range, are finite, too
@@ -74,6 +76,9 @@ class LoopChanges(BaseModel):
         strict=True,
         description="refuse a request with a field that the declared schema cannot use; else it is used as far as it "
         "can be, and counted",
+    )
+    rules: Rules = Field(
+        NO_RULES, description="filter, boost, pin, at_most: of every decision, beside the request's own"
     )
 
 

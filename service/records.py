@@ -71,6 +71,7 @@ class PolicyRecord:
     version: int = 0  # the newest; 0: no snapshot yet
     position: str = START  # the last entry of the log that it has learned from
     events: int = 0  # learned
+    set_aside: int = 0  # of `events`, those that it could not learn, and has not learned since
     skipped: int = 0  # events that the log no longer held when the policy began to learn
     bytes: int = 0  # of the learned state and the newest snapshot
     kept: int = 0  # bytes of all kept snapshots
@@ -91,6 +92,17 @@ class PolicyRecord:
             if said is not None:
                 return str(said["encoder"])
         return None
+
+
+@dataclass(frozen=True)
+class Change:
+    """An administrative change, as it is written down."""
+
+    by: str  # name of the key, or of the command
+    what: str  # such as `change settings`
+    before: Any  # JSON; None: there was nothing, or nobody knows
+    after: Any
+    at: float = 0.0  # unix seconds; 0: not written down yet
 
 
 # ---- decisions
@@ -125,6 +137,12 @@ class Decision:
     exploration_floor: float
     seed: str
     items: tuple[SlateItem, ...]
+    rules: Mapping[str, Any] | None = None  # of the loop and of the request; None: there were none
+    left: tuple[int, ...] | None = None  # under rules: candidates for each place; None: one less for each
+
+    def candidates_for(self, place: int) -> int:
+        """Return from how many candidates the item at a place, from 0 on, was drawn."""
+        return self.n - place if self.left is None else self.left[place]
 
 
 # ---- entries of the log
@@ -213,4 +231,25 @@ class Unreadable:
     why: str
 
 
-Entry: TypeAlias = Event | Training | Successor | Note | Unreadable
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """An event once more, for one policy that could not learn it where it stood first."""
+
+    position: str
+    policy: str
+    policy_id: str
+    of: str  # where it stood first
+    event: Event | Unreadable  # at this position
+
+
+Entry: TypeAlias = Event | Training | Successor | Note | Unreadable | Retry
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A place in the log at which a policy did not learn. Whoever learns the log again leaves it out there, too."""
+
+    position: str
+    why: str
+    of: str | None = None  # a retry failed here, of the event that stood first at `of`
+    learned: str | None = None  # position of the retry that the policy learned it from

@@ -20,7 +20,7 @@ from service.records import Decision, Event, LoopRecord, PolicyRecord, SlateItem
 from service.store.codec import event_body, loop_fields, row_bytes
 from service.store.decisions import DecisionWriter, PendingDecision
 from service.store.group_commit import GroupCommit
-from service.store.keys import Keys, loop_record
+from service.store.keys import OPEN, Keys, loop_record
 
 Array = NDArray[Any]
 
@@ -115,7 +115,11 @@ def loop_of(name: str = "", *, id: str = "", d: int = D, **settings: Any) -> Loo
 
 
 async def store_loop(redis: Redis, record: LoopRecord) -> Keys:
-    """Store a loop's record without listing it, so that no learner on the same Redis takes it up."""
+    """Store a loop's record without listing it, so that no learner on the same Redis takes it up.
+
+    Heartbeats of workers of other tests are forgotten: deadlines would wait for the next.
+    """
+    await redis.delete(OPEN)
     await redis.hset(loop_record(record.name), mapping=loop_fields(record))
     return Keys(record.name, record.id)
 

@@ -31,8 +31,9 @@ from tests.waiting import until
 
 # The same examples in every run: a red one is the fault of what changed. `make test ARGS=--hypothesis-profile=search`
 # looks for new ones.
-hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
-hypothesis.settings.register_profile("search", max_examples=2000, deadline=None)
+SLOW_IS_FINE = [hypothesis.HealthCheck.too_slow]  # no test fails because the machine is busy
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=SLOW_IS_FINE)
+hypothesis.settings.register_profile("search", max_examples=2000, deadline=None, suppress_health_check=SLOW_IS_FINE)
 hypothesis.settings.load_profile("same")
 
 # No test speaks TLS. Yet every new client of httpx reads the certificates that it would trust: 30 ms, in the processes
@@ -205,6 +206,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--size", type=float, default=0.06, help="size of the statistical and failure runs; 1 = the figures of the docs"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a slow test come first. One that began last would keep one process at work and the others idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,7 @@ async def audit_learning(redis: Redis, loop: str) -> dict[str, bool]:
     found = {}
     for name in await policy_store.policy_names(redis, keys):
         policy, state = await _checkpoint(redis, keys, name)
-        trainer = Trainer.of(record, policy, await encoders.read_schemas(redis, keys, policy.needs))
+        trainer = await _trainer(redis, record, policy)
         if state is not None:
             await advance(redis, keys, trainer, until=policy.position)
         again = trainer.state()
@@ -88,6 +88,13 @@ async def _checkpoint(redis: Redis, keys: Keys, name: str) -> tuple[PolicyRecord
         if after.position == policy.position:
             return policy, state
         policy = after
+
+
+async def _trainer(redis: Redis, loop: LoopRecord, policy: PolicyRecord) -> Trainer:
+    """Return a trainer that has learned nothing, and leaves out what the policy set aside."""
+    keys = Keys(loop.name, loop.id)
+    schemas = await encoders.read_schemas(redis, keys, policy.needs)
+    return Trainer.of(loop, policy, schemas, await policy_store.read_letters(redis, keys, policy.name))
 
 
 async def advance(redis: Redis, keys: Keys, trainer: Trainer, *, until: str) -> None:
@@ -233,7 +240,7 @@ async def _served(
             learn_again[name][position] = version
     for name, versions in learn_again.items():
         policy = await policy_store.read_policy(redis, keys, name)
-        trainer = Trainer.of(record, policy, await encoders.read_schemas(redis, keys, policy.needs))
+        trainer = await _trainer(redis, record, policy)
         for position in sorted(versions, key=order):
             await advance(redis, keys, trainer, until=position)
             version = versions[position]

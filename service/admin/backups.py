@@ -25,12 +25,13 @@ from redis.asyncio import Redis
 
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.loop import LOOP_NAME
-from service.records import LoopRecord
-from service.store import loop_store
+from service.records import Change, LoopRecord
+from service.store import change_log, loop_store
 from service.store.codec import FORMAT, check_format, loop_fields, read_loop_fields
 from service.store.connection import answering, now
 from service.store.keys import DELETED, Keys
 from service.store.loop_rows import AT_ONCE, BadRow, Row, read_rows, write_rows
+from service.store.open_time import read_opening
 
 MAGIC = "rebound backup"
 LONGEST_LINE = 1 << 30  # bytes: a snapshot of the largest model, as base64
@@ -83,7 +84,8 @@ async def write_backup(
                 digest.update(text)
                 file.write(text)
 
-            put({"file": MAGIC, "v": FORMAT, "at": await now(redis), "loops": [_head(record) for record in records]})
+            times = {"at": await now(redis), "open": (await read_opening(redis)).now_ms}
+            put({"file": MAGIC, "v": FORMAT, **times, "loops": [_head(record) for record in records]})
             for number, record in enumerate(records):
                 sorts: Counter[str] = Counter()
                 async for row in read_rows(redis, Keys(record.name, record.id)):
@@ -108,6 +110,7 @@ class Head:
     """The beginning of a backup."""
 
     at: float  # unix seconds: the moment that it shows
+    open_ms: int  # open time at that moment
     loops: tuple[LoopRecord, ...]
 
 
@@ -155,7 +158,7 @@ def _head_of(line: dict[str, Any] | None) -> Head:
             if not LOOP_NAME.fullmatch(loop["name"]):
                 raise ValueError(f"{loop['name']!r} is no name of a loop")
             loops.append(read_loop_fields(loop["name"], dict(zip(parts[::2], parts[1::2], strict=True))))
-        return Head(float(line["at"]), tuple(loops))
+        return Head(float(line["at"]), int(line.get("open", 1000 * line["at"])), tuple(loops))
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidRequest("file", f"has a head that cannot be read: {error}") from error
 
@@ -190,7 +193,7 @@ async def restore_backup(
                 f"there is a loop {record.name!r}; restore it under another name, or delete it first",
                 code="loop_exists",
             )
-    later_ms = max(0, round(1000 * (await now(redis) - head.at)))
+    later_ms = (await read_opening(redis)).now_ms - head.open_ms
     # Should this be cut off, what it wrote is swept one day.
     unfinished = {f"{record.name}/{record.id}": await now(redis) + UNFINISHED_S for record in wanted.values()}
     if unfinished:
@@ -202,7 +205,10 @@ async def restore_backup(
         await write_rows(redis, Keys(record.name, record.id), rows, later_ms=later_ms)
         sorts[number].update(map(_sort, rows))
         progress(sum(found.total() for found in sorts.values()))
-    for record in wanted.values():
+    for number, record in wanted.items():
+        restored = {"loop": head.loops[number].name, "backup_of": head.at}
+        change = Change("rebound restore", "restore loop", None, restored)
+        await change_log.append_of_loop(redis, record.name, change)
         if not await loop_store.create_loop(redis, record):
             raise Conflict(f"somebody made a loop {record.name!r} meanwhile", code="loop_exists")
         async with answering():

@@ -115,8 +115,8 @@ def _of_feedback(name: str, status: LoopStatus) -> Iterator[Finding]:
         yield Finding(
             "bad",
             name,
-            f"{status.dead_letters:,} entries of the log cannot be read and were set aside.",
-            "See the learner's log for why.",
+            f"{status.dead_letters:,} entries of the log could not be learned and were set aside.",
+            "`rebound dead-letters list` says why. Once that is mended, `rebound dead-letters retry` has them learned.",
         )
     if status.decisions >= ENOUGH and settled >= ENOUGH and not status.joined:
         yield Finding(

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from redis.asyncio import Redis
 
 from service.admin.validation import checked_params
-from service.errors import InvalidRequest, NotFound
+from service.errors import Conflict, InvalidRequest, NotFound
 from service.evaluate.comparison import INTERVALS
 from service.evaluate.estimators import ESTIMATORS
 from service.store import evaluation_store, loop_store, policy_store
@@ -115,7 +115,7 @@ async def unfinished(redis: Redis) -> list[EvaluationStatus]:
     for keys, evaluation in await evaluation_store.queued(redis):
         try:
             one = await evaluation_store.read_evaluation(redis, keys, evaluation)
-        except NotFound:  # its loop was deleted
+        except (NotFound, Conflict):  # its loop was deleted; or it cannot be read
             continue
         if one.status not in evaluation_store.ENDED:
             status = EvaluationStatus(loop=keys.loop, id=one.id, status=one.status, done=one.done, total=one.total)

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from service.errors import Conflict, InvalidRequest
 from service.exchange.dsjson import write_line
 from service.exchange.parquet import ParquetFolder, arrow
-from service.records import Decision, Event, Features
+from service.records import Decision, Event, Features, Unreadable
 from service.store import event_log, item_store, loop_store, policy_store
 from service.store.keys import Keys
 from service.store.settled import read_decisions
@@ -30,8 +30,9 @@ class Exported:
     decisions: int = 0
     left_out: dict[str, int] = field(default_factory=dict)  # why -> events
 
-    def leave_out(self, why: str) -> None:
-        self.left_out[why] = self.left_out.get(why, 0) + 1
+    def leave_out(self, why: str, events: int = 1) -> None:
+        if events:
+            self.left_out[why] = self.left_out.get(why, 0) + events
 
 
 async def export_parquet(redis: Redis, loop: str, folder: Path, progress: Progress = lambda *_: None) -> Exported:
@@ -55,7 +56,7 @@ async def export_parquet(redis: Redis, loop: str, folder: Path, progress: Progre
             names = await policy_store.policy_names(redis, keys)
             policies = [await policy_store.read_policy(redis, keys, name) for name in names]
             files.write_policies((policy, record.traffic.get(policy.name, 0.0)) for policy in policies)
-            async for events, decisions in _log(redis, keys, progress):
+            async for events, decisions in _log(redis, keys, done, progress):
                 for event in events:
                     files.add_event(event)
                     done.events += 1
@@ -86,7 +87,7 @@ async def export_dsjson(redis: Redis, loop: str, file: Path, progress: Progress 
     catalogues = _Catalogues(redis, keys)
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            async for events, decisions in _log(redis, keys, progress):
+            async for events, decisions in _log(redis, keys, done, progress):
                 for event in events:
                     if event.propensity is None:
                         done.leave_out("without a propensity")
@@ -112,13 +113,14 @@ def _part(path: Path) -> Path:
 
 
 async def _log(
-    redis: Redis, keys: Keys, progress: Progress
+    redis: Redis, keys: Keys, exported: Exported, progress: Progress
 ) -> AsyncIterator[tuple[list[Event], Mapping[str, Decision]]]:
     """Read the log up to where it ends now: events, and those of their decisions that the ledger holds."""
     [until] = await event_log.ends(redis, [keys])
     total, done = await event_log.size(redis, keys), 0
     async for entries in event_log.scan(redis, keys, until=until):
         events = [entry for entry in entries if isinstance(entry, Event)]
+        exported.leave_out("unreadable", sum(isinstance(entry, Unreadable) for entry in entries))
         ids = list(dict.fromkeys(event.decision_id for event in events if event.source != "import"))
         yield events, {decision.decision_id: decision for _, decision in await read_decisions(redis, keys, ids)}
         done += len(entries)

@@ -19,12 +19,12 @@ from service.exchange.dsjson import read_dsjson
 from service.exchange.obp import read_arrays, read_table
 from service.exchange.parquet import read_parquet
 from service.loop import LoopSettings
-from service.records import LoopRecord, PastEvent
+from service.records import Change, LoopRecord, PastEvent
 from service.represent.misfits import Misfits
 from service.serve.feedback import check_reward
 from service.serve.follower import Follower
 from service.serve.misfit_counter import MisfitCounter
-from service.store import event_log, item_store, loop_store
+from service.store import change_log, event_log, item_store, loop_store
 from service.store.codec import event_body, row_bytes
 from service.store.connection import now
 from service.store.keys import Keys
@@ -41,7 +41,7 @@ Rows: TypeAlias = Iterator[tuple[str, PastEvent]]  # (row of a file, for people;
 
 
 async def import_events(
-    redis: Redis, follower: Follower, misfits: MisfitCounter, loop: str, events: Sequence[PastEvent]
+    redis: Redis, follower: Follower, misfits: MisfitCounter, loop: str, events: Sequence[PastEvent], *, by: str
 ) -> int:
     """Append historical events, all or nothing, oldest first; return how many were new.
 
@@ -61,7 +61,12 @@ async def import_events(
     ordered = _in_order(events)
     rows = await asyncio.to_thread(lambda: [_encode(active, event, found) for event in ordered])
     misfits.of(keys).merge(found)
+    await _write_down(redis, keys, by, len(rows))
     return await _append(redis, keys, active.settings, rows)
+
+
+async def _write_down(redis: Redis, keys: Keys, by: str, events: int) -> None:
+    await change_log.append(redis, keys.data_changes, Change(by, "import events", None, {"events": events}))
 
 
 async def _append(redis: Redis, keys: Keys, settings: LoopSettings, rows: Sequence[Row]) -> int:
@@ -155,6 +160,7 @@ async def import_file(
     record = await loop_store.read_loop(redis, loop)
     keys = Keys(loop, record.id)
     total = await _check(redis, record, read(), progress)
+    await _write_down(redis, keys, "rebound import", total)
     misfits, found = MisfitCounter(redis), Misfits()
     active = await _active(redis, record)
     rows: list[Row] = []

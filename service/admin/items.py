@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from redis.asyncio import Redis
 
 from service.admin.adoption import Adoption, adoption
-from service.records import Features
+from service.records import Change, Features
 from service.serve.follower import Follower
 from service.serve.misfit_counter import MisfitCounter
 from service.store import item_store, loop_store
@@ -15,7 +15,13 @@ from service.store.keys import Keys
 
 
 async def change_items(
-    redis: Redis, follower: Follower, misfits: MisfitCounter, loop: str, changes: Mapping[str, Features | None]
+    redis: Redis,
+    follower: Follower,
+    misfits: MisfitCounter,
+    loop: str,
+    changes: Mapping[str, Features | None],
+    *,
+    by: str,
 ) -> Adoption:
     """Upsert items (None: delete), all or nothing. Values that the encoder cannot use are counted.
 
@@ -25,10 +31,11 @@ async def change_items(
     active = follower.loop(loop)
     keys = Keys(loop, active.id)
     active.encoder.items([features for features in changes.values() if features is not None], misfits=misfits.of(keys))
-    return await adoption(redis, follower, keys, await item_store.change_items(redis, keys, changes))
+    change = Change(by, "change items", None, changes)
+    return await adoption(redis, follower, keys, await item_store.change_items(redis, keys, changes, change=change))
 
 
-async def delete_item(redis: Redis, follower: Follower, loop: str, item: str) -> Adoption:
+async def delete_item(redis: Redis, follower: Follower, loop: str, item: str, *, by: str) -> Adoption:
     """Delete one item.
 
     Raises:
@@ -36,5 +43,6 @@ async def delete_item(redis: Redis, follower: Follower, loop: str, item: str) ->
     """
     record = await loop_store.read_loop(redis, loop)
     keys = Keys(loop, record.id)
-    epoch = await item_store.change_items(redis, keys, {item: None}, must_exist=True)
+    change = Change(by, "delete item", None, {item: None})
+    epoch = await item_store.change_items(redis, keys, {item: None}, must_exist=True, change=change)
     return await adoption(redis, follower, keys, epoch)

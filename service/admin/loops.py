@@ -18,30 +18,32 @@ from service.admin.policies import create_policy
 from service.admin.validation import invalid
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.loop import LOOP_NAME, LoopSettings
-from service.records import START, LoopRecord
+from service.records import START, Change, LoopRecord
 from service.represent.learned import LearnedSchema
 from service.represent.schema import FeatureSchema
 from service.represent.stored import AnyEncoder, AnySchema, make_encoder, schema_of
 from service.serve.follower import Follower
 from service.serve.ids import DEFAULT_LOOP
-from service.store import encoders, event_log, loop_store, policy_store, workers
+from service.store import change_log, encoders, event_log, loop_store, policy_store, workers
 from service.store.keys import Keys
 
 DEFAULT_POLICY = "adaptive"
+ITSELF = "rebound"  # who made what the service makes by itself
 
 
 async def bootstrap(redis: Redis) -> None:
     """Make the loop `default` where there is no data at all; a loop that somebody deleted stays deleted."""
     if await workers.read_identity(redis) is not None:
         return
-    await loop_store.create_loop(redis, new_record(DEFAULT_LOOP, LoopSettings(), None))
+    new = new_record(DEFAULT_LOOP, LoopSettings(), None)
+    await loop_store.create_loop(redis, new, _made(new, ITSELF))
     record = await loop_store.read_loop(redis, DEFAULT_LOOP)
     with suppress(Conflict):  # another worker starts at the same moment, or a start was cut off
-        await create_policy(redis, record, DEFAULT_POLICY, DEFAULT_POLICY, {}, serve_alone=True)
+        await create_policy(redis, record, DEFAULT_POLICY, DEFAULT_POLICY, {}, by=ITSELF, serve_alone=True)
 
 
 async def put_loop(
-    redis: Redis, follower: Follower, name: str, settings: Mapping[str, Any], schema: AnySchema | None
+    redis: Redis, follower: Follower, name: str, settings: Mapping[str, Any], schema: AnySchema | None, *, by: str
 ) -> bool:
     """Create a loop, or change the given settings of one; True when it was created.
 
@@ -57,18 +59,35 @@ async def put_loop(
     if schema is not None:
         encoders.check_size(schema.model_dump(mode="json"))  # before anything is written
     new = new_record(name, _settings({}, settings), schema) if await _absent(redis, name) else None
-    if new is not None and await loop_store.create_loop(redis, new):
+    if new is not None and await loop_store.create_loop(redis, new, _made(new, by)):
         await adoption(redis, follower, Keys(name, new.id), new.epoch)
         return True
 
     async def attempt(seen: LoopRecord) -> int:
-        return await loop_store.change_loop(redis, seen, await _changes(redis, seen, settings, schema))
+        changes = await _changes(redis, seen, settings, schema)
+        return await loop_store.change_loop(redis, seen, changes, _changed(seen, changes, by))
 
     seen, epoch = await change(redis, name, attempt)
     if schema is not None:
-        epoch = await _declare(redis, name, schema) or epoch
+        epoch = await _declare(redis, name, schema, by) or epoch
     await adoption(redis, follower, Keys(name, seen.id), epoch)
     return False
+
+
+def _made(record: LoopRecord, by: str) -> Change:
+    return Change(by, "make loop", None, {"settings": record.settings.model_dump(mode="json"), "schema": record.schema})
+
+
+def _changed(seen: LoopRecord, changes: Mapping[str, str | bytes | int], by: str) -> Change | None:
+    """Return what a change of settings, or of the schema of a loop that is not in use, changes; None: nothing."""
+    settings, schema = changes["settings"], changes.get("schema")
+    assert isinstance(settings, str)
+    old, new = seen.settings.model_dump(mode="json"), orjson.loads(settings)
+    differ = [name for name in new if new[name] != old[name]]
+    before, after = {name: old[name] for name in differ}, {name: new[name] for name in differ}
+    if isinstance(schema, bytes) and changes["encoder"] != seen.encoder:
+        before["schema"], after["schema"] = seen.schema, orjson.loads(schema)
+    return Change(by, "change settings", before, after) if after else None
 
 
 async def _absent(redis: Redis, name: str) -> bool:
@@ -106,15 +125,18 @@ async def declared_encoder(redis: Redis, record: LoopRecord) -> AnyEncoder:
     return await encoder_for(redis, record, record.declared)
 
 
-async def _declare(redis: Redis, name: str, schema: AnySchema) -> int | None:
+async def _declare(redis: Redis, name: str, schema: AnySchema, by: str) -> int | None:
     """Append a person's schema to the log of a loop that is in use, unless it stands already; return the new epoch."""
     seen = await loop_store.read_loop(redis, name)
     encoder, fixed = make_encoder(_with_item_ids(schema, seen)), schema.declares
     if seen.declared == (encoder.version if fixed else None):
         return None
+    keys, after = Keys(name, seen.id), {"encoder": encoder.version, "schema": orjson.loads(_dump(encoder.schema))}
+    noted = Change(by, "declare schema", {"encoder": seen.declared}, after if fixed else {"encoder": None})
+    await change_log.append(redis, keys.change_log, noted)
     await encoders.append_successor(
         redis,
-        Keys(name, seen.id),
+        keys,
         orjson.loads(_dump(encoder.schema)),
         encoder=encoder.version,
         events=0,
@@ -179,12 +201,17 @@ def _dump(schema: AnySchema) -> bytes:
     return orjson.dumps(schema.model_dump(mode="json"))
 
 
-async def delete_loop(redis: Redis, follower: Follower, name: str) -> None:
+async def delete_loop(redis: Redis, follower: Follower, name: str, *, by: str) -> None:
     """Delete a loop and all that belongs to it, readable or not.
 
     Raises:
         NotFound: there is no such loop.
     """
+    before: dict[str, Any] = {}
+    with suppress(Conflict):  # a record that cannot be read can be deleted
+        record = await loop_store.read_loop(redis, name)
+        before = {"settings": record.settings.model_dump(mode="json"), "traffic": record.traffic}
+    await change_log.append_of_loop(redis, name, Change(by, "delete loop", before, None))
     keys = await loop_store.delete_loop(redis, name)
     await follower.refresh(name)
     if keys is None:

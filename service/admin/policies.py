@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -15,8 +16,8 @@ from service.admin.validation import checked_params
 from service.decide.active import build_scorer
 from service.errors import Conflict, NotFound
 from service.policies import KINDS
-from service.records import LoopRecord, PolicyRecord
-from service.store import event_log, loop_store, policy_store
+from service.records import Change, LoopRecord, PolicyRecord
+from service.store import change_log, event_log, loop_store, policy_store
 from service.store.codec import encoder_of, unpack
 from service.store.keys import Keys
 
@@ -34,7 +35,14 @@ class PolicyDescription:
 
 
 async def create_policy(
-    redis: Redis, loop: LoopRecord, name: str, kind: str, params: Mapping[str, Any], *, serve_alone: bool = False
+    redis: Redis,
+    loop: LoopRecord,
+    name: str,
+    kind: str,
+    params: Mapping[str, Any],
+    *,
+    by: str,
+    serve_alone: bool = False,
 ) -> None:
     """Make a policy: it learns the retained log first, in the shadow. A batch-trained one trains on it at once.
 
@@ -56,10 +64,11 @@ async def create_policy(
     if KINDS[kind].batch_trained:
         # Asked for first: a request to train that names a policy which never came to be asks nobody.
         await event_log.append_training(redis, keys, name, record.id)
-    await policy_store.create_policy(redis, keys, record, serve_alone=serve_alone)
+    noted = Change(by, "make policy", None, {"policy": name, "kind": kind, "params": record.params})
+    await policy_store.create_policy(redis, keys, record, serve_alone=serve_alone, change=noted)
 
 
-async def train(redis: Redis, loop: str, name: str) -> str:
+async def train(redis: Redis, loop: str, name: str, *, by: str) -> str:
     """Ask a batch-trained policy to train anew on the retained log; return the request's position in the log.
 
     Raises:
@@ -73,10 +82,11 @@ async def train(redis: Redis, loop: str, name: str) -> str:
         raise Conflict(
             f"{policy.kind} learns from every event by itself; there is nothing to train", code="not_trained"
         )
+    await change_log.append(redis, keys.change_log, Change(by, "train policy", None, {"policy": name}))
     return await event_log.append_training(redis, keys, name, policy.id)
 
 
-async def delete_policy(redis: Redis, loop: str, name: str) -> None:
+async def delete_policy(redis: Redis, loop: str, name: str, *, by: str) -> None:
     """Delete a policy that has no share of the traffic.
 
     Raises:
@@ -89,7 +99,11 @@ async def delete_policy(redis: Redis, loop: str, name: str) -> None:
             raise NotFound(f"there is no policy {name!r} in loop {loop!r}", code="unknown_policy")
         if seen.traffic.get(name):
             raise Conflict(f"policy {name!r} serves; give its traffic to another one first", code="policy_serves")
-        return await policy_store.delete_policy(redis, seen, name)
+        before: dict[str, Any] = {"policy": name}
+        with suppress(Conflict):  # a record that cannot be read can be deleted
+            record = await policy_store.read_policy(redis, Keys(seen.name, seen.id), name)
+            before |= {"kind": record.kind, "params": record.params}
+        return await policy_store.delete_policy(redis, seen, name, Change(by, "delete policy", before, None))
 
     await change(redis, loop, attempt)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -13,9 +14,10 @@ from service.admin.evaluations import EvaluationStatus, unfinished
 from service.admin.policies import lag
 from service.errors import NotFound, StoreUnavailable
 from service.serve.follower import Follower
-from service.store import activity, encoders, event_log, loop_store, policy_store, profile_store, workers
+from service.store import activity, change_log, encoders, event_log, loop_store, policy_store, profile_store, workers
 from service.store.decisions import DecisionWriter
 from service.store.keys import Keys
+from service.store.open_time import read_opening
 
 STALE_S = 10.0  # a policy with events to learn that has published nothing for so long is stuck
 
@@ -62,6 +64,7 @@ class PolicyStatus(BaseModel):
     kind: str
     version: int = Field(description="the newest; 0: nothing published yet")
     events: int = Field(description="events learned")
+    set_aside: int = Field(0, description="of them, those that it could not learn: GET /dead-letters lists them")
     lag: int = Field(description="events in the log that it has still to learn")
     bytes: int = Field(description="of its learned state and newest snapshot")
     snapshot_age_s: float | None = Field(description="seconds since the newest version was published")
@@ -81,6 +84,14 @@ class DataNotice(BaseModel):
     count: int = Field(description="values, requests or items at fault since it began")
     means: str
     needs_person: bool = Field(description="false: the service has dealt with it by itself")
+
+
+class LastChange(BaseModel):
+    """The newest administrative change."""
+
+    at: float = Field(description="unix time")
+    by: str = Field(description="name of the key, or of the command")
+    what: str
 
 
 class LoopStatus(BaseModel):
@@ -105,7 +116,7 @@ class LoopStatus(BaseModel):
     imported: int = Field(0, description="events imported")
     events: int = Field(0, description="events appended to the log")
     pending: int = Field(0, description="decisions that wait for their feedback, or for their display")
-    dead_letters: int = Field(0, description="unreadable entries of the log, set aside")
+    dead_letters: int = Field(0, description="entries of the log that some policy could not learn: set aside")
     misfits: dict[str, int] = Field(description="`side/field/reason` of values that could not be used -> how often")
     notices: list[DataNotice] = Field(
         [], description="what is wrong with the data; GET /loops/{loop}/profile says more"
@@ -113,8 +124,17 @@ class LoopStatus(BaseModel):
     profiled: int = Field(0, description="events that the profile has counted")
     profile_bytes: int = Field(0, description="of the profile")
     encoders: int = Field(1, description="encoders that are kept, the first among them")
+    changes: int = Field(0, description="administrative changes of settings, policies and traffic in GET /changes")
+    last_change: LastChange | None = None
     policies: dict[str, PolicyStatus]
     problem: str | None = Field(None, description="why the loop cannot be read; DELETE /loops/{loop} removes it")
+
+
+class OutageStatus(BaseModel):
+    """A time in which no worker could take feedback."""
+
+    since: float = Field(description="unix seconds, as `until`")
+    until: float
 
 
 class WorkerStatus(BaseModel):
@@ -135,6 +155,9 @@ class Status(BaseModel):
     rung: str = Field(description="ok | learner_down | store_down | store_lost (docs/operations.md)")
     workers: int = Field(description="API workers that are alive")
     learner: bool = Field(description="a learner has been heard of in the last 10 s")
+    outages: int = Field(0, description="times in which no worker could take feedback for more than a second")
+    closed_s: float = Field(0.0, description="seconds of all these: deadlines stood still")
+    last_outage: OutageStatus | None = Field(None, description="the newest of these")
     loops: dict[str, LoopStatus]
     evaluations: list[EvaluationStatus] = Field([], description="that have not ended, oldest first")
     this_worker: WorkerStatus
@@ -160,6 +183,7 @@ async def read_status(
     try:
         alive = len(await workers.live_workers(redis))
         learner = await workers.learner_alive(redis)
+        opening = await read_opening(redis)
         loops = {}
         for name in await loop_store.loop_names(redis):
             if only is not None and name not in only:
@@ -171,13 +195,23 @@ async def read_status(
             except (KeyError, ValueError, RuntimeError) as error:
                 problem = f"{type(error).__name__}: {error}"
                 loops[name] = LoopStatus(learning=False, misfits={}, policies={}, problem=problem)
-        evaluations = await unfinished(redis)
+        evaluations = [one for one in await unfinished(redis) if only is None or one.loop in only]
     except StoreUnavailable:
         return Status(rung="store_down", workers=0, learner=False, loops={}, this_worker=worker)
     rung = follower.rung()
     if rung == "ok" and not learner:
         rung = "learner_down"
-    return Status(rung=rung, workers=alive, learner=learner, loops=loops, evaluations=evaluations, this_worker=worker)
+    return Status(
+        rung=rung,
+        workers=alive,
+        learner=learner,
+        outages=opening.outages,
+        closed_s=opening.closed_ms / 1000,
+        last_outage=None if opening.last is None else OutageStatus(**asdict(opening.last)),
+        loops=loops,
+        evaluations=evaluations,
+        this_worker=worker,
+    )
 
 
 async def loop_status(redis: Redis, name: str) -> LoopStatus:
@@ -203,6 +237,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
             kind=stored.kind,
             version=stored.version,
             events=stored.events,
+            set_aside=stored.set_aside,
             lag=lag(stats, stored),
             bytes=stored.bytes,
             snapshot_age_s=None if stored.published is None else round(time.time() - stored.published, 3),
@@ -215,6 +250,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
         )
     behind = any(found.lag and (found.snapshot_age_s or STALE_S) >= STALE_S for found in policies.values())
     profiled, notices, profile_bytes = await profile_store.read_summary(redis, keys)
+    changes, last = await change_log.newest(redis, keys)
     counters = {name: stats[name] for name in stats.keys() & LoopStatus.model_fields.keys()}
     return LoopStatus(
         learning=bool(stats.get("events")) and bool(policies) and not behind,
@@ -223,6 +259,8 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
         profiled=profiled,
         profile_bytes=profile_bytes,
         encoders=1 + await encoders.count(redis, keys),
+        changes=changes,
+        last_change=None if last is None else LastChange(at=last.at, by=last.by, what=last.what),
         policies=policies,
         **counters,
     )

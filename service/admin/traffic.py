@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import orjson
 from redis.asyncio import Redis
@@ -13,14 +14,14 @@ from service.admin.change import change
 from service.admin.encoders import encoder_for
 from service.decide.active import build_scorer
 from service.errors import Conflict, InvalidRequest
-from service.records import LoopRecord
+from service.records import Change, LoopRecord
 from service.serve.follower import Follower
 from service.store import loop_store, policy_store
 from service.store.codec import encoder_of, unpack
 from service.store.keys import Keys
 
 
-async def set_traffic(redis: Redis, follower: Follower, loop: str, shares: Mapping[str, float]) -> Adoption:
+async def set_traffic(redis: Redis, follower: Follower, loop: str, shares: Mapping[str, float], *, by: str) -> Adoption:
     """Split the traffic.
 
     Raises:
@@ -36,14 +37,15 @@ async def set_traffic(redis: Redis, follower: Follower, loop: str, shares: Mappi
                     name, f"there is no such policy in loop {loop!r}; there are {', '.join(known) or 'none'}"
                 )
         traffic = {name: share for name, share in shares.items() if share > 0}
-        return await loop_store.change_loop(redis, seen, {"traffic": orjson.dumps(traffic)})
+        noted = Change(by, "split traffic", seen.traffic, traffic)
+        return await loop_store.change_loop(redis, seen, {"traffic": orjson.dumps(traffic)}, noted)
 
     if not math.isclose(total := sum(shares.values()), 1.0, abs_tol=1e-9):
         raise InvalidRequest("traffic", f"the shares sum to {total:g}, not to 1")
     return await _adopted(redis, follower, *await change(redis, loop, attempt))
 
 
-async def activate(redis: Redis, follower: Follower, loop: str, name: str) -> Adoption:
+async def activate(redis: Redis, follower: Follower, loop: str, name: str, *, by: str) -> Adoption:
     """Give a policy all the traffic, at its newest version.
 
     Raises:
@@ -53,13 +55,15 @@ async def activate(redis: Redis, follower: Follower, loop: str, name: str) -> Ad
     async def attempt(seen: LoopRecord) -> int:
         await policy_store.read_policy(redis, Keys(seen.name, seen.id), name)
         pins = {policy: version for policy, version in seen.pins.items() if policy != name}
-        changes: dict[str, str | bytes | int] = {"traffic": orjson.dumps({name: 1.0}), "pins": orjson.dumps(pins)}
-        return await loop_store.change_loop(redis, seen, changes)
+        after: dict[str, Any] = {"traffic": {name: 1.0}, "pins": pins}
+        noted = Change(by, "activate policy", {"traffic": seen.traffic, "pins": seen.pins}, after)
+        changes = {field: orjson.dumps(value) for field, value in after.items()}
+        return await loop_store.change_loop(redis, seen, changes, noted)
 
     return await _adopted(redis, follower, *await change(redis, loop, attempt))
 
 
-async def rollback(redis: Redis, follower: Follower, loop: str, name: str, version: int) -> Adoption:
+async def rollback(redis: Redis, follower: Follower, loop: str, name: str, version: int, *, by: str) -> Adoption:
     """Serve exactly this version, until the policy is activated again. It goes on learning meanwhile.
 
     Raises:
@@ -79,7 +83,9 @@ async def rollback(redis: Redis, follower: Follower, loop: str, name: str, versi
                 raise Conflict(
                     f"version {version} of policy {name!r} does not load: {error}", code="bad_snapshot"
                 ) from error
-        return await policy_store.pin_version(redis, seen, name, version)
+        before = {"policy": name, "version": seen.pins.get(name)}  # null: the newest
+        noted = Change(by, "roll back", before, {"policy": name, "version": version})
+        return await policy_store.pin_version(redis, seen, name, version, noted)
 
     return await _adopted(redis, follower, *await change(redis, loop, attempt))
 

@@ -30,8 +30,8 @@ from service.api.keys import KeyRing
 from service.api.metrics import Metrics
 from service.api.problems import MEDIA_TYPE, documented, for_status, invalid, render
 from service.api.replies import HotRoutes
-from service.api.routes import decisions, docs, evaluations, items, loops, policies, status
-from service.errors import Forbidden, InvalidRequest, ReboundError, StoreUnavailable, Unauthorized
+from service.api.routes import changes, dead_letters, decisions, docs, evaluations, items, loops, policies, status
+from service.errors import Forbidden, InvalidRequest, RateLimited, ReboundError, StoreUnavailable, Unauthorized
 from service.serve.activity import ActivityKeeper
 from service.serve.feedback import FeedbackJoiner
 from service.serve.follower import Follower
@@ -60,7 +60,7 @@ TAGS = [
     {"name": "status", "description": "Is it up, is it ready, is it learning?"},
 ]
 
-ROUTES = (decisions, items, policies, evaluations, loops, status, docs)
+ROUTES = (decisions, items, policies, dead_letters, evaluations, loops, changes, status, docs)
 
 # Checked by the guard; declared here for /docs and for generated clients.
 KEY = APIKeyHeader(name="X-API-Key", auto_error=False, description="a key of this service, if keys are set")
@@ -96,7 +96,7 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
             redis = connect(str(settings.redis_url), name="api", timeout_s=settings.store_timeout_s)
             stack.push_async_callback(redis.aclose)
             follower = Follower(redis, worker=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}")
-            commit = GroupCommit(redis)
+            commit = GroupCommit(redis, follower.open_time)
             decisions = DecisionWriter(commit, buffer=settings.buffer_decisions, usable=follower.store_usable)
             stack.push_async_callback(decisions.close)
             await _when_there(redis, follower)
@@ -135,7 +135,7 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
         openapi_url=None,
         lifespan=lifespan,
         redirect_slashes=False,  # `a/` is another item than `a`
-        responses=documented(InvalidRequest, Unauthorized, Forbidden, ReboundError),
+        responses=documented(InvalidRequest, Unauthorized, Forbidden, RateLimited, ReboundError),
         dependencies=[Security(KEY), Security(BEARER)],
     )
     for routes in ROUTES:
@@ -145,7 +145,7 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _defect)  # and is raised again, to the guard, which logs it
     hot = HotPath(app, metrics)
-    return Guard(hot if hot_path else app, keys, max_body_bytes=settings.max_body_bytes)
+    return Guard(hot if hot_path else app, keys, metrics, max_body_bytes=settings.max_body_bytes)
 
 
 def _end_worker(task: asyncio.Task[None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -10,11 +11,13 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.keys import ANYBODY, Key, KeyRing
+from service.api.metrics import Metrics
 from service.api.problems import MEDIA_TYPE, render
 from service.errors import (
     Forbidden,
     InvalidRequest,
     PayloadTooLarge,
+    RateLimited,
     ReboundError,
     Unauthorized,
     UnsupportedEncoding,
@@ -35,8 +38,8 @@ class Guard:
     `scope["state"]["key"]` what the caller may do. HEAD becomes GET there; the server leaves out the body of the reply.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, *, max_body_bytes: int) -> None:
-        self._app, self._keys, self._limit = app, keys, max_body_bytes
+    def __init__(self, app: ASGIApp, keys: KeyRing, metrics: Metrics, *, max_body_bytes: int) -> None:
+        self._app, self._keys, self._metrics, self._limit = app, keys, metrics, max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -81,6 +84,7 @@ class Guard:
 
         Raises:
             Unauthorized: there is no key, or none of ours.
+            RateLimited: the key calls too often.
             Forbidden: the key's role does not allow this.
         """
         if path in OPEN or path.startswith(OPEN_FOLDER):
@@ -89,6 +93,9 @@ class Guard:
         key = self._keys.find(given)
         if key is None:
             raise Unauthorized("send a key of this service in the header X-API-Key")
+        if key.bucket is not None and (wait_s := key.bucket.take(time.monotonic())):
+            self._metrics.limited(key.name)
+            raise RateLimited(key.name, wait_s)
         if key.role != "admin" and path not in FOR_CLIENTS and not path.startswith("/decisions/"):
             raise Forbidden(
                 "this is for admin keys; client keys may call /recommend, /feedback, /activity and /decisions"

@@ -8,6 +8,8 @@ holds digests, so whoever reads it has no key:
     role = "client"
     sha256 = ["9f86d0…", "60303a…"]   # several, while an old one is replaced by a new one
     loops = ["shop"]                  # left out: all loops
+    rate = 200                        # requests a second, of each worker; left out: no limit
+    burst = 400                       # that come at once after a rest; left out: those of a second
 
 In memory there are digests, too.
 """
@@ -22,8 +24,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from service.api.token_bucket import TokenBucket
 from service.errors import Forbidden
 from service.loop import LOOP_NAME
 from service.settings import Settings
@@ -45,6 +48,20 @@ class Entry(BaseModel):
     role: Role
     sha256: tuple[Digest, ...] = Field(min_length=1)
     loops: frozenset[Name] | None = Field(None, min_length=1)
+    rate: float | None = Field(None, gt=0, le=1e6, strict=True)
+    burst: int | None = Field(None, ge=1, le=10**6, strict=True)
+
+    @model_validator(mode="after")
+    def _burst_of_a_rate(self) -> Entry:
+        if self.burst is not None and self.rate is None:
+            raise ValueError("burst needs a rate")
+        return self
+
+    def bucket(self) -> TokenBucket | None:
+        """Make what counts the calls; None: there is no limit."""
+        if self.rate is None:
+            return None
+        return TokenBucket(self.rate, max(1.0, self.rate) if self.burst is None else self.burst)
 
 
 ENTRIES: TypeAdapter[dict[Name, Entry]] = TypeAdapter(dict[Name, Entry])
@@ -57,11 +74,13 @@ class Key:
     Attributes:
         name: for the log of changes; it is no secret.
         loops: the only ones that it may touch; None: all.
+        bucket: how often it may call; None: as often as it likes.
     """
 
     name: str
     role: Role
     loops: frozenset[str] | None = None
+    bucket: TokenBucket | None = field(default=None, compare=False, repr=False)
 
     def check(self, loop: str) -> None:
         """Refuse a loop that the key is not for, be there such a loop or not.
@@ -144,5 +163,6 @@ def _of_file(path: Path | None) -> Iterator[tuple[bytes, Key]]:
     if not entries:
         raise InvalidKeys(f"REBOUND_KEYS_FILE: {path} holds no key; `rebound key` makes one")
     for name, entry in entries.items():
+        key = Key(name, entry.role, entry.loops, entry.bucket())
         for digest in entry.sha256:
-            yield bytes.fromhex(digest), Key(name, entry.role, entry.loops)
+            yield bytes.fromhex(digest), key

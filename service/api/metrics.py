@@ -37,11 +37,12 @@ LOOP_COUNTERS = {  # field of LoopStatus -> (name, help)
     "defaulted": ("rebound_items_defaulted", "Items whose reward was the default: no feedback by the deadline"),
     "imported": ("rebound_events_imported", "Events imported"),
     "events": ("rebound_events", "Events appended to the log"),
-    "dead_letters": ("rebound_dead_letters", "Unreadable entries of the log, set aside"),
+    "dead_letters": ("rebound_dead_letters", "Entries of the log that some policy could not learn: set aside"),
 }
 POLICY_GAUGES = {  # field of PolicyStatus -> (name, help)
     "version": ("rebound_policy_version", "Newest published version"),
     "events": ("rebound_policy_learned_events", "Events learned"),
+    "set_aside": ("rebound_policy_set_aside_events", "Of the events learned, those that it could not learn"),
     "lag": ("rebound_policy_lag_events", "Events in the log still to be learned"),
     "bytes": ("rebound_policy_bytes", "Bytes of learned state and newest snapshot"),
     "snapshot_age_s": ("rebound_policy_snapshot_age_seconds", "Seconds since the newest version was published"),
@@ -60,6 +61,9 @@ class Metrics:
         )
         self._decisions = self._counter("rebound_decisions", "Decisions answered", "loop", "policy")
         self._degraded = self._counter("rebound_degraded_decisions", "Decisions answered without the store", "loop")
+        self._limited = self._counter(
+            "rebound_rate_limited", "Requests refused because their key called too often", "key"
+        )
         self._totals = {
             "dropped": self._counter("rebound_dropped_decisions", "Decisions lost because the buffer was full"),
             "refused": self._counter("rebound_refused_snapshots", "Snapshots refused: garbled, not finite, ..."),
@@ -88,6 +92,10 @@ class Metrics:
         self._decision(loop, policy)()
         if degraded:
             self._degraded.labels(loop).inc()
+
+    def limited(self, key: str) -> None:
+        """Count one request that was refused because its key calls too often."""
+        self._limited.labels(key).inc()
 
     def worker(self, *, buffered: int, **totals: int) -> None:
         """Copy counts that this worker keeps elsewhere: `buffered` as of now, `totals` since it started."""
@@ -118,6 +126,12 @@ class _Stored(Collector):
         yield GaugeMetricFamily("rebound_workers", "API workers that are alive", value=self._status.workers)
         yield GaugeMetricFamily(
             "rebound_learner_up", "1 if a learner was heard of in the last 10 s", value=int(self._status.learner)
+        )
+        yield CounterMetricFamily(
+            "rebound_outages", "Times in which no worker could take feedback", value=self._status.outages
+        )
+        yield CounterMetricFamily(
+            "rebound_closed_seconds", "Seconds of these times: deadlines stood still", value=self._status.closed_s
         )
         rung = GaugeMetricFamily("rebound_rung", "1 for the rung on which this worker stands", labels=["rung"])
         for name in RUNGS:

@@ -14,7 +14,6 @@ from service.errors import (
     MalformedJson,
     PayloadTooLarge,
     ReboundError,
-    StoreUnavailable,
     UnsupportedEncoding,
 )
 
@@ -55,7 +54,7 @@ def render(error: ReboundError, request_id: str) -> tuple[int, bytes, dict[str, 
         "request_id": request_id,
         **error.extra,
     }
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, StoreUnavailable) else {}
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if isinstance(error, UnsupportedEncoding):
         headers["Accept-Encoding"] = error.extra["accepts"]
     if "allow" in error.extra:
@@ -96,4 +95,8 @@ def documented(*errors: type[ReboundError]) -> dict[int | str, dict[str, Any]]:
     found: dict[int | str, dict[str, Any]] = {}
     for kind in errors:
         found[kind.status] = {"model": Problem, "description": kind.title}
+        if kind.retry_after is not None:
+            found[kind.status]["headers"] = {
+                "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}
+            }
     return found

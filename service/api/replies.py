@@ -21,6 +21,7 @@ from service.api.schemas import (
     RecommendRequest,
 )
 from service.errors import Conflict, Forbidden, InvalidRequest, MalformedJson, NotFound
+from service.rules import NO_RULES
 from service.serve.activity import ActivityKeeper
 from service.serve.feedback import FeedbackJoiner
 from service.serve.ids import DEFAULT_LOOP, loop_of
@@ -28,6 +29,8 @@ from service.serve.recommend import Recommender
 
 T = TypeVar("T")
 
+DEEPEST_JSON = 254  # levels that orjson writes; it reads more
+MOST_NESTED = 240  # of a body: what is stored and answered holds its parts a few levels deeper
 STATUS = {"accepted": 202, "duplicate": 200, "late": 200, "early": 202}
 
 
@@ -57,8 +60,10 @@ class HotRoutes:
             k=1 if asked.k is None else asked.k,
             decision_id=asked.decision_id,
             displayed=asked.displayed is not False,
+            rules=asked.rules or NO_RULES,
         )
         self._metrics.decision(decision.loop, decision.policy, degraded=degraded)
+        explained = {"explanation": self._recommender.explain(decision)} if asked.explain else {}
         return 200, orjson.dumps(
             {
                 "decision_id": decision.decision_id,
@@ -67,6 +72,7 @@ class HotRoutes:
                 "version": decision.version,
                 "items": decision.items,
                 "degraded": degraded,
+                **explained,
             }
         )
 
@@ -159,11 +165,25 @@ def parse(body: bytes) -> Any:
 
     Raises:
         MalformedJson: says where.
+        InvalidRequest: it is nested deeper than what is stored may be.
     """
     try:
-        return orjson.loads(body)
+        value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise MalformedJson(str(error)) from error
+    if body.count(b"{") + body.count(b"[") > MOST_NESTED and _too_deep(value):
+        raise InvalidRequest("body", f"is nested deeper than {MOST_NESTED} levels")
+    return value
+
+
+def _too_deep(value: Any) -> bool:
+    for _ in range(DEEPEST_JSON - MOST_NESTED):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return True
+    return False
 
 
 def validate(model: TypeAdapter[T], body: Any) -> T:

@@ -29,6 +29,7 @@ from service.loop import LOOP_NAME, Finite, LoopChanges, LoopSettings
 from service.policies import KindInfo
 from service.represent.learned import LearnedSchema
 from service.represent.schema import FeatureSchema
+from service.rules import Rules
 from service.store.activity import Sent
 
 ID_LENGTH, LOOP_LENGTH = 128, 64
@@ -115,6 +116,8 @@ class RecommendRequest(Body):
     candidates: list[IdOrCandidate] | None = Field(None, description="default: the loop's catalogue")
     exclude: list[Id] | None = Field(None, description="items not to be recommended to this user now")
     k: int | None = Field(None, strict=True, ge=1, description="how many items to recommend; default 1")
+    rules: Rules | None = Field(None, description="filter, boost, pin, at_most: beside those of the loop")
+    explain: bool | None = Field(None, strict=True, description="true: the reply says what chance each candidate had")
     decision_id: Id | None = Field(None, description="your own id; repeating it returns the stored decision unchanged")
     displayed: bool | None = Field(
         None,
@@ -128,6 +131,15 @@ class RecommendedItem(BaseModel):
     id: str
     score: float = Field(description="the policy's own estimate; comparable within one reply only")
     propensity: float = Field(description="the exact probability with which this item was drawn for its place")
+
+
+class CandidateChance(BaseModel):
+    """What chance of the first place a candidate had."""
+
+    id: str
+    score: float
+    propensity: float = Field(description="of the first place; 0: the rules kept it from there")
+    rules: list[str] = Field(description="those that concern it")
 
 
 class RecommendReply(BaseModel):
@@ -152,6 +164,11 @@ class RecommendReply(BaseModel):
     version: int
     items: list[RecommendedItem]
     degraded: bool = Field(description="true: answered from memory, the store does not answer")
+    explanation: list[CandidateChance] | None = Field(
+        None,
+        description="only where it was asked for: at most 1 000 candidates, the likeliest first; null: the policy or "
+        "the catalogue has moved on since the decision",
+    )
 
 
 class Feedback(Body):
@@ -246,6 +263,29 @@ class ItemPage(BaseModel):
     next: str | None = Field(description="pass as `after` for the next page; null: this was the last")
 
 
+class DeadLetterReply(BaseModel):
+    policy: str = Field(description="the policy that could not learn it")
+    position: str = Field(description="in the log")
+    why: str
+
+
+class DeadLetterList(BaseModel):
+    dead_letters: list[DeadLetterReply] = Field(description="at most 1 000 a policy, in the order of the log")
+
+
+class RetryBody(Body):
+    model_config = _example(policy="linucb", positions=["1764201600000-0"])
+
+    policy: str | None = Field(None, description="null: every policy of the loop")
+    positions: list[str] | None = Field(None, max_length=1000, description="null: all that are listed")
+
+
+class RetryReply(BaseModel):
+    retried: int = Field(
+        description="dead letters that were put into the log once more; those fail or are learned there"
+    )
+
+
 class Changed(BaseModel):
     """A change that was made. All live workers serve it, unless `missing` names some."""
 
@@ -285,6 +325,8 @@ class DecisionRecord(BaseModel):
     exploration_floor: float
     seed: str
     items: list[LedgerItem]
+    rules: dict[str, Any] | None = Field(None, description="of the loop and of the request")
+    left: list[int] | None = Field(None, description="under rules: candidates for each place")
 
 
 class LedgerFeedback(BaseModel):
@@ -455,6 +497,22 @@ class LoopBody(LoopChanges):
         if isinstance(given.get("schema"), dict):
             given["schema"] = _without_nulls(given["schema"])
         return given
+
+
+class ChangeReply(BaseModel):
+    """An administrative change."""
+
+    id: str
+    at: float = Field(description="unix time, by the clock of Redis")
+    by: str = Field(description="name of the key; `anybody` where no keys are set; or the command that made it")
+    what: str
+    before: Any = Field(description="null: there was nothing; {left_out} says the size of what is large")
+    after: Any = Field(description="null: there is nothing now")
+
+
+class ChangeList(BaseModel):
+    changes: list[ChangeReply] = Field(description="newest first")
+    next: str | None = Field(description="pass as `before` for the next page; null: this was the last")
 
 
 class LoopList(BaseModel):

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.decide.stage import Stage, Traits, passing
 from service.policies import Ids
 from service.records import Features
 from service.represent.misfits import Misfits
 from service.represent.stored import AnyEncoder, Block
 from service.represent.user_state import ItemFields
+from service.rules import Rules
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,12 @@ class Catalogue:
     others: Mapping[str, Block] = field(default_factory=dict)  # version of another encoder -> its block
     known: Ids = field(init=False, compare=False)  # the ids, with what scorers found for them
     fields: ItemFields = field(init=False, compare=False)  # that states of users hold
+    traits: Traits = field(init=False, compare=False)  # what rules asked of the items
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fields", ItemFields(self.features))
         object.__setattr__(self, "known", Ids(self.ids))
+        object.__setattr__(self, "traits", Traits(list(self.features.values())))
 
     @classmethod
     def of(
@@ -80,8 +84,8 @@ class Catalogue:
         block = self._block_of(encoder)
         out = set(exclude)
         if candidates is None:
-            gone = [self.index[item] for item in out if item in self.index]
-            return self._at(np.delete(np.arange(len(self.ids)), gone), block) if gone else (self.known, block)
+            rows = self._but(out)
+            return (self.known, block) if rows is None else self._at(rows, block)
         left = [pair for pair in candidates if pair[0] not in out] if out else candidates
         known = [self.index.get(item) for item, features in left if features is None]
         if len(known) == len(left) and None not in known:
@@ -89,6 +93,36 @@ class Catalogue:
         given = [self.features.get(item, {}) if features is None else features for item, features in left]
         items = [item for item, _ in left]
         return items, encoder.sent(given, items, misfits=misfits)
+
+    def eligible_by_rules(
+        self,
+        candidates: Sequence[tuple[str, Features | None]] | None,
+        exclude: Sequence[str],
+        rules: Rules,
+        encoder: AnyEncoder,
+        misfits: Misfits | None = None,
+    ) -> tuple[Sequence[str], Block, Stage]:
+        """Return the candidates of `eligible` that pass the filter, and the stage of the other rules.
+
+        Raises:
+            KeyError: the catalogue is not encoded for this encoder.
+            NoCandidates: none passes the filter.
+        """
+        if candidates is None:
+            rows = passing(rules, self.traits, self._but(set(exclude)))
+            ids, block = self._at(rows, self._block_of(encoder))
+            return ids, block, Stage(rules, self.traits, rows, ids)
+        out = set(exclude)
+        left = [pair for pair in candidates if pair[0] not in out]
+        traits = Traits([self.features.get(item, {}) if own is None else own for item, own in left])
+        rows = passing(rules, traits, None)
+        given, block = self.eligible([left[row] for row in rows.tolist()], (), encoder, misfits)
+        return given, block, Stage(rules, traits, rows, given)
+
+    def _but(self, out: set[str]) -> NDArray[np.intp] | None:
+        """Return the rows of all items but these; None: of all."""
+        gone = [self.index[item] for item in out if item in self.index]
+        return np.delete(np.arange(len(self.ids)), gone) if gone else None
 
     def _at(self, rows: NDArray[Any], block: Block) -> tuple[Ids, Block]:
         return self.known.take(rows), block.take(rows)

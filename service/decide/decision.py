@@ -10,10 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from service.decide.active import ActiveLoop, ServedPolicy
+from service.decide.stage import Stage
 from service.errors import NoCandidates
 from service.policies import Array, Candidates, Ranked
 from service.records import Decision, Features, SlateItem
 from service.represent.misfits import Misfits
+from service.represent.stored import AnyEncoder, Block
+from service.rules import NO_RULES, Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Request:
     candidates: Sequence[tuple[str, Features | None]] | None  # None: the loop's catalogue
     exclude: Sequence[str]
     k: int
+    rules: Rules = NO_RULES  # of the loop and of the request
 
 
 class Pick(NamedTuple):
@@ -34,6 +38,7 @@ class Pick(NamedTuple):
     row: int  # of the n candidates
     score: float
     propensity: float  # of being drawn for this place, given the places before it
+    of: int  # candidates for this place
 
 
 def seed_of(loop: str, decision_id: str) -> str:
@@ -47,8 +52,10 @@ def uniform(seed: str, draw: int) -> float:
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
 
 
-def draw_slate(ranked: Ranked, *, k: int, floor: float, seed: str) -> list[Pick]:
+def draw_slate(ranked: Ranked, *, k: int, floor: float, seed: str, stage: Stage | None = None) -> list[Pick]:
     """Draw min(k, n) places one by one without replacement, each from the policy's pmf over what is left.
+
+    Rules may leave fewer places, or none.
 
     The floor is mixed in first, p = (1 - floor) * pmf + floor / n, and the draw is made from that very p: the
     propensity is what the draw was made from, not an estimate of it.
@@ -56,15 +63,22 @@ def draw_slate(ranked: Ranked, *, k: int, floor: float, seed: str) -> list[Pick]
     left: Array | None = None  # all
     slate: list[Pick] = []
     for place in range(min(k, len(ranked))):
-        if place > 0:
-            left = np.arange(len(ranked)) if left is None else left
-            left = left[left != slate[-1].row]
-        p = (1.0 - floor) * ranked.pmf(left)
+        if stage is not None:
+            left = stage.left(place, [pick.row for pick in slate])
+            if not len(left):
+                break
+            pmf = stage.weighed(ranked.pmf(left), left)
+        else:
+            if place > 0:
+                left = np.arange(len(ranked)) if left is None else left
+                left = left[left != slate[-1].row]
+            pmf = ranked.pmf(left)
+        p = (1.0 - floor) * pmf
         p += floor / len(p)
         cdf = p.cumsum()
         at = int(cdf.searchsorted(uniform(seed, place) * cdf[-1], side="right"))
         row = at if left is None else int(left[at])
-        slate.append(Pick(row, ranked.score(row), float(p[at])))
+        slate.append(Pick(row, ranked.score(row), float(p[at]), len(p)))
     return slate
 
 
@@ -92,17 +106,14 @@ def decide(
     """
     served = served or active.policy_for(request.user_id or request.decision_id)
     encoder = served.encoder or active.encoder
-    ids, block = active.catalogue.eligible(request.candidates, request.exclude, encoder, misfits)
-    if not ids:
-        raise NoCandidates(
-            "candidates",
-            "none is left: send `candidates`, or fill the loop's catalogue with POST /items, and check `exclude`",
-        )
+    ids, block, stage = _eligible(request, active, encoder, misfits)
     rows = encoder.rows(request.context, block, misfits=misfits)  # (n, d)
     ranked = served.scorer.rank(Candidates(rows.columns(0, served.columns), ids, request.user_id))
     seed = seed_of(active.name, request.decision_id)
     floor = active.settings.exploration_floor
-    slate = draw_slate(ranked, k=request.k, floor=floor, seed=seed)
+    slate = draw_slate(ranked, k=request.k, floor=floor, seed=seed, stage=stage)
+    if not slate:
+        raise NoCandidates("rules", "all that are left are pinned to later places; send a larger `k`, or pin fewer")
     low, high = encoder.reward_range or active.settings.reward_range  # policies see rewards as shares of it
     decision = Decision(
         decision_id=request.decision_id,
@@ -121,8 +132,70 @@ def decide(
         exploration_floor=floor,
         seed=seed,
         items=tuple(SlateItem(ids[pick.row], low + pick.score * (high - low), pick.propensity) for pick in slate),
+        rules=request.rules.as_json() if request.rules else None,
+        left=tuple(pick.of for pick in slate) if request.rules else None,
     )
     return decision, rows.dense(np.array([pick.row for pick in slate]))
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """What the first place of a slate held for one candidate."""
+
+    id: str
+    score: float  # in units of the reward
+    propensity: float  # of being drawn for the first place
+    rules: tuple[str, ...]  # those that changed its chance
+
+
+def chances(request: Request, active: ActiveLoop, served: ServedPolicy) -> list[Chance]:
+    """Return every candidate's chance of the first place, the likeliest first, as `decide` weighs them.
+
+    Candidates that do not pass the filter are left out.
+
+    Raises:
+        NoCandidates: nothing is eligible.
+    """
+    encoder = served.encoder or active.encoder
+    ids, block, stage = _eligible(request, active, encoder, None)
+    rows = encoder.rows(request.context, block)
+    ranked = served.scorer.rank(Candidates(rows.columns(0, served.columns), ids, request.user_id))
+    floor = active.settings.exploration_floor
+    left = np.arange(len(ids)) if stage is None else stage.left(0, [])
+    p = np.zeros(len(ids))
+    if len(left):
+        pmf = ranked.pmf(None) if stage is None else stage.weighed(ranked.pmf(left), left)
+        p[left] = (1.0 - floor) * pmf + floor / len(left)
+    low, high = encoder.reward_range or active.settings.reward_range
+    return [
+        Chance(
+            ids[row], low + ranked.score(row) * (high - low), float(p[row]), () if stage is None else stage.said(row)
+        )
+        for row in np.argsort(-p, kind="stable").tolist()
+    ]
+
+
+def _eligible(
+    request: Request, active: ActiveLoop, encoder: AnyEncoder, misfits: Misfits | None
+) -> tuple[Sequence[str], Block, Stage | None]:
+    """Return the candidates of a request, and the stage of its rules, if it has any.
+
+    Raises:
+        NoCandidates: nothing is eligible.
+    """
+    catalogue, stage = active.catalogue, None
+    if request.rules:
+        ids, block, stage = catalogue.eligible_by_rules(
+            request.candidates, request.exclude, request.rules, encoder, misfits
+        )
+    else:
+        ids, block = catalogue.eligible(request.candidates, request.exclude, encoder, misfits)
+    if not ids:
+        raise NoCandidates(
+            "candidates",
+            "none is left: send `candidates`, or fill the loop's catalogue with POST /items, and check `exclude`",
+        )
+    return ids, block, stage
 
 
 def request_of(decision: Decision) -> Request:
@@ -134,4 +207,5 @@ def request_of(decision: Decision) -> Request:
         candidates=decision.candidates,
         exclude=decision.exclude,
         k=decision.k,
+        rules=NO_RULES if decision.rules is None else Rules.model_validate(decision.rules),
     )

@@ -9,9 +9,12 @@ import numpy as np
 
 from service.decide.active import ServedPolicy
 from service.decide.catalogue import Catalogue
+from service.decide.stage import Stage
+from service.errors import NoCandidates
 from service.evaluate.estimators import Evidence
 from service.policies import Candidates
 from service.records import Decision
+from service.rules import Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,15 @@ def opinion(
     """
     encoder = target.encoder
     assert encoder is not None, "the target has no encoder"
-    ids, block = catalogue.eligible(decision.candidates, decision.exclude, encoder)
+    stage: Stage | None = None
+    if decision.rules is None:
+        ids, block = catalogue.eligible(decision.candidates, decision.exclude, encoder)
+    else:
+        rules = Rules.model_validate(decision.rules)
+        try:
+            ids, block, stage = catalogue.eligible_by_rules(decision.candidates, decision.exclude, rules, encoder)
+        except NoCandidates:
+            return None
     [shown] = decision.items
     if len(ids) != decision.n or shown.id not in ids:
         return None
@@ -54,7 +65,12 @@ def opinion(
     x = encoder.encode(decision.context, block)  # (n, d)
     estimates = target.scorer.estimate(Candidates(x[:, : target.columns], ids, decision.user_id))  # (n, s)
     floor = decision.exploration_floor
-    pmf = (1.0 - floor) * target.scorer.pmf(estimates) + floor / len(ids)
+    if stage is None:
+        pmf = (1.0 - floor) * target.scorer.pmf(estimates) + floor / len(ids)
+    else:
+        left = stage.left(0, [])
+        pmf = np.zeros(len(ids))
+        pmf[left] = (1.0 - floor) * stage.weighed(target.scorer.pmf(estimates[left]), left) + floor / len(left)
     low, high = encoder.reward_range or reward_range  # scores are shares of it
     score = (low + estimates[:, 0] * (high - low) - reward_range[0]) / (reward_range[1] - reward_range[0])
     return Opinion(float(pmf[row]), float(score[row]), float(pmf @ score))
@@ -77,6 +93,6 @@ def evidence(outcomes: Sequence[Outcome], opinions: Sequence[Opinion]) -> Eviden
         target=np.array([o.chosen for o in opinions]),
         predicted=np.array([o.predicted for o in opinions]),
         expected=np.array([o.expected for o in opinions]),
-        least=np.array([d.exploration_floor / d.n for d in decisions]),
+        least=np.array([d.exploration_floor / d.candidates_for(0) for d in decisions]),
         user=np.array(codes),
     )

@@ -45,15 +45,17 @@ def write_line(event: Event, candidates: Sequence[tuple[str, Features]] | None =
         "p": [min(event.propensity, 1.0)],
         "c": {
             "user": {} if event.user is None else {"id": event.user},
-            "context": readable(event.context),
-            "_multi": [{"_tag": item, "item": {"id": item}, "features": readable(found)} for item, found in shown],
+            "context": _text(readable(event.context)),
+            "_multi": [
+                {"_tag": item, "item": {"id": item}, "features": _text(readable(found))} for item, found in shown
+            ],
         },
         "VWState": {"m": f"{event.policy}/{event.version}"},
         "rebound": {
             "item_id": event.item,
             "user_id": event.user,
-            "context": event.context,
-            "features": event.features,
+            "context": _text(event.context),
+            "features": _text(event.features),
             "reward": event.reward,
             "propensity": event.propensity,
             "n": event.n,
@@ -63,6 +65,11 @@ def write_line(event: Event, candidates: Sequence[tuple[str, Features]] | None =
         },
     }
     return orjson.dumps(line) + b"\n"
+
+
+def _text(value: Any) -> orjson.Fragment:
+    """Write a part by itself: as deep as it may be nested, the line may not be deeper."""
+    return orjson.Fragment(orjson.dumps(value))
 
 
 def readable(value: Mapping[str, Any]) -> dict[str, Any]:

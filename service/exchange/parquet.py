@@ -13,7 +13,8 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,19 @@ POLICIES = {
 }
 # Columns of events that a loop gives to an event itself.
 OWN = {"position", "source", "slate_position", "encoder", "x"}
-KNOWN = {"decision_id", "item_id", "user_id", "context", "features", "reward", "propensity", "n", "policy", "version"}
+KNOWN = {
+    "time",
+    "decision_id",
+    "item_id",
+    "user_id",
+    "context",
+    "features",
+    "reward",
+    "propensity",
+    "n",
+    "policy",
+    "version",
+}
 
 
 def arrow() -> tuple[Any, Any]:
@@ -255,12 +268,6 @@ class ParquetFolder:
 # ---- reading
 
 
-@dataclass(frozen=True)
-class _Source:
-    path: Path
-    name: str  # for people
-
-
 def read_parquet(path: Path) -> Iterator[tuple[str, PastEvent]]:
     """Read the events of a file, or of a folder that `ParquetFolder` wrote, oldest first: (row for people, event).
 
@@ -275,26 +282,37 @@ def read_parquet(path: Path) -> Iterator[tuple[str, PastEvent]]:
     if not files:
         raise InvalidRequest("file", f"{path} holds no Parquet file")
     for _, some in groupby(files, key=lambda file: file.parent):
-        sources = [_Source(file, str(file.relative_to(path)) if file != path else file.name) for file in some]
-        yield from heapq.merge(*map(_read_file, sources), key=lambda pair: pair[1].at or 0.0)
+        rows = [_read_file(file, str(file.relative_to(path)) if file != path else file.name) for file in some]
+        yield from heapq.merge(*rows, key=lambda pair: pair[1].at or 0.0)
 
 
-def _read_file(source: _Source) -> Iterator[tuple[str, PastEvent]]:
+def _read_file(path: Path, name: str) -> Iterator[tuple[str, PastEvent]]:
+    """Read one file, which people know by `name`."""
     pa, parquet = arrow()
     number = 0
     try:
-        with parquet.ParquetFile(source.path) as file:
-            names: Sequence[str] = file.schema_arrow.names
-            _check_columns(source.name, names)
-            wanted = [name for name in names if name in KNOWN or name in ("time", "at")]
+        with parquet.ParquetFile(path) as file:
+            columns: Sequence[str] = file.schema_arrow.names
+            _check_columns(name, columns)
+            wanted = [column for column in columns if column in KNOWN]
             origin = _origin(file.schema_arrow.metadata)
             for batch in file.iter_batches(batch_size=AT_ONCE, columns=wanted):
-                for row in batch.to_pylist():
+                for row in _in_us(batch).to_pylist():
                     number += 1
-                    where = f"{source.name} row {number}"
+                    where = f"{name} row {number}"
                     yield where, past_event(where, _fields(where, row) | {"origin": origin})
-    except (pa.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
-        raise wrong(f"{source.name} after row {number}", "", f"cannot be read: {error}") from error
+    except (pa.ArrowException, OSError, OverflowError, ValueError) as error:
+        raise wrong(f"{name} after row {number}", "", f"cannot be read: {error}") from error
+
+
+def _in_us(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return times in µs, as Python has no nanoseconds."""
+    pa, _ = arrow()
+    number = batch.schema.get_field_index("time")
+    if number < 0 or not pa.types.is_timestamp(batch.schema.field(number).type):
+        return batch
+    column = batch.column(number)
+    return batch.set_column(number, "time", column.cast(pa.timestamp("us", tz=column.type.tz), safe=False))
 
 
 def _origin(metadata: Mapping[bytes, bytes] | None) -> str | None:
@@ -310,7 +328,7 @@ def _check_columns(name: str, names: Sequence[str]) -> None:
         if needed not in names:
             raise wrong(name, needed, "there is no such column")
     for found in names:
-        if found not in KNOWN | OWN | {"time", "at", "day"}:
+        if found not in KNOWN | OWN | {"day"}:
             raise wrong(name, found, "is no column of an event; rename it, or put it into `context`")
 
 
@@ -321,11 +339,9 @@ def _fields(where: str, row: dict[str, Any]) -> dict[str, Any]:
                 row[name] = orjson.loads(row[name])
             except (orjson.JSONDecodeError, TypeError) as error:
                 raise wrong(where, name, f"is no JSON text: {error}") from error
-    at = row.pop("at", None)
-    at = row.pop("time", None) or at
+    at = row.pop("time", None)
     if at is not None:
-        try:
-            row["at"] = at.timestamp()
-        except AttributeError as error:
-            raise wrong(where, "time", "is no timestamp") from error
+        if not isinstance(at, datetime):
+            raise wrong(where, "time", "is no timestamp")
+        row["at"] = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     return row

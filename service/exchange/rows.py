@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import InvalidRequest
@@ -50,6 +51,11 @@ def past_event(where: str, fields: Mapping[str, Any]) -> PastEvent:
     except ValidationError as error:
         found = error.errors()[0]
         raise wrong(where, ".".join(map(str, found["loc"])), found["msg"]) from error
+    for name in ("context", "features"):
+        try:
+            orjson.dumps({name: getattr(row, name)})
+        except TypeError as error:  # an event must hold it
+            raise wrong(where, name, f"cannot be written as JSON: {error}") from error
     return PastEvent(
         event_id=f"{row.decision_id}/{row.item_id}",
         user_id=row.user_id,

@@ -16,7 +16,7 @@ from uuid import uuid4
 import structlog
 from redis.asyncio import Redis
 
-from service.errors import NotFound
+from service.errors import Conflict, NotFound
 from service.settings import Settings
 from service.store import evaluation_store
 from service.store.connection import now
@@ -33,6 +33,7 @@ class Evaluator:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis, self._settings = redis, settings
+        self._unreadable: set[str] = set()  # each told once
 
     async def step(self, stop: asyncio.Event) -> None:
         """Have all done that nobody works on.
@@ -52,6 +53,10 @@ class Evaluator:
                     await self._not_done(keys, evaluation, code, stopped=stop.is_set())
             except NotFound:  # its loop was deleted
                 await evaluation_store.forget_queued(self._redis, keys, evaluation)
+            except Conflict as error:
+                if evaluation not in self._unreadable:
+                    log.error("an evaluation cannot be read", loop=keys.loop, evaluation=evaluation, why=str(error))
+                self._unreadable.add(evaluation)
             finally:
                 await evaluation_store.drop_lease(self._redis, keys, evaluation, token)
 

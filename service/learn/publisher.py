@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from service.learn.trainer import Trainer
-from service.records import PolicyRecord
+from service.records import DeadLetter, PolicyRecord
 from service.settings import Settings
 from service.store.codec import pack
 from service.store.encoders import MOST_OF_A_POLICY
@@ -29,6 +29,7 @@ class Publisher:
     def __init__(self, lease: Lease, settings: Settings, record: PolicyRecord) -> None:
         self._lease, self._settings, self.record = lease, settings, record
         self._alarm = record.alarms[-1]["number"] if record.alarms else 0  # the newest that is in the loop's stream
+        self._letters: dict[str, DeadLetter] = {}  # as they were last written
         self._known: dict[str, Any] = {}  # version -> schema of the encoders that were written down
         self._published: bytes | None = None  # the newest snapshot, to see whether the next one differs
         self._encoder: str | None = None  # of the newest version
@@ -37,6 +38,7 @@ class Publisher:
 
     def resume(self, trainer: Trainer) -> None:
         """Take up a policy that was loaded from its checkpoint."""
+        self._letters = dict(trainer.letters)
         if self.record.version:
             self._published = pack(trainer.policy.snapshot(), encoder=trainer.swapped)
             self._encoder = trainer.encoder
@@ -63,11 +65,12 @@ class Publisher:
             self.record,
             position=trainer.position,
             events=trainer.events,
+            set_aside=trainer.set_aside,
             alarms=trainer.alarms,
             encoding=trainer.encoding,
             version=self.record.version + new,
         )
-        schemas = trainer.schemas
+        schemas, letters = trainer.schemas, dict(trainer.letters)
         started = time.monotonic()
         done = await self._lease.publish(
             record,
@@ -75,12 +78,13 @@ class Publisher:
             snapshot=snapshot if new else b"",
             budget=self._settings.snapshot_budget_mb * 2**20,
             new_alarms=[alarm for alarm in trainer.alarms if alarm["number"] > self._alarm],
+            letters=letters.values() if letters != self._letters else None,
             encoder=trainer.swapped,
             schemas={version: schema for version, schema in schemas.items() if version not in self._known},
             most_encoders=MOST_OF_A_POLICY if trainer.encoder != self._encoder else None,
         )
         if done:
-            self.record, self._known = record, schemas
+            self.record, self._known, self._letters = record, schemas, letters
             self._encoder = trainer.encoder if new else self._encoder
             self._alarm = trainer.alarms[-1]["number"] if trainer.alarms else 0
             self._published = snapshot if new else self._published

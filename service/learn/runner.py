@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -20,9 +20,9 @@ from redis.asyncio import Redis
 from service.errors import NotFound, StoreUnavailable
 from service.learn.bell import Bell, rest
 from service.learn.publisher import Publisher
-from service.learn.trainer import Trainer
+from service.learn.trainer import MOST_LETTERS, Poisoned, Trainer
 from service.policies import NumericalError
-from service.records import START, Entry, LoopRecord, PolicyRecord, Successor, order
+from service.records import START, DeadLetter, Entry, LoopRecord, PolicyRecord, Successor, order
 from service.settings import Settings
 from service.store import encoders, event_log, item_store, loop_store, policy_store
 from service.store.codec import NewerFormat, unpack
@@ -32,6 +32,7 @@ from service.store.policy_store import Lease
 
 LEASE_MS = 5000
 RETRY_S, MOST_RETRY_S = 0.3, 30.0
+LONGEST_WHY = 300  # characters of a dead letter's reason
 GATHER_S = 0.01  # after a read that did not fill a batch: let some more come, rather than a round trip for each event
 
 log = structlog.get_logger()
@@ -51,6 +52,7 @@ class PolicyRunner:
         self._trainer: Trainer
         self._publisher: Publisher
         self._told: dict[str, Any]  # what the service's log knows of encoders
+        self._alone_until: str | None = None  # entries are learned one by one up to here: one of them is poison
         self._left: tuple[str, str, int] | None = None  # what was written when the lease was let go for want of work
 
     async def open(self) -> bool:
@@ -68,22 +70,28 @@ class PolicyRunner:
         left, self._left = self._left, None
         if record.position != START and left == _mark(record):  # ours: what it wrote is still in memory
             return True
-        schemas = await encoders.read_schemas(self._redis, self._keys, record.needs)
-        self._trainer = Trainer.of(loop, record, schemas)
-        state = await policy_store.read_state(self._redis, self._keys, self._name)
-        if state is not None:
-            if not self._trainer.resume(record, unpack(state)):
-                await asyncio.to_thread(self._trainer.note_items, self._log_until(record.position))
-        elif record.position == START:
+        self._alone_until = None
+        letters = await self._retained(await policy_store.read_letters(self._redis, self._keys, self._name))
+        resumed = await self._load(loop, record, letters)
+        if not resumed and record.position == START:
             stats = await event_log.read_stats(self._redis, self._keys)
             record = replace(record, skipped=stats.get("trimmed", 0))
+        self._publisher = Publisher(self._lease, self._settings, record)
+        if resumed:
+            self._publisher.resume(self._trainer)
+        return True
+
+    async def _load(self, loop: LoopRecord, record: PolicyRecord, letters: Mapping[str, DeadLetter]) -> bool:
+        """Make the trainer; False where there is no checkpoint to go on from."""
+        schemas = await encoders.read_schemas(self._redis, self._keys, record.needs)
+        self._trainer = Trainer.of(loop, record, schemas, letters)
+        state = await policy_store.read_state(self._redis, self._keys, self._name)
+        if state is not None and not self._trainer.resume(record, unpack(state)):
+            await asyncio.to_thread(self._trainer.note_items, self._log_until(record.position))
         if (catalogue := self._trainer.catalogue) is not None:
             self._trainer.stand_in(await item_store.read_stand_ins(self._redis, self._keys, catalogue))
-        self._publisher = Publisher(self._lease, self._settings, record)
-        if state is not None:
-            self._publisher.resume(self._trainer)
         self._told = self._trainer.encoding
-        return True
+        return state is not None
 
     async def _read(self) -> tuple[LoopRecord, PolicyRecord]:
         loop = await loop_store.read_loop(self._redis, self._keys.loop)
@@ -134,6 +142,61 @@ class PolicyRunner:
         return total
 
     async def _learn(self, entries: Sequence[Entry]) -> None:
+        """Learn from the next entries; where the policy raises, all before, and the next time one by one."""
+        trained = False
+        try:
+            for part in self._parts(entries):
+                trained |= await self._apply(part)
+        except Poisoned as poisoned:
+            await self._go_around(poisoned)
+        self._publisher.touch(trained=trained)
+
+    def _parts(self, entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+        alone = 0
+        if self._alone_until is not None:
+            alone = sum(order(entry.position) <= order(self._alone_until) for entry in entries)
+            if alone < len(entries):
+                self._alone_until = None
+        yield from ([entry] for entry in entries[:alone])
+        yield entries[alone:]
+
+    async def _go_around(self, poisoned: Poisoned) -> None:
+        """Set an event aside that made the policy raise. Of several: find out which, from the next step on.
+
+        What the policy holds may be half-changed. So all since the checkpoint is learned once more, without them.
+
+        Raises:
+            RuntimeError: too many were set aside: it is not for what they hold that the policy raises.
+        """
+        first, last = poisoned.positions[0], poisoned.positions[-1]
+        letters = await self._retained(self._trainer.letters)
+        until = f"({first}"
+        if first == last:
+            if len(letters) >= MOST_LETTERS:
+                raise RuntimeError(f"{MOST_LETTERS} events were set aside; no more are, until the policy is mended")
+            until = first
+            letters[first] = DeadLetter(first, poisoned.why[:LONGEST_WHY])
+            where = {"loop": self._keys.loop, "policy": self._name, "position": first}
+            log.error("the policy raised; the event is set aside", why=poisoned.why, at=poisoned.at, **where)
+        else:
+            self._alone_until = last
+        loop, _ = await self._read()
+        await self._load(loop, self._publisher.record, letters)
+        while entries := await event_log.read(self._redis, self._keys, self._trainer.position, until=until):
+            await self._apply(entries)
+        await self._publish()
+
+    async def _retained(self, letters: Mapping[str, DeadLetter]) -> dict[str, DeadLetter]:
+        """Return those whose entries the log still holds."""
+        start = order(await event_log.start(self._redis, self._keys)) if letters else (0, 0)
+        return {position: letter for position, letter in letters.items() if order(position) >= start}
+
+    async def _apply(self, entries: Sequence[Entry]) -> bool:
+        """Learn from entries, and do what is due after each; return whether the policy was trained.
+
+        Raises:
+            Poisoned: the policy raised; the trainer is of no use any more.
+        """
         trained = False
         while entries:
             done = await asyncio.to_thread(self._trainer.apply, entries)
@@ -150,7 +213,7 @@ class PolicyRunner:
                 await self._relearn(done.successor)
             self._tell_trial()
             entries = entries[done.read :]
-        self._publisher.touch(trained=trained)
+        return trained
 
     async def _train(self) -> None:
         """Train on all that the log holds up to the trainer's position."""

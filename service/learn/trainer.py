@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from traceback import extract_tb
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from service.learn.rows import NO_ITEMS, Rows
 from service.policies import KINDS, Arrays, Batch, ItemIndex, NumericalError, Policy, new_policy
 from service.records import (
     START,
+    DeadLetter,
     Entry,
     Event,
     Features,
     LoopRecord,
     PolicyRecord,
+    Retry,
     Successor,
     Training,
     Unreadable,
@@ -36,6 +39,7 @@ ALARMS_KEPT = 100  # in a policy's record; the loop's stream of alarms holds mor
 MEMORY = 12_000  # the newest events that are learned again through a successor's encoder
 OWN = "trainer."  # begins the names of the arrays that are the trainer's own
 ENCODING, CHALLENGER = OWN + "encoding", OWN + "challenger."
+MOST_LETTERS = 1000  # dead letters that are kept of a policy
 CHECKS = 10  # times in a retention's worth of events at which unseen items are looked for
 LARGEST = 1e6  # of a feature and of a reward's share of the range: an encoder writes columns in [-1, 1]
 
@@ -51,8 +55,28 @@ class Applied:
     alarms: list[Mapping[str, Any]] = field(default_factory=list)  # changes of the world that were noticed
 
 
+class Poisoned(Exception):
+    """The policy raised when it learned events; it may have learned them by half, so the trainer is to be thrown away.
+
+    Attributes:
+        positions: of these events; any of them may be the cause.
+        why: what it raised.
+        at: the line of code.
+    """
+
+    def __init__(self, positions: Sequence[str], error: Exception) -> None:
+        super().__init__(positions)
+        self.positions = positions
+        self.why = f"{type(error).__name__}: {error}"
+        frame = extract_tb(error.__traceback__)[-1]
+        self.at = f"{frame.filename}:{frame.lineno}"
+
+
 class Trainer:
     """One policy, and its place in the log: `position`, and `events` learned up to there.
+
+    `set_aside` of these events it could not learn. `letters` says which, up to MOST_LETTERS. What stands there is left
+    out whenever the log is learned again, even where it could be learned by now.
 
     Args:
         record: the policy, as it was made; it has learned nothing yet.
@@ -60,6 +84,7 @@ class Trainer:
         reward_range: of the loop; policies see a reward as a share of it.
         encoder, schema: the version of the loop's first encoder, and its schema; needed where the log has successors.
         schemas: version -> schema of other encoders: of the one that the policy began with, if that is not the first.
+        letters: position -> dead letter of the policy.
 
     Raises:
         ValueError: there is no such kind, or no schema of the encoder that the policy began with.
@@ -74,6 +99,7 @@ class Trainer:
         encoder: str = "",
         schema: Mapping[str, Any] | None = None,
         schemas: Mapping[str, Mapping[str, Any]] | None = None,
+        letters: Mapping[str, DeadLetter] | None = None,
     ) -> None:
         if record.kind not in KINDS:
             raise ValueError(f"there is no kind {record.kind!r} here: install the package that brought it, and restart")
@@ -90,7 +116,8 @@ class Trainer:
         self._since: dict[str, Any] | None = None  # at which event the policy took up its encoder
         self._challenger: Challenger | None = None
         self._successor: Successor | None = None  # that `relearn` is due for
-        self.position, self.events = START, 0
+        self.position, self.events, self.set_aside = START, 0, 0
+        self.letters = dict(letters or {})
         self.alarms: list[Mapping[str, Any]] = []  # the newest ALARMS_KEPT, oldest first
         self._record, self._reward_range, self._retention = record, reward_range, record.retention
         self._drift = Drift(self._new_policy(self._rows))
@@ -99,12 +126,17 @@ class Trainer:
 
     @classmethod
     def of(
-        cls, loop: LoopRecord, record: PolicyRecord, schemas: Mapping[str, Mapping[str, Any]] | None = None
+        cls,
+        loop: LoopRecord,
+        record: PolicyRecord,
+        schemas: Mapping[str, Mapping[str, Any]] | None = None,
+        letters: Mapping[str, DeadLetter] | None = None,
     ) -> Trainer:
         """Make the trainer of a loop's policy; it has learned nothing yet.
 
         Args:
             schemas: version -> schema of the loop's encoders but the first.
+            letters: position -> dead letter of the policy.
 
         Raises:
             ValueError: see the class.
@@ -116,6 +148,7 @@ class Trainer:
             encoder=loop.encoder,
             schema=loop.schema,
             schemas=schemas,
+            letters=letters,
         )
 
     def _new_policy(self, rows: Rows) -> Policy[Any]:
@@ -188,7 +221,8 @@ class Trainer:
                 f"the checkpoint has no {error}: another version of Rebound wrote it. Make the policy again under"
                 " another name; it learns the retained log, and the old one serves on meanwhile"
             ) from error
-        self.position, self.events, self.alarms = record.position, record.events, list(record.alarms)
+        self.position, self.events, self.set_aside = record.position, record.events, record.set_aside
+        self.alarms = list(record.alarms)
         if OWN + "items" not in state:
             return False
         items = ItemIndex.from_array(state[OWN + "items"])
@@ -220,9 +254,8 @@ class Trainer:
     def note_items(self, history: Iterable[Sequence[Entry]]) -> None:
         """Note which items the log up to the position names, for a checkpoint that does not say."""
         for entries in history:
-            for entry in entries:
-                if isinstance(entry, Event) and self._wrong(entry) is None:
-                    self._note(entry)
+            for event in self._taught(entries):
+                self._note(event)
 
     def state(self) -> Arrays:
         """Return all that learning needs to go on, bit for bit."""
@@ -250,13 +283,17 @@ class Trainer:
         return arrays
 
     def apply(self, entries: Sequence[Entry]) -> Applied:
-        """Learn from entries that follow the position, up to the first after which something else is due."""
+        """Learn from entries that follow the position, up to the first after which something else is due.
+
+        Raises:
+            Poisoned: the policy raised.
+        """
         done = Applied(read=0)
         run: list[Event] = []
         for entry in entries:
             done.read += 1
-            if isinstance(entry, Event) and (why := self._wrong(entry)) is not None:
-                entry = Unreadable(entry.position, why)
+            if isinstance(entry, (Event, Unreadable)):
+                entry = self._checked(entry)
             if isinstance(entry, Event):
                 run.append(entry)
                 done.training_due = self.policy.train_due(self.events + len(run))
@@ -264,6 +301,10 @@ class Trainer:
                 self._learn_all(run, done)  # in order, or an alarm's number of events would depend on the batches
                 run = []
                 self._refuse(entry, done)
+            elif isinstance(entry, Retry):
+                self._learn_all(run, done)
+                run = []
+                self._retry(entry, done)
             elif isinstance(entry, Successor):
                 done.successor = self._successor = entry if order(entry.position) > order(self._after) else None
             else:
@@ -274,6 +315,25 @@ class Trainer:
         if done.read:
             self.position = entries[done.read - 1].position
         return done
+
+    def _checked(self, entry: Event | Unreadable) -> Event | Unreadable:
+        """Return an entry; as unreadable if it was set aside here before, or cannot be learned."""
+        if (letter := self.letters.get(entry.position)) is not None:
+            return Unreadable(entry.position, letter.why)
+        if isinstance(entry, Event) and (why := self._wrong(entry)) is not None:
+            return Unreadable(entry.position, why)
+        return entry
+
+    def _taught(self, entries: Iterable[Entry]) -> list[Event]:
+        """Return the events that the policy learns from these entries."""
+        found = []
+        for entry in entries:
+            if isinstance(entry, Retry):
+                letter = self.letters.get(entry.of)
+                entry = entry.event if letter is not None and letter.learned == entry.position else entry
+            if isinstance(entry, Event) and isinstance(event := self._checked(entry), Event):
+                found.append(event)
+        return found
 
     def _wrong(self, event: Event) -> str | None:
         """Return why an event cannot be learned, None if it can."""
@@ -297,6 +357,28 @@ class Trainer:
         """Hand an entry back. It counts as learned: that number stays comparable with the number in the log."""
         done.refused.append(letter)
         self.events += 1
+        self.set_aside += 1
+        if len(self.letters) < MOST_LETTERS:
+            self.letters.setdefault(letter.position, DeadLetter(letter.position, letter.why))
+
+    def _retry(self, entry: Retry, done: Applied) -> None:
+        """Learn an event that was set aside where it stood first."""
+        letter = self.letters.get(entry.of)
+        if entry.policy_id != self._record.id or letter is None or letter.learned not in (None, entry.position):
+            return
+        self.events -= 1  # it was counted where it stood first
+        self.set_aside -= 1
+        aside, event = self.set_aside, self._checked(entry.event)
+        if isinstance(event, Event):
+            self._learn_all([event], done)
+        else:
+            self._refuse(event, done)
+        if self.set_aside == aside:
+            self.letters[entry.of] = replace(letter, learned=entry.position)
+        else:
+            why = done.refused[-1].why
+            self.letters[entry.of] = replace(letter, why=why)
+            self.letters[entry.position] = DeadLetter(entry.position, why, of=entry.of)
 
     def _learn_all(self, events: Sequence[Event], done: Applied) -> None:
         for part in self._parts(events):
@@ -308,6 +390,10 @@ class Trainer:
                 else:
                     for event in part:
                         self._learn_all([event], done)
+            except MemoryError:  # not for what the events hold
+                raise
+            except Exception as error:
+                raise Poisoned([event.position for event in part], error) from error
 
     def _parts(self, events: Sequence[Event]) -> Iterator[Sequence[Event]]:
         """Cut events where something is to be done after one of them, so that batches do not matter."""
@@ -397,7 +483,7 @@ class Trainer:
 
         def events() -> Iterator[Sequence[Event]]:
             for entries in history:
-                if found := [entry for entry in entries if isinstance(entry, Event) and self._wrong(entry) is None]:
+                if found := self._taught(entries):
                     seen.update(event.item for event in found)
                     yield found
 
@@ -440,8 +526,7 @@ class Trainer:
         """
         batches, challenging = [], []
         for entries in history:
-            events = [entry for entry in entries if isinstance(entry, Event) and self._wrong(entry) is None]
-            if events:
+            if events := self._taught(entries):
                 batches.append(self._rows.batch(events, self._reward_range))
                 if self._challenger is not None:
                     challenging.append(self._challenger.rows.batch(events, self._reward_range))

@@ -56,6 +56,16 @@ def _collect(prefix: str, features: Mapping[str, Any], depth: int, found: list[t
     return left_out
 
 
+def value_at(features: Mapping[str, Any], path: str) -> Any:
+    """Return the value at a dotted path as `leaves` names it; None where there is none, or an object."""
+    found: Any = features.get(path)
+    if found is None and "." in path:
+        found = features
+        for name in path.split("."):
+            found = found.get(name) if isinstance(found, dict) else None
+    return None if isinstance(found, dict) else found
+
+
 def type_of(value: Any) -> Type:
     """Return the type of a value that `leaves` found."""
     if value is None:

@@ -14,7 +14,7 @@ from service.represent.learned import AnyLearned, Bend, Components, FormerUnit, 
 from service.represent.misfits import Side
 from service.represent.profile import QUANTILES, Kind, Profile
 
-MAX_COMPONENTS = 16
+MAX_COMPONENTS = 14  # so that two vectors, their products with each other too, have room in a schema
 SHARE = 0.95  # of the square of a vector's distance from the mean, that its components keep
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 from contextlib import ExitStack, suppress
@@ -39,6 +40,11 @@ def run_worker(settings: Settings, app: ASGIApp, *, fd: int | None = None, pulse
         pulse: descriptor of a pipe to the supervisor.
     """
     server = make_server(settings, app, pulse)
+    # The modules and the app stay, so the collector need not look through them again and again. What a request makes is
+    # freed by its references: a look at every 700 new objects finds the requests at work, and no rubbish.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
     with ExitStack() as stack, suppress(KeyboardInterrupt):
         server.run(None if fd is None else [stack.enter_context(inherited_socket(fd))])
     if not server.started:

@@ -26,8 +26,10 @@ from service.store import item_store, loop_store, policy_store, workers
 from service.store.announcements import listen
 from service.store.codec import encoder_of, unpack
 from service.store.keys import CHANGES, Keys
+from service.store.open_time import OpenTime
 
-BEAT_S = 1.0
+BEAT_S = 0.25
+POLL_S = 1.0
 LOOK_S = 10.0  # from one look at every loop to the next, for what no announcement told
 AT_ONCE = 100  # loops that are asked for in one round trip
 
@@ -42,6 +44,7 @@ class Follower:
 
     def __init__(self, redis: Redis, worker: str) -> None:
         self._redis, self.worker = redis, worker
+        self.open_time = OpenTime(redis, worker)
         self._loops: Mapping[str, ActiveLoop] = {}
         self._changed: set[str] = set()
         self._wake, self._refreshing = asyncio.Event(), asyncio.Lock()
@@ -92,7 +95,8 @@ class Follower:
     def run(self) -> list[asyncio.Task[None]]:
         """Follow the announcements, and poll, until each task is cancelled."""
         listening = listen(self._redis, CHANGES, heard=lambda _, name: self.nudge(name), connected=self._look_soon)
-        return [asyncio.create_task(part) for part in (listening, self._poll_forever(), self._follow())]
+        parts = (listening, self._beat_forever(), self._poll_forever(), self._follow())
+        return [asyncio.create_task(part) for part in parts]
 
     def _look_soon(self) -> None:
         self._due = 0.0
@@ -108,16 +112,25 @@ class Follower:
                 except StoreUnavailable:
                     self._lost_touch()
 
-    async def _poll_forever(self) -> None:
+    async def _beat_forever(self) -> None:
+        """By itself: a look at many loops takes long, and meanwhile feedback is taken."""
         while True:
             try:
                 await self._poll()
-                if time.monotonic() >= self._due:
-                    await self._look()
                 self.store_since = None
             except StoreUnavailable:
                 self._lost_touch()
             await asyncio.sleep(BEAT_S)
+
+    async def _poll_forever(self) -> None:
+        while True:
+            if time.monotonic() >= self._due:
+                try:
+                    await self._poll()  # what a Redis without our data lacks is not gone
+                    await self._look()
+                except StoreUnavailable:
+                    self._lost_touch()
+            await asyncio.sleep(POLL_S)
 
     def _lost_touch(self) -> None:
         if self.store_since is None:
@@ -132,7 +145,7 @@ class Follower:
             self.store_lost = True
             return
         self.store_lost = False
-        await workers.heartbeat(self._redis, self.worker)
+        await self.open_time.refresh()
 
     async def _look(self) -> None:
         """Refresh every loop that is no longer what it was made of."""

@@ -8,7 +8,9 @@ only in the loop that it names, so that a report finds its decision.
 
 from __future__ import annotations
 
+import os
 import re
+import time
 
 from ulid import ULID
 
@@ -20,9 +22,16 @@ CLOCKS_S = 60.0  # by which the clocks of workers may differ
 MADE_HERE = re.compile(rf"[0-9A-HJKMNP-TV-Z]{{26}}\.(?P<partition>0|[1-9][0-9]*)\.(?P<loop>{LOOP_NAME.pattern})")
 
 
+DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+PAIRS = [left + right for left in DIGITS for right in DIGITS]  # two digits are ten bits
+
+
 def new_decision_id(loop: str, *, partition: int = 0) -> str:
     """Make an id; ids sort by the time at which they were made."""
-    return f"{ULID()}.{partition}.{loop}"
+    # A ULID, as the library makes it at twice the cost: 48 bits of milliseconds, then 80 random ones.
+    number = time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(10), "big")
+    ulid = "".join([PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
+    return f"{ulid}.{partition}.{loop}"
 
 
 def check_own_id(decision_id: str, loop: str) -> None:

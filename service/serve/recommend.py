@@ -6,18 +6,22 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from service.decide.decision import Request, decide
-from service.errors import InvalidRequest, StoreUnavailable
+from service.decide.decision import Chance, Request, chances, request_of
+from service.errors import InvalidRequest, NotFound, StoreUnavailable
 from service.records import Decision, Features
 from service.represent.misfits import Misfits
+from service.rules import NO_RULES, Rules
 from service.serve.activity import ActivityKeeper, check_names
 from service.serve.follower import Follower
 from service.serve.ids import check_own_id, new_decision_id
 from service.serve.misfit_counter import MisfitCounter
 from service.serve.strict import refuse
+from service.serve.turns import Turns
 from service.settings import Settings
 from service.store.decisions import DecisionWriter, PendingDecision
 from service.store.keys import Keys
+
+MOST_EXPLAINED = 1000  # candidates
 
 
 class Recommender:
@@ -32,6 +36,7 @@ class Recommender:
         settings: Settings,
     ) -> None:
         self._follower, self._decisions, self._misfits, self._activity = follower, decisions, misfits, activity
+        self._turns = Turns()
         self._most_candidates, self._most_k = settings.max_candidates, settings.max_k
 
     async def recommend(
@@ -45,11 +50,13 @@ class Recommender:
         k: int = 1,
         decision_id: str | None = None,
         displayed: bool = True,
+        rules: Rules = NO_RULES,
     ) -> tuple[Decision, bool]:
         """Decide, and store the decision before it is answered.
 
         Args:
             displayed: False: it teaches nothing until its display is reported.
+            rules: of this request, beside those of the loop.
 
         Returns:
             The decision that stands under its id (a repeated id gets the stored one back, unchanged), and whether it
@@ -70,20 +77,23 @@ class Recommender:
             decision_id = new_decision_id(loop)
         else:
             check_own_id(decision_id, loop)
+        if active.settings.rules:
+            rules = active.settings.rules.and_those(rules)
         at = time.time_ns() // 1_000_000  # as exact as it is recorded
         known = user_id is None or not active.activity  # all that there is about the user
         if user_id is not None and active.activity and not self._decisions.buffered:
             with suppress(StoreUnavailable):
                 context = await self._activity.with_state(context, user_id, active, at=at)
                 known = True
-        request = Request(decision_id, user_id, context, candidates, exclude, k)
+        request = Request(decision_id, user_id, context, candidates, exclude, k, rules)
         keys = Keys(active.name, active.id)
-        strict = active.settings.strict
-        misfits = Misfits() if strict else self._misfits.of(keys)
-        decision, rows = decide(request, active, at=at / 1000, misfits=misfits)
-        if strict:
+        misfits = Misfits()
+        decision, rows = await self._turns.decide(request, active, at=at / 1000, misfits=misfits)
+        if active.settings.strict:
             served = active.policy_for(user_id or decision_id)
             refuse(request, served.encoder or active.encoder, misfits)
+        elif misfits:
+            self._misfits.of(keys).merge(misfits)
         shown = active.catalogue.shown(candidates, [item.id for item in decision.items])
         of_loop = active.settings
         decision, degraded = await self._decisions.append(
@@ -99,6 +109,21 @@ class Recommender:
             )
         )
         return decision, degraded or not known
+
+    def explain(self, decision: Decision) -> list[Chance] | None:
+        """Return the candidates' chances of the first place of a decision, at most 1000, the likeliest first.
+
+        None where the policy or the catalogue has moved on since the decision, or the loop is gone.
+        """
+        try:
+            active = self._follower.loop(decision.loop)
+        except NotFound:
+            return None
+        served = active.policy_for(decision.user_id or decision.decision_id)
+        now = (served.policy, served.version, (served.encoder or active.encoder).version, active.catalogue.version)
+        if now != (decision.policy, decision.version, decision.encoder, decision.catalogue):
+            return None
+        return chances(request_of(decision), active, served)[:MOST_EXPLAINED]
 
     def _check(self, candidates: Sequence[tuple[str, Features | None]] | None, k: int) -> None:
         if k > self._most_k:

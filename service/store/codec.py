@@ -8,13 +8,15 @@ Format 1 is what version 0.1 wrote, which named no format. Format 2 names it (`v
 An event's entry in the log has these fields: `e` (JSON: the raw record, and under which policy and encoder it was
 shown), `x` (the item's row as it was served, float32 little-endian), `o` (the slate position), `r` (the reward in
 decimal), `s` (where the reward came from) and `t` (when an imported event happened, in ms). `e` and `x` are made when
-the decision is, and lie beside it until its feedback comes. A control entry has one field, `c`.
+the decision is, and lie beside it until its feedback comes. A control entry has the field `c`; one that has an event
+learned again has the fields of that event, too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,12 +29,15 @@ from safetensors.numpy import load, save
 from service.errors import Conflict
 from service.loop import LoopSettings
 from service.records import (
+    Change,
+    DeadLetter,
     Decision,
     Entry,
     Event,
     LoopRecord,
     Note,
     PolicyRecord,
+    Retry,
     SlateItem,
     Successor,
     Training,
@@ -40,6 +45,7 @@ from service.records import (
 )
 
 FORMAT = 2
+MOST_OF_A_CHANGE = 4 * 1024  # bytes of `before`, and of `after`; of larger ones the size is written down
 MOST_FEATURES = 16 * 1024  # bytes of an item's features in an event; larger ones are left to the catalogue
 
 
@@ -176,6 +182,7 @@ def policy_fields(record: PolicyRecord) -> dict[str, str | bytes | int]:
         "version": record.version,
         "position": record.position,
         "events": record.events,
+        "set_aside": record.set_aside,
         "skipped": record.skipped,
         "alarms": orjson.dumps(record.alarms),
         "begun": orjson.dumps(record.begun),
@@ -201,6 +208,7 @@ def read_policy_fields(name: str, stored: Mapping[bytes, bytes]) -> PolicyRecord
         version=int(stored[b"version"]),
         position=stored[b"position"].decode(),
         events=int(stored[b"events"]),
+        set_aside=int(stored.get(b"set_aside", 0)),
         skipped=int(stored[b"skipped"]),
         bytes=int(stored.get(b"bytes", 0)),
         kept=int(stored.get(b"kept", 0)),
@@ -211,11 +219,30 @@ def read_policy_fields(name: str, stored: Mapping[bytes, bytes]) -> PolicyRecord
     )
 
 
+def letters_bytes(letters: Iterable[DeadLetter]) -> bytes:
+    """Write the dead letters of a policy as JSON."""
+    return orjson.dumps({"v": FORMAT, "letters": [asdict(letter) for letter in letters]})
+
+
+def read_letters(stored: bytes) -> dict[str, DeadLetter]:
+    """Read position -> dead letter.
+
+    Raises:
+        NewerFormat: a newer version wrote them.
+        ValueError, KeyError: they are garbled.
+    """
+    said = orjson.loads(stored)
+    check_format("a policy's dead letters", said.get("v"))
+    found = [DeadLetter(one["position"], one["why"], of=one["of"], learned=one["learned"]) for one in said["letters"]]
+    return {letter.position: letter for letter in found}
+
+
 # ---- decisions
 
 
 def decision_bytes(decision: Decision) -> bytes:
     """Write a decision as JSON."""
+    of_rules = {} if decision.rules is None else {"rules": decision.rules, "left": decision.left}
     return orjson.dumps(
         {
             "v": FORMAT,
@@ -235,6 +262,7 @@ def decision_bytes(decision: Decision) -> bytes:
             "exploration_floor": decision.exploration_floor,
             "seed": decision.seed,
             "items": [{"id": i.id, "score": i.score, "propensity": i.propensity} for i in decision.items],
+            **of_rules,
         }
     )
 
@@ -266,6 +294,8 @@ def read_decision(stored: bytes) -> Decision:
         exploration_floor=record["exploration_floor"],
         seed=record["seed"],
         items=tuple(SlateItem(item["id"], item["score"], item["propensity"]) for item in record["items"]),
+        rules=record.get("rules"),
+        left=tuple(record["left"]) if "left" in record else None,
     )
 
 
@@ -322,7 +352,7 @@ def slate_bodies(decision: Decision, features: Sequence[Mapping[str, Any] | None
             item=item.id,
             user=decision.user_id,
             context=decision.context,
-            n=decision.n - place,
+            n=decision.candidates_for(place),
             propensity=item.propensity,
             policy=decision.policy,
             version=decision.version,
@@ -336,6 +366,11 @@ def slate_bodies(decision: Decision, features: Sequence[Mapping[str, Any] | None
 def training_body(policy: str, policy_id: str) -> bytes:
     """Write field `c` of a request to train."""
     return orjson.dumps({"v": FORMAT, "train": policy, "policy_id": policy_id})
+
+
+def retry_body(policy: str, policy_id: str, of: str) -> bytes:
+    """Write field `c` of a retry of the event that stood first at `of`."""
+    return orjson.dumps({"v": FORMAT, "retry": policy, "policy_id": policy_id, "of": of})
 
 
 def successor_body(successor: Successor) -> bytes:
@@ -361,7 +396,14 @@ def read_entry(position: str, fields: Mapping[bytes, bytes]) -> Entry:
     """
     try:
         if b"c" in fields:
-            return _control(position, orjson.loads(fields[b"c"]))
+            return _control(position, orjson.loads(fields[b"c"]), fields)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return Unreadable(position, f"{type(error).__name__}: {error}")
+    return _event(position, fields)
+
+
+def _event(position: str, fields: Mapping[bytes, bytes]) -> Event | Unreadable:
+    try:
         e = orjson.loads(fields[b"e"])
         check_format(f"entry {position} of the log", e.get("v"))
         return Event(
@@ -406,10 +448,13 @@ def _propensity(value: Any) -> float | None:
     return propensity
 
 
-def _control(position: str, said: Mapping[str, Any]) -> Entry:
+def _control(position: str, said: Mapping[str, Any], fields: Mapping[bytes, bytes]) -> Entry:
     check_format(f"entry {position} of the log", said.get("v"))
     if "train" in said:
         return Training(position, str(said["train"]), said.get("policy_id"))
+    if "retry" in said:
+        policy, policy_id, of = (_a(str, said[name]) for name in ("retry", "policy_id", "of"))
+        return Retry(position, policy, policy_id, of, _event(position, fields))
     if "successor" in said:
         return Successor(
             position,
@@ -438,3 +483,36 @@ def read_entries(entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list
                 raise
             break
     return found
+
+
+# ---- administrative changes
+
+
+def change_body(change: Change) -> bytes:
+    """Write field `c` of a change."""
+    return orjson.dumps(
+        {
+            "v": FORMAT,
+            "by": change.by,
+            "what": change.what,
+            "before": _bounded(change.before),
+            "after": _bounded(change.after),
+        }
+    )
+
+
+def _bounded(value: Any) -> Any:
+    size = len(orjson.dumps(value))
+    return value if size <= MOST_OF_A_CHANGE else {"left_out": f"{size} bytes"}
+
+
+def read_change(place: str, fields: Mapping[bytes, bytes]) -> Change:
+    """Read a change from its entry. The script that changes items adds what they were before (`before`).
+
+    Raises:
+        NewerFormat: a newer version wrote it.
+    """
+    said = orjson.loads(fields[b"c"])
+    check_format("an entry of the log of changes", said.get("v"))
+    before = orjson.loads(fields[b"before"]) if b"before" in fields else said["before"]
+    return Change(said["by"], said["what"], before, said["after"], at=int(place.split("-")[0]) / 1000)

@@ -24,7 +24,7 @@ from service.errors import StoreUnavailable
 GONE = (RedisConnectionError, RedisTimeoutError, OSError)
 """What a command raises when Redis does not answer (loading its data counts: BusyLoadingError is a ConnectionError)."""
 
-UNWILLING = ("OOM ", "READONLY ", "MISCONF ", "NOREPLICAS ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ")
+UNWILLING = ("OOM ", "READONLY ", "MISCONF ", "NOREPLICAS ", "MASTERDOWN ", "CLUSTERDOWN ", "TRYAGAIN ", "STALE ")
 
 CLIENT = "rebound:"  # begins the names of this version's connections; those of 0.1 began with `rebound-`
 
@@ -84,6 +84,7 @@ class Script:
 
     text: str
     sha: str
+    timed: bool = False  # it includes `open_time.lua`, whose arguments `GroupCommit` adds
 
     async def __call__(self, redis: Redis, keys: Sequence[str], args: Sequence[Value]) -> Any:
         """Run it by itself (group commit is for the hot paths).
@@ -103,8 +104,8 @@ def script(name: str) -> Script:
     """Read the script `scripts/<name>.lua`. A line `-- include <other>` stands for the text of another."""
     folder = files("service.store") / "scripts"
     text = (folder / f"{name}.lua").read_text()
-    text = re.sub(r"^-- include (\w+)\n", lambda found: (folder / f"{found[1]}.lua").read_text(), text, flags=re.M)
-    return Script(text, sha1(text.encode()).hexdigest())
+    whole = re.sub(r"^-- include (\w+)\n", lambda found: (folder / f"{found[1]}.lua").read_text(), text, flags=re.M)
+    return Script(whole, sha1(whole.encode()).hexdigest(), timed="-- include open_time\n" in text)
 
 
 async def now(redis: Redis) -> float:

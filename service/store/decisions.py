@@ -19,9 +19,10 @@ from service.errors import NotFound, StoreUnavailable
 from service.loop import LoopSettings
 from service.records import Decision, Features
 from service.store.codec import decision_bytes, read_decision, row_bytes, slate_bodies
-from service.store.connection import answering, now, script
+from service.store.connection import answering, script
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
+from service.store.open_time import read_opening
 
 log = structlog.get_logger()
 
@@ -165,11 +166,11 @@ async def settle_due(redis: Redis, commit: GroupCommit, keys: Keys, settings: Lo
     One that was never displayed gets none.
     """
     part = keys.partition()
-    at = round(1000 * await now(redis))
+    at = (await read_opening(redis)).known_ms
     async with answering():
         due = await redis.zrangebyscore(part.pending, "-inf", f"({at}", start=0, num=most)
     low, high = settings.reward_range
-    args = (repr(settings.default_reward), repr(low), repr(high), settings.aggregation, settings.ledger_ms)
+    args = (at, repr(settings.default_reward), repr(low), repr(high), settings.aggregation, settings.ledger_ms)
     settle = script("settle_decision")
     appended = (
         commit.run(settle, _ledger_keys(keys, name), (name, *args), uses=keys.loop) for name in map(bytes.decode, due)
@@ -179,12 +180,12 @@ async def settle_due(redis: Redis, commit: GroupCommit, keys: Keys, settings: Lo
 
 async def give_up_early(redis: Redis, commit: GroupCommit, keys: Keys, *, most: int = 1000) -> int:
     """Give up reports whose decision has not come in time; return how many."""
-    at = round(1000 * await now(redis))
+    at = (await read_opening(redis)).known_ms
     async with answering():
         due = await redis.zrangebyscore(keys.partition().early_due, "-inf", f"({at}", start=0, num=most)
     give_up = script("give_up_early")
     names = map(bytes.decode, due)
-    return sum(await asyncio.gather(*(commit.run(give_up, _ledger_keys(keys, name), (name,)) for name in names)))
+    return sum(await asyncio.gather(*(commit.run(give_up, _ledger_keys(keys, name), (name, at)) for name in names)))
 
 
 async def next_due_in(redis: Redis, keys: Keys) -> float | None:
@@ -194,7 +195,7 @@ async def next_due_in(redis: Redis, keys: Keys) -> float | None:
         for waiting in (part.pending, part.early_due):
             pipe.zrange(waiting, 0, 0, withscores=True)
         earliest = [due for found in await pipe.execute() for _, due in found]
-    return min(earliest) / 1000 - await now(redis) if earliest else None
+    return (min(earliest) - (await read_opening(redis)).known_ms) / 1000 if earliest else None
 
 
 async def read_ledger(redis: Redis, keys: Keys, decision_id: str) -> dict[str, Any]:
@@ -205,6 +206,7 @@ async def read_ledger(redis: Redis, keys: Keys, decision_id: str) -> dict[str, A
     """
     async with answering():
         stored = await redis.hgetall(keys.partition().decision(decision_id))
+    closed_ms = (await read_opening(redis)).closed_ms
     if not stored:
         raise NotFound(f"no decision {decision_id!r} in loop {keys.loop!r}", code="unknown_decision")
     items = [stored[b"item%d" % i].decode() for i in range(int(stored[b"n"]))]
@@ -224,7 +226,7 @@ async def read_ledger(redis: Redis, keys: Keys, decision_id: str) -> dict[str, A
     return {
         "decision": orjson.loads(stored[b"record"]),
         "status": stored[b"status"].decode(),
-        "deadline": int(stored[b"deadline"]) / 1000,
+        "deadline": (int(stored[b"deadline"]) + closed_ms) / 1000,
         "feedback": feedback,
     }
 

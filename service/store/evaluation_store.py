@@ -7,14 +7,15 @@ same one do no harm.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from redis.asyncio import Redis
 
-from service.errors import Conflict, NotFound
-from service.store.codec import FORMAT, check_format
+from service.errors import Conflict, NotFound, UnreadableRecord
+from service.store.codec import FORMAT, NewerFormat, check_format
 from service.store.connection import Value, answering, script
 from service.store.keys import EVALUATIONS, Keys
 
@@ -42,7 +43,20 @@ class EvaluationRecord:
 
 
 def _read(evaluation: str, stored: Mapping[bytes, bytes]) -> EvaluationRecord:
-    check_format(f"evaluation {evaluation!r}", stored.get(b"v"))
+    """Read one.
+
+    Raises:
+        NewerFormat: a newer version wrote it.
+        UnreadableRecord: it is garbled.
+    """
+    try:
+        check_format(f"evaluation {evaluation!r}", stored.get(b"v"))
+        return _record(evaluation, stored)
+    except (KeyError, ValueError) as error:
+        raise UnreadableRecord(f"evaluation {evaluation!r} cannot be read: {error!r}") from error
+
+
+def _record(evaluation: str, stored: Mapping[bytes, bytes]) -> EvaluationRecord:
 
     def number(name: bytes) -> float | None:
         return float(stored[name]) if name in stored else None
@@ -107,14 +121,19 @@ async def queue(redis: Redis, keys: Keys, records: Sequence[EvaluationRecord]) -
 
 
 async def list_evaluations(redis: Redis, keys: Keys) -> list[EvaluationRecord]:
-    """Return all of a loop, newest first."""
+    """Return those of a loop that can be read, newest first."""
     async with answering():
         ids = [name.decode() for name in await redis.zrange(keys.evaluations, 0, -1, desc=True)]
         async with redis.pipeline(transaction=False) as pipe:
             for evaluation in ids:
                 pipe.hgetall(keys.evaluation(evaluation))
             found = await pipe.execute()
-    return [_read(evaluation, stored) for evaluation, stored in zip(ids, found, strict=True) if stored]
+    records = []
+    for evaluation, stored in zip(ids, found, strict=True):
+        with suppress(UnreadableRecord, NewerFormat):
+            if stored:
+                records.append(_read(evaluation, stored))
+    return records
 
 
 async def read_evaluation(redis: Redis, keys: Keys, evaluation: str) -> EvaluationRecord:
@@ -122,6 +141,7 @@ async def read_evaluation(redis: Redis, keys: Keys, evaluation: str) -> Evaluati
 
     Raises:
         NotFound: there is no such evaluation.
+        UnreadableRecord, NewerFormat: it cannot be read.
     """
     async with answering():
         stored = await redis.hgetall(keys.evaluation(evaluation))

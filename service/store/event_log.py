@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from service.records import START, Entry, Unreadable, order
 from service.store.announcements import announce_use
-from service.store.codec import read_entries, training_body
+from service.store.codec import read_entries, retry_body, training_body
 from service.store.connection import answering, script
 from service.store.keys import Keys
 
@@ -58,6 +58,29 @@ async def append_training(redis: Redis, keys: Keys, policy: str, policy_id: str)
         position: bytes = await redis.xadd(keys.partition().events, {"c": training_body(policy, policy_id)})
         await announce_use(redis, keys.loop)
     return position.decode()
+
+
+async def append_retries(redis: Redis, keys: Keys, policy: str, policy_id: str, positions: Sequence[str]) -> int:
+    """Have `policy` learn the events at these positions once more; return how many the log still holds."""
+    events = keys.partition().events
+    async with answering():
+        async with redis.pipeline(transaction=False) as pipe:
+            for position in positions:
+                pipe.xrange(events, min=position, max=position)
+            found = [entry for entries in await pipe.execute() for entry in entries]
+        async with redis.pipeline(transaction=True) as pipe:
+            for position, fields in found:
+                pipe.xadd(events, {**fields, b"c": retry_body(policy, policy_id, position.decode())})
+            await pipe.execute()
+        await announce_use(redis, keys.loop)
+    return len(found)
+
+
+async def start(redis: Redis, keys: Keys) -> str:
+    """Return the position of the first entry of the log, START where there is none."""
+    async with answering():
+        found = await redis.xrange(keys.partition().events, count=1)
+    return found[0][0].decode() if found else START
 
 
 async def read(redis: Redis, keys: Keys, after: str, *, most: int = 1000, until: str = "+") -> list[Entry]:
@@ -109,7 +132,7 @@ async def _before_newest(redis: Redis, keys: Keys, events: int, *, until: str) -
         async with answering():
             entries = await redis.xrevrange(keys.partition().events, max=until, count=1000)
         for position, fields in entries:
-            found += b"e" in fields
+            found += b"e" in fields and b"c" not in fields
             if found > events:
                 return str(position.decode())
         if not entries:

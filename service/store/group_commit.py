@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
@@ -14,6 +15,7 @@ from service.errors import StoreUnavailable
 from service.store.announcements import InUse
 from service.store.connection import GONE, Script, Value, takes_no_writes
 from service.store.keys import USED
+from service.store.open_time import OpenTime
 
 
 class Call(NamedTuple):
@@ -32,8 +34,10 @@ class GroupCommit:
     The batch grows with the load, and nobody waits for a timer.
     """
 
-    def __init__(self, redis: Redis, *, most: int = 512) -> None:
+    def __init__(self, redis: Redis, time: OpenTime | None = None, *, most: int = 512) -> None:
+        """`time` is that of an API worker; None: this process takes no feedback."""
         self._redis, self._most = redis, most
+        self._time = time or OpenTime(redis)
         self._waiting: deque[Call] = deque()
         self._in_use = InUse()
         self._flusher: asyncio.Task[None] | None = None
@@ -75,11 +79,22 @@ class GroupCommit:
                     future.set_result(result)
 
     async def _execute(self, batch: Sequence[Call]) -> list[Any]:
+        if self._time.stale and any(call.script.timed for call in batch):
+            await self._time.refresh()
         results = await self._send(batch, known=True)
         unknown = [i for i, result in enumerate(results) if isinstance(result, NoScriptError)]
         if unknown:  # a fresh server: it has not seen these texts yet
             again = await self._send([batch[i] for i in unknown], known=False)
             for i, result in zip(unknown, again, strict=True):
+                results[i] = result
+        stale = [i for i, result in enumerate(results) if isinstance(result, ResponseError) and "STALE " in str(result)]
+        if stale:  # deadlines may have stood still since the last heartbeat
+            try:
+                await self._time.refresh()
+                again = await self._send([batch[i] for i in stale], known=True)
+            except StoreUnavailable as error:
+                again = list[Any]([error]) * len(stale)
+            for i, result in zip(stale, again, strict=True):
                 results[i] = result
         return results
 
@@ -92,6 +107,8 @@ class GroupCommit:
         told: set[str] = set()
         commands = []
         for script, keys, args, _, _ in batch:
+            if script.timed:
+                args = (*args, *self._time.args)
             if known or script.sha in told:
                 commands.append(packed("EVALSHA", script.sha, len(keys), *keys, *args))
             else:
@@ -130,8 +147,5 @@ class GroupCommit:
 
 def packed(*parts: Value) -> bytes:
     """Write a command as Redis reads it."""
-    lines = [b"*%d\r\n" % len(parts)]
-    for part in parts:
-        written = part if isinstance(part, bytes) else str(part).encode()
-        lines.append(b"$%d\r\n%b\r\n" % (len(written), written))
-    return b"".join(lines)
+    command: bytes = pack_command(parts)  # type: ignore[arg-type]  # its stub knows commands of one word alone
+    return command

@@ -9,7 +9,8 @@ import orjson
 from redis.asyncio import Redis
 
 from service.errors import Conflict, NotFound
-from service.records import Features
+from service.records import Change, Features
+from service.store import change_log
 from service.store.connection import answering, script
 from service.store.keys import CHANGES, Keys
 from service.store.loop_store import new_epoch
@@ -18,20 +19,27 @@ ITEM_LOG = 100_000  # changes of the catalogue that can be undone, for replays
 
 
 async def change_items(
-    redis: Redis, keys: Keys, changes: Mapping[str, Features | None], *, must_exist: bool = False
+    redis: Redis,
+    keys: Keys,
+    changes: Mapping[str, Features | None],
+    *,
+    must_exist: bool = False,
+    change: Change | None = None,
 ) -> int:
     """Upsert items (None: delete), all or nothing; return the loop's new epoch.
 
     Args:
         must_exist: refuse to delete an item that is not there.
+        change: to be written down; the script adds what the items were before.
 
     Raises:
         NotFound: the loop, or an item that must exist, is gone.
     """
     args: list[str | bytes | int] = [CHANGES, keys.loop, keys.id, ITEM_LOG, int(must_exist)]
+    args += change_log.logged(change)
     for item, features in changes.items():
         args += (item, b"" if features is None else orjson.dumps(features))
-    answer = await script("change_items")(redis, (keys.record, keys.items, keys.item_log), args)
+    answer = await script("change_items")(redis, (keys.record, keys.items, keys.item_log, keys.data_changes), args)
     if answer == b"missing":
         raise NotFound(f"there is no item {next(iter(changes))!r} in loop {keys.loop!r}", code="unknown_item")
     return new_epoch(answer, keys.loop)

@@ -19,6 +19,9 @@ DELETED = "rebound:deleted"  # sorted set: `loop/id` of deleted loops -> when, i
 LEARNER = "rebound:learner"  # string with a time to live: a learner is at work
 WORKERS = "rebound:workers"  # sorted set: API worker -> time of its last heartbeat, in unix seconds
 EVALUATIONS = "rebound:evaluations"  # sorted set: `loop/id/evaluation` of those that have not ended -> when made
+OF_LOOPS = "rebound:changes-of-loops"  # stream: who deleted or restored which loop. Bounded (`change_log.py`)
+OPEN = "rebound:{rebound:workers}:open"  # hash: beat, closed, outages; the tag puts it beside WORKERS (`open_time.py`)
+OUTAGES = "rebound:{rebound:workers}:outages"  # list: `from to` in ms, the newest first; at most 100 (`beat.lua`)
 CHANGES = "rebound:changes"  # channel: the name of a loop in which something changed
 USED = "rebound:used"  # channel: the name of a loop that is used: somebody decides, or its log grows
 
@@ -77,7 +80,7 @@ class Partition:
 
     @property
     def dead(self) -> str:
-        """Hash: position of an unreadable entry -> why. Kept for as long as the entry is."""
+        """Hash: position of an entry that some policy could not learn -> why. Kept for as long as the entry is."""
         return self.prefix + "dead"
 
     @property
@@ -132,6 +135,16 @@ class Keys:
         return self.home + "item-log"
 
     @property
+    def change_log(self) -> str:
+        """Stream: administrative changes of settings, policies and traffic. Bounded (`change_log.py`)."""
+        return self.home + "change-log"
+
+    @property
+    def data_changes(self) -> str:
+        """Stream: the same of items and imports, which come more often. Bounded alike."""
+        return self.home + "data-changes"
+
+    @property
     def policies(self) -> str:
         """Set: names of the policies."""
         return self.home + "policies"
@@ -171,6 +184,10 @@ class Keys:
     def state(self, name: str) -> str:
         """String: the learned state at the policy's position."""
         return f"{self.home}state:{name}"
+
+    def letters(self, name: str) -> str:
+        """String: the dead letters of the policy, as JSON. Bounded (`trainer.py`)."""
+        return f"{self.home}letters:{name}"
 
     def snapshots(self, name: str) -> str:
         """Hash: version -> snapshot, of the kept versions."""

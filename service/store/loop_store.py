@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from service.errors import NotFound, StaleEpoch, UnreadableRecord
-from service.records import LoopRecord
+from service.records import Change, LoopRecord
+from service.store import change_log
 from service.store.codec import loop_fields, read_loop_fields
 from service.store.connection import answering, now, script, takes_no_writes
 from service.store.keys import CHANGES, DELETED, LOOPS, Keys, loop_record
@@ -51,7 +52,7 @@ async def epochs(redis: Redis, names: Sequence[str]) -> dict[str, tuple[bytes | 
     }
 
 
-async def create_loop(redis: Redis, record: LoopRecord) -> bool:
+async def create_loop(redis: Redis, record: LoopRecord, change: Change | None = None) -> bool:
     """Make a loop, whole; False when the name is taken (and nothing was changed).
 
     The name is listed first: a listed name without a loop is passed over, and a loop that is not listed would not be
@@ -60,7 +61,11 @@ async def create_loop(redis: Redis, record: LoopRecord) -> bool:
     fields = [part for pair in loop_fields(record).items() for part in pair]
     async with answering():
         await redis.sadd(LOOPS, record.name)
-        created = await script("create_loop")(redis, (loop_record(record.name),), (CHANGES, record.name, *fields))
+        created = await script("create_loop")(
+            redis,
+            (loop_record(record.name), Keys(record.name, record.id).change_log),
+            (CHANGES, record.name, *change_log.logged(change), *fields),
+        )
         await redis.sadd(LOOPS, record.name)
     return bool(created)
 
@@ -95,11 +100,14 @@ def _unreadable(name: str, error: Exception) -> UnreadableRecord:
     )
 
 
-async def change_loop(redis: Redis, seen: LoopRecord, changes: Mapping[str, Value]) -> int:
+async def change_loop(
+    redis: Redis, seen: LoopRecord, changes: Mapping[str, Value], change: Change | None = None
+) -> int:
     """Write fields of a loop's record; return the new epoch.
 
     Args:
         seen: the record that the change was made from.
+        change: to be written down.
 
     Raises:
         StaleEpoch: somebody else changed it meanwhile; look again.
@@ -107,7 +115,9 @@ async def change_loop(redis: Redis, seen: LoopRecord, changes: Mapping[str, Valu
     """
     fields = [part for pair in changes.items() for part in pair]
     answer = await script("change_loop")(
-        redis, (loop_record(seen.name),), (CHANGES, seen.name, seen.id, seen.epoch, *fields)
+        redis,
+        (loop_record(seen.name), Keys(seen.name, seen.id).change_log),
+        (CHANGES, seen.name, seen.id, seen.epoch, *change_log.logged(change), *fields),
     )
     return new_epoch(answer, seen.name)
 

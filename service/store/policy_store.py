@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
 from redis.asyncio import Redis
 
 from service.errors import Conflict, NotFound, UnreadableRecord
-from service.records import LoopRecord, PolicyRecord
-from service.store.codec import policy_fields, read_policy_fields
+from service.records import Change, DeadLetter, LoopRecord, PolicyRecord
+from service.store import change_log
+from service.store.codec import letters_bytes, policy_fields, read_policy_fields
+from service.store.codec import read_letters as letters_of
 from service.store.connection import answering, script
 from service.store.keys import CHANGES, Keys
 from service.store.loop_store import new_epoch
 
 
-async def create_policy(redis: Redis, keys: Keys, record: PolicyRecord, *, serve_alone: bool = False) -> int:
+async def create_policy(
+    redis: Redis, keys: Keys, record: PolicyRecord, *, serve_alone: bool = False, change: Change | None = None
+) -> int:
     """Make a policy, whole; return the loop's new epoch.
 
     Args:
         serve_alone: give it all the traffic of a loop that has none.
+        change: to be written down.
 
     Raises:
         Conflict: the name is taken.
@@ -29,8 +34,8 @@ async def create_policy(redis: Redis, keys: Keys, record: PolicyRecord, *, serve
     fields = [part for pair in policy_fields(record).items() for part in pair]
     answer = await script("create_policy")(
         redis,
-        (keys.record, keys.policies, keys.policy(record.name)),
-        (CHANGES, keys.loop, keys.id, record.name, int(serve_alone), *fields),
+        (keys.record, keys.policies, keys.policy(record.name), keys.change_log),
+        (CHANGES, keys.loop, keys.id, record.name, int(serve_alone), *change_log.logged(change), *fields),
     )
     if answer == b"exists":
         raise Conflict(f"policy {record.name!r} exists in loop {keys.loop!r}; delete it first", code="policy_exists")
@@ -64,7 +69,7 @@ async def read_policy(redis: Redis, keys: Keys, name: str) -> PolicyRecord:
         ) from error
 
 
-async def delete_policy(redis: Redis, seen: LoopRecord, name: str) -> int:
+async def delete_policy(redis: Redis, seen: LoopRecord, name: str, change: Change | None = None) -> int:
     """Delete a policy with all that it has; return the loop's new epoch.
 
     Raises:
@@ -78,20 +83,22 @@ async def delete_policy(redis: Redis, seen: LoopRecord, name: str) -> int:
         (
             keys.record,
             keys.policies,
+            keys.change_log,
             keys.policy(name),
             keys.state(name),
+            keys.letters(name),
             keys.snapshots(name),
             keys.versions(name),
             keys.history(name),
             keys.lease(name),
             keys.fence(name),
         ),
-        (CHANGES, seen.name, seen.id, seen.epoch, name, orjson.dumps(pins)),
+        (CHANGES, seen.name, seen.id, seen.epoch, name, orjson.dumps(pins), *change_log.logged(change)),
     )
     return new_epoch(answer, seen.name)
 
 
-async def pin_version(redis: Redis, seen: LoopRecord, name: str, version: int) -> int:
+async def pin_version(redis: Redis, seen: LoopRecord, name: str, version: int, change: Change | None = None) -> int:
     """Pin a policy's version, so that it is served and never dropped; return the loop's new epoch.
 
     Raises:
@@ -101,8 +108,16 @@ async def pin_version(redis: Redis, seen: LoopRecord, name: str, version: int) -
     keys = Keys(seen.name, seen.id)
     answer = await script("pin_version")(
         redis,
-        (keys.record, keys.snapshots(name)),
-        (CHANGES, seen.name, seen.id, seen.epoch, version, orjson.dumps({**seen.pins, name: version})),
+        (keys.record, keys.snapshots(name), keys.change_log),
+        (
+            CHANGES,
+            seen.name,
+            seen.id,
+            seen.epoch,
+            version,
+            orjson.dumps({**seen.pins, name: version}),
+            *change_log.logged(change),
+        ),
     )
     if answer == b"missing":
         kept = await kept_versions(redis, keys, name)
@@ -148,6 +163,17 @@ async def read_state(redis: Redis, keys: Keys, name: str) -> bytes | None:
     async with answering():
         state: bytes | None = await redis.get(keys.state(name))
     return state
+
+
+async def read_letters(redis: Redis, keys: Keys, name: str) -> dict[str, DeadLetter]:
+    """Return position -> dead letter of a policy, in order.
+
+    Raises:
+        NewerFormat: a newer version wrote them.
+    """
+    async with answering():
+        stored = await redis.get(keys.letters(name))
+    return {} if stored is None else letters_of(stored)
 
 
 async def latest_versions(redis: Redis, keys: Keys, names: Sequence[str]) -> dict[str, tuple[str, int]]:
@@ -203,6 +229,7 @@ class Lease:
         snapshot: bytes,
         budget: int,
         new_alarms: Sequence[Mapping[str, Any]],
+        letters: Iterable[DeadLetter] | None = None,
         encoder: str | None = None,
         schemas: Mapping[str, Mapping[str, Any]] | None = None,
         most_encoders: int | None = None,
@@ -210,9 +237,10 @@ class Lease:
         """Checkpoint (and publish, unless `snapshot` is empty) in one atomic write; False when the lease was lost.
 
         Args:
-            record: the policy as it is now: position, events, skipped, version, alarms.
+            record: the policy as it is now: position, events, set aside, skipped, version, alarms.
             budget: bytes for the kept versions.
             new_alarms: those that are not in the loop's stream of alarms yet.
+            letters: all its dead letters; None: as they were.
             encoder: version of the encoder that the snapshot is for; None: the loop's first.
             schemas: version -> schema of encoders that may not be written down yet.
             most_encoders: encoders for which versions are kept; None: no new one has come.
@@ -225,6 +253,7 @@ class Lease:
                 keys.lease(name),
                 keys.policy(name),
                 keys.state(name),
+                keys.letters(name),
                 keys.versions(name),
                 keys.history(name),
                 keys.snapshots(name),
@@ -242,7 +271,9 @@ class Lease:
                 record.position,
                 record.events,
                 record.skipped,
+                record.set_aside,
                 state,
+                b"" if letters is None else letters_bytes(letters),
                 record.version,
                 snapshot,
                 budget,

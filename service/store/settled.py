@@ -11,6 +11,7 @@ from service.records import Decision
 from service.store.codec import read_decision
 from service.store.connection import answering, now
 from service.store.keys import Keys
+from service.store.open_time import MOST_WAIT_MS, closed_since, read_opening
 
 AT_ONCE = 500  # records read in one round trip
 
@@ -21,7 +22,7 @@ async def settled_before(redis: Redis, keys: Keys, *, wait_ms: int) -> int:
     Decisions that were rewarded early and those that still wait are cut off at the same deadline. Else the newest
     decisions would be those that somebody clicked.
     """
-    at = round(1000 * await now(redis))
+    at = (await read_opening(redis)).now_ms
     async with answering():
         oldest = await redis.zrange(keys.partition().pending, 0, 0, withscores=True)
     return min([at + wait_ms, *(int(deadline) for _, deadline in oldest)])
@@ -57,7 +58,9 @@ async def read_settled(
         (decisions, how many wait or waited too recently, how many are gone or about to go).
     """
     found = await read_decisions(redis, keys, ids)
-    whole_from = round(1000 * await now(redis)) - ledger_ms
+    # A record's time in the ledger goes on while deadlines stand still.
+    moved_ms = await closed_since(redis, round(1000 * await now(redis)) - ledger_ms - MOST_WAIT_MS)
+    whole_from = (await read_opening(redis)).now_ms - ledger_ms + moved_ms
     pending = sum(deadline >= before for deadline, _ in found)
     kept = [decision for deadline, decision in found if whole_from < deadline < before]
     return kept, pending, len(ids) - pending - len(kept)

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from redis.asyncio import Redis
 
-from service.store.connection import answering, now, script
+from service.store.connection import answering, now
 from service.store.keys import LEARNER, STORE, WORKERS, Keys
 
 WORKER_TTL_S = 3.0  # a worker that has not been heard of for so long does not count as live
@@ -28,11 +28,6 @@ async def read_identity(redis: Redis) -> str | None:
     async with answering():
         identity = await redis.get(STORE)
         return identity.decode() if identity else None
-
-
-async def heartbeat(redis: Redis, worker: str) -> None:
-    """Say that an API worker is alive."""
-    await script("beat")(redis, (WORKERS,), (worker,))
 
 
 async def sign_off(redis: Redis, worker: str) -> None:

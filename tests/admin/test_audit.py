@@ -21,7 +21,7 @@ from service.store.connection import connect
 from service.store.keys import Keys
 from tests.processes import Served
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

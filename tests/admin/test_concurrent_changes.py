@@ -151,6 +151,7 @@ def prepare(url: str) -> None:
             until(learned, "all policies learned the import", within_s=60)
 
 
+@pytest.mark.slow
 def test_no_change_is_lost(served: Served) -> None:
     prepare(served.url)
     clients = [Client(number, served.url) for number in range(CLIENTS)]

@@ -106,6 +106,13 @@ def test_every_error_that_is_met_is_documented(spec: Spec, guarded: str) -> None
         assert problem["request_id"] == reply.headers["x-request-id"]
 
 
+def test_when_to_come_again_is_described(spec: Spec) -> None:
+    """Any key may have a limit, so every operation may answer with a 429."""
+    for name, operation in operations(spec):
+        assert operation["responses"]["429"]["headers"]["Retry-After"]["schema"]["type"] == "integer", name
+    assert "Retry-After" in spec["paths"]["/feedback"]["post"]["responses"]["503"]["headers"]
+
+
 def test_keys_are_described(spec: Spec) -> None:
     schemes = spec["components"]["securitySchemes"]
     assert {(scheme["type"], scheme.get("name", scheme.get("scheme"))) for scheme in schemes.values()} == {

@@ -13,23 +13,38 @@ import httpx
 import orjson
 import pytest
 from redis.asyncio import Redis
+from rich.console import Console
 
+from service import evaluation
 from service.admin import evaluations as administration
 from service.admin import judge
 from service.admin.evaluation import described, evaluate, target_of
-from service.errors import Conflict
+from service.admin.status import read_status
+from service.errors import Conflict, ReboundError
+from service.evaluation import evaluate_there
 from service.learn.evaluations import TRIES, Evaluator
 from service.records import LoopRecord
+from service.serve.follower import Follower
 from service.settings import Settings
 from service.store import evaluation_store, loop_store
 from service.store.connection import connect
-from service.store.evaluation_store import KEPT, UNFINISHED, EvaluationRecord
+from service.store.decisions import DecisionWriter
+from service.store.evaluation_store import UNFINISHED, EvaluationRecord
+from service.store.group_commit import GroupCommit
 from service.store.keys import EVALUATIONS, Keys
 from service.store.loop_rows import read_rows, write_rows
 from tests.builders import loop_of
-from tests.waiting import until, until_async
+from tests.waiting import until_async
 
 Reply = dict[str, Any]
+REQUEST = {
+    "targets": [{"kind": "random"}],
+    "estimator": "ips",
+    "interval": "bootstrap",
+    "confidence": 0.95,
+    "segment": None,
+    "decisions": 1000,
+}
 
 
 # ---- over HTTP
@@ -53,28 +68,51 @@ async def judged(url: str, loop: str, *kinds: str) -> Reply:
 
 
 def test_an_evaluation_is_done_kept_and_listed(
-    client: httpx.Client, make_loop: Callable[..., str], settings: Settings
+    service: str, client: httpx.Client, make_loop: Callable[..., str], settings: Settings
 ) -> None:
     """Its answer is that of `rebound evaluate`, and the best target comes first."""
     loop = make_loop(policy=None, items=2, fit_schema=False)
     params = {"loop": loop}
-    decide(client, loop, 150)
-    body = {"targets": [{"kind": "random"}, {"kind": "popularity"}], "segment": "all"}
-    reply = client.post("/evaluations", params=params, json=body)
-    assert reply.status_code == 202
-    made = reply.json()
-    assert (made["status"], made["result"]) == ("waiting", None)
-    path = f"/evaluations/{made['id']}"
-    until(lambda: client.get(path, params=params).json()["status"] == "done", "it is done", within_s=120)
-    found = client.get(path, params=params).json()
-    assert [answer["target"] for answer in found["result"]["answers"]] == ["popularity", "random"]
-    assert found["result"] == asyncio.run(judged(str(settings.redis_url), loop, "random", "popularity"))
-    assert [one["segment"] for one in found["result"]["answers"][0]["segments"]] == ["all = 1"]
-    assert found["result"]["confidence"] == pytest.approx(0.975)
+    decide(client, loop, 130)
+    request = REQUEST | {"targets": [{"kind": "random"}, {"kind": "popularity"}], "segment": "all"}
+    result = evaluate_there(service, None, loop, request, Console(quiet=True))
+    assert [answer["target"] for answer in result["answers"]] == ["popularity", "random"]
+    assert [one["segment"] for one in result["answers"][0]["segments"]] == ["all = 1"]
+    assert result["confidence"] == pytest.approx(0.975)
+    assert result == asyncio.run(judged(str(settings.redis_url), loop, "random", "popularity"))
+    [found] = client.get("/evaluations", params=params).json()["evaluations"]
+    assert (found["status"], found["result"]) == ("done", result)
     assert found["created"] <= found["started"] <= found["ended"]
+    path = f"/evaluations/{found['id']}"
+    assert client.get(path, params=params).json() == found
     assert client.post(f"{path}/cancel", params=params).json() == found, "it has ended"
-    assert client.get("/evaluations", params=params).json()["evaluations"] == [found]
     assert not [one for one in client.get("/status").json()["evaluations"] if one["loop"] == loop]
+
+
+def test_a_service_that_does_not_answer_the_question_says_why(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = Console(quiet=True)
+    with pytest.raises(ReboundError, match="there is no kind 'magic'"):
+        evaluate_there(service, None, "default", REQUEST | {"targets": [{"kind": "magic"}]}, quiet)
+    ended = {"id": "x", "status": "failed", "error": {"detail": "it broke"}, "done": 0, "total": None}
+    monkeypatch.setattr(evaluation, "_call", lambda *_: ended)
+    with pytest.raises(ReboundError, match="it was failed: it broke"):
+        evaluate_there(service, None, "default", REQUEST, quiet)
+
+
+def test_an_interrupted_command_cancels_what_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[object, ...]] = []
+
+    def call(*told: object) -> Reply:
+        calls.append(told)
+        if told[0] == "GET":
+            raise KeyboardInterrupt
+        return {"id": "x", "status": "waiting", "error": None, "done": 0, "total": None}
+
+    monkeypatch.setattr(evaluation, "_call", call)
+    monkeypatch.setattr(evaluation, "LOOK_S", 0)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_there("http://there", "key", "shop", REQUEST, Console(quiet=True))
+    assert calls[-1] == ("POST", "http://there/evaluations/x/cancel?loop=shop", "key")
 
 
 @pytest.mark.parametrize(
@@ -105,14 +143,6 @@ def test_what_cannot_be_judged_is_refused_at_once(client: httpx.Client, body: Re
 # ---- by parts, where no learner is at work
 
 pytestmark = pytest.mark.anyio
-REQUEST = {
-    "targets": [{"kind": "random"}],
-    "estimator": "ips",
-    "interval": "bootstrap",
-    "confidence": 0.95,
-    "segment": None,
-    "decisions": 1000,
-}
 
 
 @pytest.fixture
@@ -134,19 +164,22 @@ async def look(redis: Redis, made: EvaluationRecord) -> EvaluationRecord:
     return await administration.read_evaluation(redis, "shop", made.id)
 
 
-async def test_at_most_so_many_wait_and_are_kept(quiet_redis: Redis, shop: LoopRecord) -> None:
+async def test_at_most_so_many_wait_and_are_kept(
+    quiet_redis: Redis, shop: LoopRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_store, "KEPT", 7)
     made = [await ask(quiet_redis) for _ in range(UNFINISHED)]
     with pytest.raises(Conflict, match="have not ended"):
         await ask(quiet_redis)
     assert [one.id for one in await administration.unfinished(quiet_redis)] == [one.id for one in made]
-    for _ in range(KEPT + 5):
+    for _ in range(9):
         await administration.cancel_evaluation(quiet_redis, "shop", made[-1].id)
         made.append(await ask(quiet_redis))
     kept = await administration.list_evaluations(quiet_redis, "shop")
-    assert len(kept) == KEPT
+    assert len(kept) == 7
     assert {one.id for one in made[:4]} <= {one.id for one in kept}, "those that have not ended stay"
     assert await quiet_redis.zcard(EVALUATIONS) == UNFINISHED
-    assert len(await quiet_redis.keys("*:evaluation:*")) == KEPT
+    assert len(await quiet_redis.keys("*:evaluation:*")) == 7
 
 
 async def test_an_answer_is_stored_once_and_only_by_who_has_the_lease(quiet_redis: Redis, shop: LoopRecord) -> None:
@@ -260,6 +293,30 @@ async def test_a_learner_that_stops_ends_the_process_and_another_does_it_again(
     found = await look(quiet_redis, made)
     assert (found.status, found.tries) == ("waiting", 0)
     assert await evaluation_store.take_lease(quiet_redis, keys_of(shop), made.id, "another")
+
+
+async def test_status_tells_of_evaluations_in_the_loops_that_a_key_may_touch(
+    quiet_redis: Redis, shop: LoopRecord
+) -> None:
+    made = await ask(quiet_redis)
+    follower, writer = Follower(quiet_redis, "w"), DecisionWriter(GroupCommit(quiet_redis), buffer=1)
+    for only, told in ((None, [made.id]), ({"shop"}, [made.id]), ({"other"}, [])):
+        found = await read_status(quiet_redis, follower, writer, only=only)
+        assert [one.id for one in found.evaluations] == told
+
+
+@pytest.mark.parametrize("garbled", [{"v": 99}, {"created": "soon"}, {"request": "{"}])
+async def test_one_that_cannot_be_read_stops_no_others(
+    quiet_redis: Redis, settings: Settings, shop: LoopRecord, program: Callable[[str], None], garbled: Reply
+) -> None:
+    program("exit 3")
+    broken, made = await ask(quiet_redis), await ask(quiet_redis)
+    await quiet_redis.hset(keys_of(shop).evaluation(broken.id), mapping=garbled)
+    await Evaluator(quiet_redis, settings).step(asyncio.Event())
+    assert [(one.id, one.tries) for one in await administration.list_evaluations(quiet_redis, "shop")] == [(made.id, 1)]
+    assert [one.id for one in await administration.unfinished(quiet_redis)] == [made.id]
+    with pytest.raises(Conflict, match=broken.id):
+        await look(quiet_redis, broken)
 
 
 async def test_evaluations_of_deleted_loops_leave_the_queue(

@@ -47,6 +47,7 @@ def property_of(operation: Any, mode: GenerationMode, examples: int) -> Callable
     return test
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_no_server_errors(alone: str, mode: GenerationMode, size: float) -> None:
     schema = schemathesis.openapi.from_url(f"{alone}/openapi.json")

@@ -2,15 +2,20 @@
 
     make bench ARGS=tests/benchmarks/test_decision_cost.py
     COMPARE_WITH=../rebound-0.1 make bench ARGS=tests/benchmarks/test_decision_cost.py
+    make bench-compare REF=HEAD~1
 
 Each checkout plays the same requests in a process of its own. It says the processor time of its thread. Their
 decisions are compared, too: the same item, and how far its propensity is from the other's.
+
+A ratio has changed beyond noise where the 99 % interval of the median of its pairs lies more than SAME away from 1: two
+processes of the same code differ by some percent, for as long as they live.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -40,6 +45,7 @@ HERE = Path(__file__).parents[2]
 EVENTS = 2000  # that the policies have learned
 ROUNDS = 24
 SECONDS = 0.04  # of one round, about
+SAME = 0.05  # by which the costs of the same code may differ from process to process
 PERSONAS, CATEGORIES = [f"persona-{i}" for i in range(4)], [f"category-{i}" for i in range(5)]
 DECLARED = {
     "context": {
@@ -258,6 +264,7 @@ def test_decision_cost(quick: bool) -> None:
         paths["other"] = (HERE / other).resolve()
     checkouts = {name: Checkout(path) for name, path in paths.items()}
     wanted = os.environ.get("CASES", "")
+    changed = []
     print("\nmicroseconds of CPU per decision, medians of rounds in turns")
     for case in CASES:
         if wanted not in str(case):
@@ -273,11 +280,27 @@ def test_decision_cost(quick: bool) -> None:
         if other:
             ratios = [a / b for a, b in zip(found["other"], found["this"], strict=True)]
             line += f"  other {statistics.median(found['other']):7.0f}  other / this {statistics.median(ratios):5.2f}"
-            line += f" ({min(ratios):.2f} to {max(ratios):.2f})  " + compare(*(p("=100") for p in checkouts.values()))
+            low, high = interval(ratios)
+            line += f" ({min(ratios):.2f} to {max(ratios):.2f}), 99 % {low:.2f} to {high:.2f}  "
+            line += compare(*(p("=100") for p in checkouts.values()))
+            if low > 1 + SAME or high < 1 - SAME:
+                changed.append(f"{case}: {'cheaper' if low > 1 else 'dearer'}, {statistics.median(ratios):.2f}")
         print(line, flush=True)
         assert statistics.median(found["this"]) > 0
     for play in checkouts.values():
         play.close()
+    if other:
+        print("\nother / this, changed beyond noise:", *changed or ["nothing"], sep="\n  ")
+
+
+def interval(ratios: Sequence[float]) -> tuple[float, float]:
+    """Return the 99 % interval of a median: from the k-th smallest to the k-th largest, of any distribution.
+
+    The median lies below the k-th smallest of N with the probability that fewer than k of N fair coins show heads.
+    """
+    ordered, n = sorted(ratios), len(ratios)
+    k = sum(sum(math.comb(n, heads) for heads in range(at + 1)) <= 0.005 * 2**n for at in range(n))
+    return (ordered[k - 1], ordered[-k]) if k else (-math.inf, math.inf)
 
 
 def compare(one: list[Any], other: list[Any]) -> str:

@@ -13,6 +13,7 @@ from service.policies import Scorer
 from service.records import Features
 from service.represent.encoder import Encoder
 from service.represent.schema import FeatureSchema
+from service.rules import NO_RULES, Rules
 
 ENCODER = Encoder(FeatureSchema())
 
@@ -61,7 +62,8 @@ def request_of(
     candidates: Sequence[str | tuple[str, Features | None]] | None = None,
     exclude: Sequence[str] = (),
     k: int = 1,
+    rules: Rules = NO_RULES,
 ) -> Request:
     """Build a request; a candidate without features may be its id alone."""
     pairs = None if candidates is None else [(c, None) if isinstance(c, str) else c for c in candidates]
-    return Request(decision_id, user_id, context or {}, pairs, exclude, k)
+    return Request(decision_id, user_id, context or {}, pairs, exclude, k, rules)

@@ -144,6 +144,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_commands_run(page: Path, served: Served, tmp_path: Path) -> None:
     """In the order of the page, on one service for all pages."""

@@ -91,7 +91,7 @@ def by_time(events: Sequence[Event]) -> list[PastEvent]:
     return sorted(map(past, events), key=lambda event: (event.at, repr(event)))
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.lists(an_event(propensity=st.none()), min_size=1, max_size=4))
 def test_parquet_gives_back_what_was_written(events: list[Event]) -> None:
     """Decided and imported events come in the order of their times, each file of its own."""
@@ -106,13 +106,30 @@ def test_parquet_gives_back_what_was_written(events: list[Event]) -> None:
     assert sorted(found, key=lambda event: (event.at, repr(event))) == by_time(events)
 
 
-@settings(max_examples=25)
+def test_decided_and_imported_events_of_a_day_come_in_the_order_of_their_times(tmp_path: Path) -> None:
+    events = [replace(event_of(n), position=f"{n}-0", at=None if n % 3 else n / 1000) for n in range(9)]
+    found = [event for _, event in read_parquet(write_folder(tmp_path, events))]
+    assert found == by_time(events)
+    assert len(list(tmp_path.rglob("*.parquet"))) == 2
+
+
+@settings(max_examples=15)
 @given(an_event(propensity=st.just(0.5)))
 def test_dsjson_gives_back_what_was_written(event: Event) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "log.dsjson"
         file.write_bytes(write_line(event, origin=LOOP.id) + b"\n" + write_line(event, origin=LOOP.id))
         assert [found for _, found in read_dsjson(file)] == [past(event)] * 2
+
+
+def test_what_is_nested_as_deep_as_an_event_may_be_is_written(tmp_path: Path) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(252):
+        deep = {"a": deep}
+    event = replace(event_of(), context=deep, features=deep)
+    (tmp_path / "log.dsjson").write_bytes(write_line(event, [("a", deep), (event.item, deep)], origin=LOOP.id))
+    [(_, found)] = read_dsjson(tmp_path / "log.dsjson")
+    assert found == past(event)
 
 
 def test_decisions_and_policies_are_tables(tmp_path: Path) -> None:
@@ -283,6 +300,7 @@ def own(**changes: Any) -> bytes:
         (own(context=[]), "line 2, context: "),
         (own(wings=2), "line 2, wings: "),
         (own(version=-1), "line 2, version: "),
+        (own(context="deep").replace(b'"deep"', b'{"a":' * 300 + b"{}" + b"}" * 300), "line 2, context: cannot be"),
     ],
 )
 def test_what_is_wrong_in_a_line_is_named(tmp_path: Path, line: bytes, named: str) -> None:
@@ -291,6 +309,15 @@ def test_what_is_wrong_in_a_line_is_named(tmp_path: Path, line: bytes, named: st
     with pytest.raises(InvalidRequest) as told:
         list(read_dsjson(file))
     assert told.value.detail.startswith(named), told.value.detail
+
+
+def test_times_of_other_writers_are_read(tmp_path: Path) -> None:
+    """A time without a zone is of UTC; nanoseconds are cut."""
+    for sort in (pa.timestamp("ns"), pa.timestamp("ns", tz="Europe/Berlin"), pa.timestamp("s", tz="UTC")):
+        at = pa.array([1_790_000_000, 1_790_000_001], pa.timestamp("s")).cast(sort)
+        file = tmp_path / "log.parquet"
+        parquet.write_table(pa.table(GOOD | {"time": at}), file)
+        assert [event.at for _, event in read_parquet(file)] == [1_790_000_000.0, 1_790_000_001.0]
 
 
 GOOD: dict[str, Any] = {"decision_id": ["d1", "d2"], "item_id": ["a", "b"], "reward": [0.0, 1.0]}
@@ -308,7 +335,7 @@ GOOD: dict[str, Any] = {"decision_id": ["d1", "d2"], "item_id": ["a", "b"], "rew
         ({"context": [{"a": 1}, {"a": 2}]}, "log.parquet row 1, context: is no JSON text"),
         ({"features": ["{}", "7"]}, "log.parquet row 2, features: "),
         ({"propensity": [0.5, 1.5]}, "log.parquet row 2, propensity: "),
-        ({"at": ["yesterday", "today"]}, "log.parquet row 1, time: is no timestamp"),
+        ({"time": ["yesterday", "today"]}, "log.parquet row 1, time: is no timestamp"),
     ],
 )
 def test_what_is_wrong_in_a_table_is_named(tmp_path: Path, columns: dict[str, Any], named: str) -> None:

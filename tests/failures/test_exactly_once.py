@@ -19,7 +19,7 @@ from tests.failures.traffic import Account, Traffic
 from tests.processes import Served, alive
 from tests.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 LOOP = "mixed"
 POLICIES = ("adaptive", "linucb", "popularity", "random")
 
@@ -92,7 +92,7 @@ async def check(served: Served, account: Account) -> None:
 
 def decisions(size: float) -> int:
     """Number of decisions of one run: 20 000 in the full size, whose figures the docs name."""
-    return 20_000 if size >= 1 else 600
+    return 20_000 if size >= 1 else 300
 
 
 async def test_mixed_feedback_and_a_restart(data: Path, size: float) -> None:
@@ -126,7 +126,7 @@ def _dead(pid: int) -> bool:
 @pytest.mark.parametrize("victims", [("learn", "api"), ("everything",)])
 async def test_kill_9(data: Path, size: float, victims: tuple[str, ...]) -> None:
     """Kills spread over the run; `always`, because this test also takes away Redis, between two of its fsyncs."""
-    kills = (10 if size >= 1 else 2) * len(victims)
+    kills = (10 if size >= 1 else 1) * len(victims)
     served = Served(data, workers=2, REBOUND_FSYNC="always")
     served.start()
     try:

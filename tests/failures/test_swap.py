@@ -15,10 +15,9 @@ from service.store.policy_store import version_position
 from tests.processes import Served
 from tests.waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 LOOP = "swaps"
 KINDS = ("linucb", "popularity", "embedding_mlp")
-CLIENTS = 50
 
 
 @dataclass(frozen=True)
@@ -67,12 +66,12 @@ def prepare(url: str) -> None:
 
 
 async def test_swaps_under_load(data: Path, size: float) -> None:
-    swaps = max(9, round(100 * size))
+    swaps, many = max(9, round(100 * size)), 50 if size >= 1 else 12
     with Served(data, workers=2) as served:
         await asyncio.to_thread(prepare, served.url)
         stop = asyncio.Event()
         replies: list[Reply] = []
-        clients = [asyncio.create_task(hammer(served.url, stop, replies)) for _ in range(CLIENTS)]
+        clients = [asyncio.create_task(hammer(served.url, stop, replies)) for _ in range(many)]
         began: list[tuple[float, str]] = [(time.monotonic(), KINDS[0])]
         ended: list[float] = [began[0][0]]
         async with httpx.AsyncClient(base_url=served.url, timeout=30, params={"loop": LOOP}) as admin:
@@ -84,7 +83,7 @@ async def test_swaps_under_load(data: Path, size: float) -> None:
                 assert answer["adopted"], answer
                 assert answer["workers"] == 2
                 already = len(replies)
-                while len(replies) < already + CLIENTS:  # some traffic on every policy
+                while len(replies) < already + many:  # some traffic on every policy
                     assert not any(client.done() for client in clients), [c.exception() for c in clients if c.done()]
                     await asyncio.sleep(0.005)
             stop.set()

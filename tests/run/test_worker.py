@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
+import sys
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from http.client import HTTPConnection
 from typing import Any
 
@@ -76,10 +78,27 @@ def test_an_inherited_socket_has_its_true_family() -> None:
         assert inherited.getsockname() == listener.getsockname()
 
 
+@pytest.fixture
+def collector() -> Iterator[None]:
+    """Leave the garbage collector of this process as it is."""
+    threshold = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*threshold)
+
+
+@pytest.mark.usefixtures("collector")
 def test_an_app_that_cannot_start_ends_the_worker_with_code_3() -> None:
     with listen("127.0.0.1", 0) as listener, pytest.raises(SystemExit) as ended:
         run_worker(Settings(), cannot_start, fd=os.dup(listener.fileno()))
     assert ended.value.code == 3
+
+
+@pytest.mark.usefixtures("collector")
+def test_the_collector_leaves_out_what_was_there_before_the_first_request() -> None:
+    with listen("127.0.0.1", 0) as listener, pytest.raises(SystemExit):
+        run_worker(Settings(), cannot_start, fd=os.dup(listener.fileno()))
+    assert gc.get_freeze_count() > len(sys.modules)
 
 
 def test_a_worker_without_a_descriptor_listens_by_itself() -> None:

@@ -119,7 +119,7 @@ async def test_a_changed_schema_is_served(redis: Redis, follower: Follower, name
     schema = FeatureSchema.model_validate({"item": {"price": {"type": "numeric", "min": 0, "max": 2}}, "hash_dims": 0})
     running = follower.run()
     try:
-        assert await put_loop(redis, follower, name, {}, schema) is False
+        assert await put_loop(redis, follower, name, {}, schema, by="test") is False
     finally:
         await end(*running)
     after = follower.loop(name)
@@ -133,18 +133,20 @@ async def test_a_policy_made_again_does_not_serve_what_the_first_one_knew(
 ) -> None:
     """Same name, same version number; another id."""
     keys = await make(redis, name)
-    await create_policy(redis, await loop_store.read_loop(redis, name), "p", "popularity", {}, serve_alone=True)
-    await create_policy(redis, await loop_store.read_loop(redis, name), "other", "random", {})
+    await create_policy(
+        redis, await loop_store.read_loop(redis, name), "p", "popularity", {}, serve_alone=True, by="test"
+    )
+    await create_policy(redis, await loop_store.read_loop(redis, name), "other", "random", {}, by="test")
     await learn(redis, keys, "p", settings)
     await follower.refresh(name)
     first = follower.loop(name).served["p"]
     assert first.version == 1
     running = follower.run()
     try:
-        await activate(redis, follower, name, "other")
-        await delete_policy(redis, name, "p")
-        await create_policy(redis, await loop_store.read_loop(redis, name), "p", "linucb", {})
-        await activate(redis, follower, name, "p")
+        await activate(redis, follower, name, "other", by="test")
+        await delete_policy(redis, name, "p", by="test")
+        await create_policy(redis, await loop_store.read_loop(redis, name), "p", "linucb", {}, by="test")
+        await activate(redis, follower, name, "p", by="test")
     finally:
         await end(*running)
     blank = follower.loop(name).served["p"]
@@ -164,7 +166,9 @@ async def test_a_bad_snapshot_is_refused_once_and_the_old_one_stays(
     redis: Redis, follower: Follower, name: str, settings: Settings, garbage: bytes
 ) -> None:
     keys = await make(redis, name)
-    await create_policy(redis, await loop_store.read_loop(redis, name), "p", "popularity", {}, serve_alone=True)
+    await create_policy(
+        redis, await loop_store.read_loop(redis, name), "p", "popularity", {}, serve_alone=True, by="test"
+    )
     await learn(redis, keys, "p", settings)
     await follower.refresh(name)
     await redis.hset(keys.snapshots("p"), "2", garbage)
@@ -178,7 +182,9 @@ async def test_a_bad_snapshot_is_refused_once_and_the_old_one_stays(
 
 async def test_a_snapshot_that_is_gone_is_no_error(redis: Redis, follower: Follower, name: str) -> None:
     keys = await make(redis, name)
-    await create_policy(redis, await loop_store.read_loop(redis, name), "p", "popularity", {}, serve_alone=True)
+    await create_policy(
+        redis, await loop_store.read_loop(redis, name), "p", "popularity", {}, serve_alone=True, by="test"
+    )
     await redis.hset(keys.policy("p"), "version", 9)
     await follower.refresh(name)
     assert (follower.loop(name).served["p"].version, follower.refused) == (0, 0)
@@ -241,7 +247,9 @@ async def test_versions_are_told_by_loop_and_policy(
     redis: Redis, follower: Follower, name: str, settings: Settings
 ) -> None:
     keys = await make(redis, name)
-    await create_policy(redis, await loop_store.read_loop(redis, name), "p", "popularity", {}, serve_alone=True)
+    await create_policy(
+        redis, await loop_store.read_loop(redis, name), "p", "popularity", {}, serve_alone=True, by="test"
+    )
     await learn(redis, keys, "p", settings)
     await follower.refresh(name)
     assert follower.versions()[name] == {"p": 1}
@@ -252,7 +260,9 @@ async def test_what_no_announcement_told_is_found_by_the_look_at_everything(
     redis: Redis, follower: Follower, name: str, settings: Settings
 ) -> None:
     keys = await make(redis, name)
-    await create_policy(redis, await loop_store.read_loop(redis, name), "p", "popularity", {}, serve_alone=True)
+    await create_policy(
+        redis, await loop_store.read_loop(redis, name), "p", "popularity", {}, serve_alone=True, by="test"
+    )
     await follower._look()
     before = follower.loop(name)
     await follower._look()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ulid import ULID
 
 from service.errors import InvalidRequest
 from service.loop import LOOP_NAME
@@ -67,3 +70,10 @@ def test_an_own_id_that_names_another_loop_is_refused() -> None:
 def test_ids_sort_by_the_time_at_which_they_were_made() -> None:
     made = [new_decision_id("shop")[:10] for _ in range(100)]
     assert made == sorted(made)
+
+
+def test_an_id_holds_the_time_at_which_it_was_made() -> None:
+    before = time.time_ns() // 1_000_000
+    made = {ULID.from_str(new_decision_id("shop")[:26]) for _ in range(100)}
+    assert all(before <= one.milliseconds <= time.time_ns() // 1_000_000 for one in made)
+    assert len({one.bytes[6:] for one in made}) == 100

@@ -29,6 +29,8 @@ DECISION = decision_of(
     context={"hour": 3},
     candidates=[("a", None), ("b", {"price": 1.5})],
     exclude=["c"],
+    rules={"pin": [{"item": "a", "place": 2}]},
+    left=(2, 1),
 )
 
 

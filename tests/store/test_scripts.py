@@ -59,10 +59,11 @@ def test_a_script_says_which_keys_it_takes(name: str) -> None:
 
 
 def test_what_a_script_includes_is_a_part_of_its_text() -> None:
-    assert {"ledger"} == INCLUDED
+    assert {"ledger", "open_time"} == INCLUDED
     for name, text in SCRIPTS.items():
         assert "-- include" not in text, name
         assert ("local function join(" in text) == ("-- include ledger" in FILES[name]), name
+        assert ("local function open(" in text) == ("-- include open_time" in FILES[name]) == script(name).timed, name
 
 
 def test_the_check_can_fail() -> None:
@@ -217,6 +218,9 @@ def everything(url: str, node: ClusterNode) -> None:
         call("POST", "/policies/linucb/rollback", {"version": version})
         call("POST", "/policies/linucb/activate")
         call("GET", "/decisions/d1")
+        asked = call("POST", "/evaluations", {"targets": [{"kind": "random"}]}, expect=202)
+        call("POST", f"/evaluations/{asked['id']}/cancel")
+        until(lambda: not node.redis.keys("*lease:evaluation:*"), "no learner is at work on it")
         call("DELETE", "/policies/popularity", expect=204)
         call("DELETE", "/loops/shop", expect=204)
 

@@ -11,6 +11,7 @@ from service.api.problems import OF_BODIES, documented
 from service.api.routes._depends import (
     FollowerDep,
     IdInPath,
+    KeyDep,
     LoopParam,
     MisfitsDep,
     RedisDep,
@@ -22,7 +23,7 @@ from service.errors import Conflict, NotFound, StoreUnavailable
 from service.records import PastEvent
 
 router = APIRouter(tags=["items"], route_class=StrictRoute)
-WRITES = documented(*OF_BODIES, NotFound, StoreUnavailable)
+WRITES = documented(*OF_BODIES, NotFound, Conflict, StoreUnavailable)
 
 
 @router.get("/items", responses=documented(NotFound))
@@ -41,11 +42,16 @@ async def list_items(
 
 @router.post("/items", responses=WRITES)
 async def put_items(
-    body: ItemBatch, redis: RedisDep, follower: FollowerDep, misfits: MisfitsDep, loop: LoopParam = "default"
+    body: ItemBatch,
+    redis: RedisDep,
+    follower: FollowerDep,
+    misfits: MisfitsDep,
+    key: KeyDep,
+    loop: LoopParam = "default",
 ) -> Changed:
     """Add or replace up to 1000 items, all or nothing."""
     changes = {item.id: item.features for item in body.items}
-    return changed(await change_items(redis, follower, misfits, loop, changes))
+    return changed(await change_items(redis, follower, misfits, loop, changes, by=key.name))
 
 
 @router.get("/items/{item_id:any}", responses=documented(NotFound))
@@ -64,21 +70,29 @@ async def put_item(
     redis: RedisDep,
     follower: FollowerDep,
     misfits: MisfitsDep,
+    key: KeyDep,
     loop: LoopParam = "default",
 ) -> Changed:
     """Add or replace one item."""
-    return changed(await change_items(redis, follower, misfits, loop, {item_id: body.features}))
+    return changed(await change_items(redis, follower, misfits, loop, {item_id: body.features}, by=key.name))
 
 
-@router.delete("/items/{item_id:any}", status_code=204, responses=documented(NotFound, StoreUnavailable))
-async def delete_item(item_id: IdInPath, redis: RedisDep, follower: FollowerDep, loop: LoopParam = "default") -> None:
+@router.delete("/items/{item_id:any}", status_code=204, responses=documented(NotFound, Conflict, StoreUnavailable))
+async def delete_item(
+    item_id: IdInPath, redis: RedisDep, follower: FollowerDep, key: KeyDep, loop: LoopParam = "default"
+) -> None:
     """Delete one item. It is no longer recommended; the policies keep what they have learned about it."""
-    await remove_item(redis, follower, loop, item_id)
+    await remove_item(redis, follower, loop, item_id, by=key.name)
 
 
 @router.post("/events", responses=documented(*OF_BODIES, NotFound, Conflict, StoreUnavailable))
 async def import_events(
-    body: EventBatch, redis: RedisDep, follower: FollowerDep, misfits: MisfitsDep, loop: LoopParam = "default"
+    body: EventBatch,
+    redis: RedisDep,
+    follower: FollowerDep,
+    misfits: MisfitsDep,
+    key: KeyDep,
+    loop: LoopParam = "default",
 ) -> ImportReply:
     """Append up to 1000 rows of a historical log, all or nothing: every policy of the loop learns from them."""
     events = [
@@ -94,5 +108,5 @@ async def import_events(
         )
         for event in body.events
     ]
-    imported = await append_events(redis, follower, misfits, loop, events)
+    imported = await append_events(redis, follower, misfits, loop, events, by=key.name)
     return ImportReply(imported=imported, duplicates=len(events) - imported)

@@ -24,15 +24,17 @@ async def list_loops(redis: RedisDep, key: KeyDep) -> LoopList:
     "/loops/{loop}",
     responses={201: {"model": LoopReply}, **documented(*OF_BODIES, Conflict, StoreUnavailable)},
 )
-async def put_loop(loop: str, body: LoopBody, redis: RedisDep, follower: FollowerDep, response: Response) -> LoopReply:
+async def put_loop(
+    loop: str, body: LoopBody, redis: RedisDep, follower: FollowerDep, key: KeyDep, response: Response
+) -> LoopReply:
     """Make a loop, or change the settings that are given."""
     given = body.model_dump(exclude_unset=True, exclude={"feature_schema"})
-    created = await administration.put_loop(redis, follower, loop, given, body.feature_schema)
+    created = await administration.put_loop(redis, follower, loop, given, body.feature_schema, by=key.name)
     response.status_code = 201 if created else 200
     return await get_loop(loop, redis)
 
 
-@router.get("/loops/{loop}", responses=documented(NotFound, StoreUnavailable))
+@router.get("/loops/{loop}", responses=documented(NotFound, Conflict, StoreUnavailable))
 async def get_loop(loop: str, redis: RedisDep) -> LoopReply:
     """Return a loop's settings, schema and traffic."""
     record = await read_loop(redis, loop)
@@ -56,6 +58,6 @@ async def get_profile(loop: str, redis: RedisDep) -> ProfileReply:
 
 
 @router.delete("/loops/{loop}", status_code=204, responses=documented(NotFound, StoreUnavailable))
-async def delete_loop(loop: str, redis: RedisDep, follower: FollowerDep) -> None:
+async def delete_loop(loop: str, redis: RedisDep, follower: FollowerDep, key: KeyDep) -> None:
     """Delete a loop with its catalogue, policies, decisions and log."""
-    await administration.delete_loop(redis, follower, loop)
+    await administration.delete_loop(redis, follower, loop, by=key.name)

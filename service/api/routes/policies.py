@@ -6,7 +6,7 @@ from service.admin import policies as administration
 from service.admin import traffic as shares
 from service.admin.policies import PolicyDescription
 from service.api.problems import OF_BODIES, documented
-from service.api.routes._depends import FollowerDep, LoopParam, RedisDep, StrictRoute, changed
+from service.api.routes._depends import FollowerDep, KeyDep, LoopParam, RedisDep, StrictRoute, changed
 from service.api.schemas import (
     Changed,
     KindList,
@@ -59,10 +59,10 @@ async def list_policies(redis: RedisDep, loop: LoopParam = "default") -> PolicyL
 
 
 @router.post("/policies", status_code=201, responses=WRITES)
-async def create_policy(body: PolicyBody, redis: RedisDep, loop: LoopParam = "default") -> PolicyReply:
+async def create_policy(body: PolicyBody, redis: RedisDep, key: KeyDep, loop: LoopParam = "default") -> PolicyReply:
     """Make a policy. It learns the retained log, then along with the others; it serves once it is given traffic."""
     name = body.kind if body.name is None else body.name
-    await administration.create_policy(redis, await read_loop(redis, loop), name, body.kind, body.params)
+    await administration.create_policy(redis, await read_loop(redis, loop), name, body.kind, body.params, by=key.name)
     return _reply(await administration.describe(redis, loop, name))
 
 
@@ -73,29 +73,31 @@ async def get_policy(name: str, redis: RedisDep, loop: LoopParam = "default") ->
 
 
 @router.delete("/policies/{name}", status_code=204, responses=WRITES)
-async def delete_policy(name: str, redis: RedisDep, loop: LoopParam = "default") -> None:
+async def delete_policy(name: str, redis: RedisDep, key: KeyDep, loop: LoopParam = "default") -> None:
     """Delete a policy. It must have no share of the traffic."""
-    await administration.delete_policy(redis, loop, name)
+    await administration.delete_policy(redis, loop, name, by=key.name)
 
 
 @router.post("/policies/{name}/activate", responses=WRITES)
-async def activate(name: str, redis: RedisDep, follower: FollowerDep, loop: LoopParam = "default") -> Changed:
+async def activate(
+    name: str, redis: RedisDep, follower: FollowerDep, key: KeyDep, loop: LoopParam = "default"
+) -> Changed:
     """Give a policy all the traffic, at its newest version. The reply comes when every live worker serves it."""
-    return changed(await shares.activate(redis, follower, loop, name))
+    return changed(await shares.activate(redis, follower, loop, name, by=key.name))
 
 
 @router.post("/policies/{name}/rollback", responses=WRITES)
 async def rollback(
-    name: str, body: Rollback, redis: RedisDep, follower: FollowerDep, loop: LoopParam = "default"
+    name: str, body: Rollback, redis: RedisDep, follower: FollowerDep, key: KeyDep, loop: LoopParam = "default"
 ) -> Changed:
     """Serve exactly this version until the policy is activated again; it goes on learning meanwhile."""
-    return changed(await shares.rollback(redis, follower, loop, name, body.version))
+    return changed(await shares.rollback(redis, follower, loop, name, body.version, by=key.name))
 
 
 @router.post("/policies/{name}/train", status_code=202, responses=WRITES)
-async def train(name: str, redis: RedisDep, loop: LoopParam = "default") -> TrainingReply:
+async def train(name: str, redis: RedisDep, key: KeyDep, loop: LoopParam = "default") -> TrainingReply:
     """Train a batch-trained policy anew on the retained log; its version rises when that is done."""
-    return TrainingReply(position=await administration.train(redis, loop, name))
+    return TrainingReply(position=await administration.train(redis, loop, name, by=key.name))
 
 
 @router.get("/traffic", responses=READS)
@@ -105,6 +107,8 @@ async def get_traffic(redis: RedisDep, loop: LoopParam = "default") -> dict[str,
 
 
 @router.put("/traffic", responses=WRITES)
-async def put_traffic(body: Traffic, redis: RedisDep, follower: FollowerDep, loop: LoopParam = "default") -> Changed:
+async def put_traffic(
+    body: Traffic, redis: RedisDep, follower: FollowerDep, key: KeyDep, loop: LoopParam = "default"
+) -> Changed:
     """Split the users between policies. A user stays with one policy for as long as the split stays."""
-    return changed(await shares.set_traffic(redis, follower, loop, body))
+    return changed(await shares.set_traffic(redis, follower, loop, body, by=key.name))

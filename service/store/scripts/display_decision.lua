@@ -3,5 +3,6 @@
 -- ARGV: decision id, time to keep it in ms where the decision is not there yet (0 = it cannot come)
 -- Returns: what `display` or `keep` in ledger.lua do
 -- include ledger
-local now = clock()
+-- include open_time
+local now = open()
 return display(now) or keep(now, ARGV[2], '', '', '', '')

@@ -1,9 +1,9 @@
 -- Give up the reports whose time to wait for this decision is over.
 -- KEYS: decision, pending, events, stats, early, early due (one partition)
--- ARGV: decision id
+-- ARGV: decision id, open time in ms
 -- Returns how many.
 -- include ledger
-local now, given_up = clock(), 0
+local now, given_up = tonumber(ARGV[2]), 0
 local kept = redis.call('LINDEX', KEYS[5], 0)
 while kept and now > tonumber(cjson.decode(kept)[1]) do
   redis.call('LPOP', KEYS[5])

@@ -4,6 +4,7 @@
 --   aggregation, ledger time in ms, time to keep it in ms (0 = the decision cannot come)
 -- Returns: what `join` or `keep` in ledger.lua do
 -- include ledger
-local now = clock()
-return join(ARGV[2], ARGV[3], ARGV[4], ARGV[5], whole(now), now, ARGV[6], ARGV[7])
+-- include open_time
+local now = open()
+return join(ARGV[2], ARGV[3], ARGV[4], ARGV[5], whole(clock()), now, ARGV[6], ARGV[7])
   or keep(now, ARGV[8], ARGV[2], ARGV[3], ARGV[4], ARGV[5])

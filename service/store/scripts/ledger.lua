@@ -53,7 +53,8 @@ local function find(key, seen)
 end
 
 -- Join one report with the decision. A correction takes the turn of the report that it replaces.
--- item: '' = the first, of a correction that of the report; key, replaces: '' = none; at: when it came, in ms
+-- item: '' = the first, of a correction that of the report; key, replaces: '' = none; at: when it came, in ms;
+-- now: in open time, as in all that follows
 -- Returns: accepted | duplicate | late, or why not: not_in_slate | too_many, of a correction also
 -- already_learned | unknown_feedback | already_replaced | other_item; nil where there is no such decision.
 local function join(item, reward, key, replaces, at, now, aggregation, ledger_ms)
@@ -169,7 +170,7 @@ local function keep(now, early_ms, item, reward, key, replaces)
     return refused('too_many')
   end
   local due = whole(now + early_ms)
-  redis.call('RPUSH', KEYS[5], cjson.encode({ due, whole(now), item, reward, key, replaces }))
+  redis.call('RPUSH', KEYS[5], cjson.encode({ due, whole(clock()), item, reward, key, replaces }))
   redis.call('ZADD', KEYS[6], 'NX', due, ARGV[1])
   count('early')
   return 'early'

@@ -4,11 +4,12 @@
 -- ARGV: decision id, record, wait time in ms, displayed (0 or 1), aggregation, ledger time in ms, then (item, e, x) for
 --   each item of the slate
 -- include ledger
+-- include open_time
 local stored = redis.call('HGET', KEYS[1], 'record')
 if stored then
   return stored
 end
-local now, n = clock(), (#ARGV - 6) / 3
+local now, n = open(), (#ARGV - 9) / 3
 redis.call('HSET', KEYS[1], 'record', ARGV[2], 'wait', ARGV[3], 'aggregation', ARGV[5], 'n', n)
 for i = 0, n - 1 do
   local at = 7 + 3 * i

@@ -1,0 +1,104 @@
+"""Open time: the clock of deadlines. It stands still while feedback could not be taken.
+
+Each API worker beats in Redis four times a second. While no heartbeat arrives, no feedback does: Redis is away, or
+takes no writes, or no worker lives. A gap of more than `LIMIT_MS` between two heartbeats, of whichever workers, is an
+outage of ours. Open time is the time of Redis less all outages. So each outage moves every deadline, and no key is
+touched for that. Nothing is settled beyond the newest heartbeat, for an outage that goes on is not counted yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from service.store.connection import answering, now, script
+from service.store.keys import OPEN, OUTAGES, WORKERS
+
+LIMIT_MS = 1000
+MOST_WAIT_MS = 86_400_000  # outages of so long before a decision's ledger time may have moved its deadline
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A time in which feedback could not be taken."""
+
+    since: float  # unix seconds, as `until`
+    until: float
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Open time as Redis tells it."""
+
+    now_ms: int  # open time, unless an outage goes on
+    known_ms: int  # open time at the newest heartbeat: up to here feedback was taken
+    closed_ms: int  # for which deadlines stood still, ever
+    outages: int  # ever
+    last: Outage | None
+
+
+class OpenTime:
+    """What one process knows of open time.
+
+    Args:
+        worker: it takes feedback, and says so with each look at open time; None: it only looks.
+    """
+
+    def __init__(self, redis: Redis, worker: str | None = None) -> None:
+        self._redis, self._worker = redis, worker
+        self._known: tuple[int, int | str] | None = None
+
+    async def refresh(self) -> None:
+        """Ask Redis, and beat.
+
+        Raises:
+            StoreUnavailable: Redis does not answer, or takes no writes.
+        """
+        if self._worker is None:
+            self._known = ((await read_opening(self._redis)).closed_ms, "")
+        else:
+            closed, beat = await script("beat")(self._redis, (WORKERS, OPEN, OUTAGES), (self._worker, LIMIT_MS))
+            self._known = (int(closed), int(beat))
+
+    @property
+    def stale(self) -> bool:
+        """Whether `refresh` is due before the next script: always, for a process that does not beat."""
+        return self._known is None or self._worker is None
+
+    @property
+    def args(self) -> tuple[int, int | str, int]:
+        """The last arguments of a script that includes `open_time.lua`. It refuses them once they are old."""
+        assert self._known is not None, "refresh first"
+        return (*self._known, LIMIT_MS)
+
+
+async def read_opening(redis: Redis) -> Opening:
+    """Read open time.
+
+    Raises:
+        StoreUnavailable: Redis does not answer.
+    """
+    async with answering():
+        beat, closed, outages = await redis.hmget(OPEN, "beat", "closed", "outages")
+        listed = await redis.lrange(OUTAGES, 0, 0)
+    at, closed_ms = round(1000 * await now(redis)), int(closed or 0)
+    return Opening(
+        now_ms=at - closed_ms,
+        known_ms=(at if beat is None else min(at, int(beat))) - closed_ms,
+        closed_ms=closed_ms,
+        outages=int(outages or 0),
+        last=_outage(listed[0]) if listed else None,
+    )
+
+
+async def closed_since(redis: Redis, ms: int) -> int:
+    """Return for how many ms deadlines stood still after this time of Redis; of the newest hundred outages."""
+    async with answering():
+        found = [list(map(int, text.split())) for text in await redis.lrange(OUTAGES, 0, -1)]
+    return sum(until - since for since, until in found if until > ms)
+
+
+def _outage(text: bytes) -> Outage:
+    since, until = text.split()
+    return Outage(int(since) / 1000, int(until) / 1000)

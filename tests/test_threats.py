@@ -1,0 +1,82 @@
+"""Threats of docs/security.md that no other test tries; and that the page names tests which are there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.run.embedded import EmbeddedRedis
+from tests.test_architecture import FILES, ROOT
+
+ROW = re.compile(r"^\| (?P<threat>[^|]+) \| (?P<against>[^|]+) \| (?P<tests>[^|]+) \|$", re.MULTILINE)
+PAGE = (ROOT / "docs/security.md").read_text()
+ROWS = [row for row in ROW.finditer(PAGE) if row["threat"] != "threat"]
+
+
+@cache
+def names_in(file: str) -> set[str]:
+    path = ROOT / file
+    tree = ast.parse(path.read_text() if path.exists() else "")
+    return {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+
+
+def missing(cell: str) -> list[str]:
+    """Return the tests of a cell that are not there; the cell itself where it names none."""
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", cell)
+    return [f"{file}::{name}" for file, name in named if name not in names_in(file)] if named else [cell]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["threat"][:50])
+def test_every_threat_is_tried(row: re.Match[str]) -> None:
+    assert missing(row["tests"]) == []
+
+
+def test_the_check_of_the_page_can_fail() -> None:
+    assert len(ROWS) == PAGE.count("\n| ") - 4, "every line is read, but for four heads"
+    assert missing("nothing") == ["nothing"]
+    assert missing("`tests/nowhere.py::test_x`") == ["tests/nowhere.py::test_x"]
+
+
+def test_no_page_of_another_site_may_read_an_answer(client: httpx.Client) -> None:
+    headers = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "PUT"}
+    for method, path in (("OPTIONS", "/loops/default"), ("GET", "/loops"), ("POST", "/recommend")):
+        reply = client.request(method, path, headers=headers)
+        assert not [name for name in reply.headers if name.startswith("access-control")]
+    assert client.options("/loops/default", headers=headers).status_code == 405
+
+
+RUNS_CODE = re.compile(
+    r"""^\s*(import|from)\s+(pickle|shelve|dill|cloudpickle|joblib|yaml)\b
+    | (?<![.\w])(eval|exec|compile)\(
+    | marshal\.load | from\ marshal\ import\ .*\bload
+    | torch\.load
+    | np\.load\((?!.*allow_pickle=False)""",
+    re.MULTILINE | re.VERBOSE,
+)
+
+
+def test_nothing_that_is_read_can_run_code() -> None:
+    """No format that holds code, and no text that is run: whatever is stored, imported or sent is data."""
+    for file in FILES:
+        if file.startswith("service/"):
+            assert RUNS_CODE.search((ROOT / file).read_text()) is None, file
+    for wrong in (
+        "import pickle",
+        "  from yaml import load",
+        "x = eval(y)",
+        "np.load(path)",
+        "from marshal import loads",
+    ):
+        assert RUNS_CODE.search(wrong), wrong
+    assert RUNS_CODE.search("re.compile('x')") is None
+
+
+def test_data_and_socket_are_their_owners_only(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "data") as redis:
+        assert redis.data.stat().st_mode & 0o777 == 0o700
+        assert redis.socket.stat().st_mode & 0o077 == 0
