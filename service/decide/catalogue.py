@@ -29,8 +29,8 @@ class Catalogue:
     block: Block  # of the loop's encoder
     others: Mapping[str, Block] = field(default_factory=dict)  # version of another encoder -> its block
     known: Ids = field(init=False, compare=False)  # the ids, with what scorers found for them
-    fields: ItemFields = field(init=False, compare=False)  # that states of users hold
     traits: Traits = field(init=False, compare=False)  # what rules asked of the items
+    fields: ItemFields = field(init=False, compare=False)  # that states of users hold
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fields", ItemFields(self.features))

@@ -77,14 +77,14 @@ class Recommender:
             decision_id = new_decision_id(loop)
         else:
             check_own_id(decision_id, loop)
-        if active.settings.rules:
-            rules = active.settings.rules.and_those(rules)
         at = time.time_ns() // 1_000_000  # as exact as it is recorded
         known = user_id is None or not active.activity  # all that there is about the user
         if user_id is not None and active.activity and not self._decisions.buffered:
             with suppress(StoreUnavailable):
                 context = await self._activity.with_state(context, user_id, active, at=at)
                 known = True
+        if active.settings.rules:
+            rules = active.settings.rules.and_those(rules)
         request = Request(decision_id, user_id, context, candidates, exclude, k, rules)
         keys = Keys(active.name, active.id)
         misfits = Misfits()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from service.store.connection import answering, now, script
+from service.store.connection import answering, script
 from service.store.keys import OPEN, OUTAGES, WORKERS
 
 LIMIT_MS = 1000
@@ -79,10 +79,12 @@ async def read_opening(redis: Redis) -> Opening:
     Raises:
         StoreUnavailable: Redis does not answer.
     """
-    async with answering():
-        beat, closed, outages = await redis.hmget(OPEN, "beat", "closed", "outages")
-        listed = await redis.lrange(OUTAGES, 0, 0)
-    at, closed_ms = round(1000 * await now(redis)), int(closed or 0)
+    async with answering(), redis.pipeline(transaction=False) as pipe:
+        pipe.hmget(OPEN, "beat", "closed", "outages")
+        pipe.lrange(OUTAGES, 0, 0)
+        pipe.time()
+        (beat, closed, outages), listed, (seconds, micros) = await pipe.execute()
+    at, closed_ms = round(1000 * seconds + micros / 1000), int(closed or 0)
     return Opening(
         now_ms=at - closed_ms,
         known_ms=(at if beat is None else min(at, int(beat))) - closed_ms,
