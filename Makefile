@@ -3,8 +3,9 @@
 .PHONY: help setup browser demo serve test chaos coverage check fix hooks docs bench bench-compare bench-policies bench-search
 PYTHON ?= python3
 BIN = .venv/bin
-RUN = PATH="$(CURDIR)/.venv/bin:$$PATH"
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+# Bytecode is written when a module is first imported: a service starts several processes. Most of PyTorch's never is.
+RUN = PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/.venv/bin:$$PATH"
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
 # More BLAS threads than one make small matrix products slower, and hide CPU time from the clocks of the benchmarks.
 ONE_THREAD = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 # A file belongs to one process, and the files begin in the order that tests/conftest.py gives them: slow ones first.

@@ -39,6 +39,7 @@ class Crowd:
     """Clients that ask and report. Persona `a` likes kind `x`, `b` likes `y`. Any failure ends the test."""
 
     url: str
+    pause_s: float  # of each client between a report and his next request
     replies: int = 0
     slowest: float = 0.0
     stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -71,6 +72,7 @@ class Crowd:
                     assert (await http.post("/feedback", json=feedback)).status_code == 202
                 self.replies += 1
                 number += 1
+                await asyncio.sleep(self.pause_s)
 
 
 def status(url: str) -> dict[str, Any]:
@@ -78,9 +80,9 @@ def status(url: str) -> dict[str, Any]:
     return found
 
 
-def crowd_of(size: float) -> int:
-    """Number of clients. In a small run few: they ask as fast as they are answered for as long as a swap takes."""
-    return 8 if size >= 1 else 2
+def crowd_of(size: float) -> tuple[int, float]:
+    """Number of clients, and their pause in seconds. A small run has few, who rest: they ask while a swap goes on."""
+    return (8, 0.0) if size >= 1 else (2, 0.01)
 
 
 def prepare(url: str, schema: dict[str, Any]) -> None:
@@ -160,8 +162,9 @@ async def test_swaps_of_the_encoder_under_load(data: Path, size: float) -> None:
     declared = DECLARED if size >= 1 else DECLARED[::3]
     with Served(data, workers=2) as served:
         await asyncio.to_thread(prepare, served.url, BLIND)
-        crowd = Crowd(served.url)
-        clients = [asyncio.create_task(crowd.client(who)) for who in range(crowd_of(size))]
+        many, pause_s = crowd_of(size)
+        crowd = Crowd(served.url, pause_s)
+        clients = [asyncio.create_task(crowd.client(who)) for who in range(many)]
 
         async def some() -> None:
             already = crowd.replies
@@ -235,8 +238,9 @@ async def test_what_the_service_fits_by_itself_is_replayed_too(data: Path, size:
     each = 3500 if size >= 1 else 350
     with Served(data, workers=2) as served:
         await asyncio.to_thread(prepare, served.url, {})
-        crowd = Crowd(served.url)
-        clients = [asyncio.create_task(crowd.client(who)) for who in range(crowd_of(size))]
+        many, pause_s = crowd_of(size)
+        crowd = Crowd(served.url, pause_s)
+        clients = [asyncio.create_task(crowd.client(who)) for who in range(many)]
         for _ in range(3 if size >= 1 else 2):
             already = crowd.replies
             while crowd.replies < already + each:
