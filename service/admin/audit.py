@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -21,12 +21,12 @@ from redis.asyncio import Redis
 from service.admin.encoders import encoder_for
 from service.decide.active import UNIFORM, ServedPolicy, serving
 from service.decide.catalogue import Catalogue
-from service.errors import Conflict, NotFound
+from service.errors import NotFound
 from service.evaluate.propensities import PropensityCheck, PropensityChecker
 from service.evaluate.replay import same_decision
 from service.learn.trainer import Trainer
 from service.policies import NumericalError, same_arrays
-from service.records import Decision, Entry, Event, Features, LoopRecord, PolicyRecord, order
+from service.records import Decision, Entry, Event, LoopRecord, PolicyRecord, order
 from service.represent.stored import AnyEncoder
 from service.represent.user_state import USER, Activity, ItemFields, user_state
 from service.store import activity, encoders, event_log, item_store, loop_store, policy_store
@@ -170,7 +170,7 @@ async def audit_states(redis: Redis, loop: str, *, most: int = 1000) -> Replayed
     same, different, gone = 0, [], 0
     for decision in served:
         if decision.catalogue not in items:
-            found = await _items_at(redis, keys, decision.catalogue)
+            found = await item_store.kept_items_at(redis, keys, decision.catalogue)
             items[decision.catalogue] = None if found is None else ItemFields(found)
         fields, state = items[decision.catalogue], decision.context[USER]
         seen = range(state["count"] - state["kept"] + 1, state["count"] + 1)
@@ -182,13 +182,6 @@ async def audit_states(redis: Redis, loop: str, *, most: int = 1000) -> Replayed
         else:
             different.append(decision.decision_id)
     return Replayed(same, different, gone)
-
-
-async def _items_at(redis: Redis, keys: Keys, version: int) -> Mapping[str, Features] | None:
-    try:
-        return await item_store.read_items_at(redis, keys, version)
-    except Conflict:
-        return None
 
 
 async def _newest(redis: Redis, keys: Keys, most: int) -> list[Decision]:
@@ -215,7 +208,7 @@ async def _encoder(redis: Redis, record: LoopRecord, version: str) -> AnyEncoder
 
 
 async def _catalogue(redis: Redis, keys: Keys, version: int, encoder: AnyEncoder) -> Catalogue | None:
-    features = await _items_at(redis, keys, version)
+    features = await item_store.kept_items_at(redis, keys, version)
     return None if features is None else Catalogue.of(version, features, encoder)
 
 

@@ -21,7 +21,7 @@ from service.admin.encoders import encoder_for
 from service.admin.validation import checked_params
 from service.decide.active import UNIFORM, ServedPolicy, serving
 from service.decide.catalogue import Catalogue
-from service.errors import Conflict, InvalidRequest, NotFound
+from service.errors import InvalidRequest, NotFound
 from service.evaluate.comparison import (
     Comparison,
     Diagnostics,
@@ -337,12 +337,11 @@ class _Run:
     async def _catalogue(self, version: int, encoder: AnyEncoder) -> Catalogue | None:
         place = (version, encoder.version)
         if place not in self._catalogues:
-            try:
-                items = await item_store.read_items_at(self.redis, self.keys, version)
-                # Decisions come in the order of time, so the last one read is the next one needed.
-                self._catalogues = {place: Catalogue.of(version, items, encoder)}
-            except Conflict:
+            items = await item_store.kept_items_at(self.redis, self.keys, version)
+            if items is None:
                 self._catalogues[place] = None
+            else:  # decisions come in the order of time, so the last one read is the next one needed
+                self._catalogues = {place: Catalogue.of(version, items, encoder)}
         return self._catalogues[place]
 
 

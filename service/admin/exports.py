@@ -11,7 +11,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from service.errors import Conflict, InvalidRequest
+from service.errors import InvalidRequest
 from service.exchange.dsjson import write_line
 from service.exchange.parquet import ParquetFolder, arrow
 from service.records import Decision, Event, Features, Unreadable
@@ -155,9 +155,6 @@ class _Catalogues:
 
     async def _at(self, version: int) -> Mapping[str, Features] | None:
         if version != self._version:
-            try:
-                self._items = await item_store.read_items_at(self._redis, self._keys, version)
-            except Conflict:
-                self._items = None
+            self._items = await item_store.kept_items_at(self._redis, self._keys, version)
             self._version = version
         return self._items

@@ -59,10 +59,15 @@ async def read_stand_ins(redis: Redis, keys: Keys, version: int) -> dict[str, di
 
     Such events are of a version of Rebound before, or of an item whose features are large.
     """
+    return await kept_items_at(redis, keys, version) or {}
+
+
+async def kept_items_at(redis: Redis, keys: Keys, version: int) -> dict[str, dict[str, Any]] | None:
+    """Return the catalogue as `read_items_at` does; None once it is no longer kept."""
     try:
         return await read_items_at(redis, keys, version)
     except Conflict:
-        return {}
+        return None
 
 
 async def read_items_at(redis: Redis, keys: Keys, version: int) -> dict[str, dict[str, Any]]:
