@@ -9,6 +9,7 @@ at_most   so many items of one kind on a slate
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -102,6 +103,8 @@ class Rules(BaseModel):
 
     def and_those(self, other: Rules) -> Rules:
         """Return these rules and another's. Where both pin an item or a place, the other's pin counts."""
+        if not self or not other:
+            return self or other
         places, items = {pin.place for pin in other.pin}, {pin.item for pin in other.pin}
         kept = tuple(pin for pin in self.pin if pin.place not in places and pin.item not in items)
         return Rules(
@@ -111,8 +114,9 @@ class Rules(BaseModel):
             at_most=self.at_most + other.at_most,
         )
 
+    @cached_property
     def as_json(self) -> dict[str, Any]:
-        """Return them as a client would send them."""
+        """These rules as a client would send them; not to be changed."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
 
 

@@ -52,6 +52,13 @@ def uniform(seed: str, draw: int) -> float:
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
 
 
+def with_floor(pmf: Array, floor: float) -> Array:
+    """Mix the exploration floor into a pmf (n,): (1 - floor) pmf + floor / n."""
+    p: Array = (1.0 - floor) * pmf
+    p += floor / len(p)
+    return p
+
+
 def draw_slate(ranked: Ranked, *, k: int, floor: float, seed: str, stage: Stage | None = None) -> list[Pick]:
     """Draw min(k, n) places one by one without replacement, each from the policy's pmf over what is left.
 
@@ -73,8 +80,7 @@ def draw_slate(ranked: Ranked, *, k: int, floor: float, seed: str, stage: Stage 
                 left = np.arange(len(ranked)) if left is None else left
                 left = left[left != slate[-1].row]
             pmf = ranked.pmf(left)
-        p = (1.0 - floor) * pmf
-        p += floor / len(p)
+        p = with_floor(pmf, floor)
         cdf = p.cumsum()
         at = int(cdf.searchsorted(uniform(seed, place) * cdf[-1], side="right"))
         row = at if left is None else int(left[at])
@@ -132,7 +138,7 @@ def decide(
         exploration_floor=floor,
         seed=seed,
         items=tuple(SlateItem(ids[pick.row], low + pick.score * (high - low), pick.propensity) for pick in slate),
-        rules=request.rules.as_json() if request.rules else None,
+        rules=request.rules.as_json if request.rules else None,
         left=tuple(pick.of for pick in slate) if request.rules else None,
     )
     return decision, rows.dense(np.array([pick.row for pick in slate]))
@@ -165,7 +171,7 @@ def chances(request: Request, active: ActiveLoop, served: ServedPolicy) -> list[
     p = np.zeros(len(ids))
     if len(left):
         pmf = ranked.pmf(None) if stage is None else stage.weighed(ranked.pmf(left), left)
-        p[left] = (1.0 - floor) * pmf + floor / len(left)
+        p[left] = with_floor(pmf, floor)
     low, high = encoder.reward_range or active.settings.reward_range
     return [
         Chance(

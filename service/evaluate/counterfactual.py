@@ -9,6 +9,7 @@ import numpy as np
 
 from service.decide.active import ServedPolicy
 from service.decide.catalogue import Catalogue
+from service.decide.decision import with_floor
 from service.decide.stage import Stage
 from service.errors import NoCandidates
 from service.evaluate.estimators import Evidence
@@ -66,11 +67,11 @@ def opinion(
     estimates = target.scorer.estimate(Candidates(x[:, : target.columns], ids, decision.user_id))  # (n, s)
     floor = decision.exploration_floor
     if stage is None:
-        pmf = (1.0 - floor) * target.scorer.pmf(estimates) + floor / len(ids)
+        pmf = with_floor(target.scorer.pmf(estimates), floor)
     else:
         left = stage.left(0, [])
         pmf = np.zeros(len(ids))
-        pmf[left] = (1.0 - floor) * stage.weighed(target.scorer.pmf(estimates[left]), left) + floor / len(left)
+        pmf[left] = with_floor(stage.weighed(target.scorer.pmf(estimates[left]), left), floor)
     low, high = encoder.reward_range or reward_range  # scores are shares of it
     score = (low + estimates[:, 0] * (high - low) - reward_range[0]) / (reward_range[1] - reward_range[0])
     return Opinion(float(pmf[row]), float(score[row]), float(pmf @ score))

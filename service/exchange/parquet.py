@@ -65,6 +65,7 @@ DECISIONS = {
     "exploration_floor": "number",
     "seed": "text",
     "items": "slate",
+    "rules": "text",
 }
 POLICIES = {
     "name": "text",
@@ -180,6 +181,7 @@ def decision_row(decision: Decision) -> dict[str, Any]:
         "exploration_floor": decision.exploration_floor,
         "seed": decision.seed,
         "items": [asdict(item) for item in decision.items],
+        "rules": _json(decision.rules),
     }
 
 
