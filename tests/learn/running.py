@@ -1,4 +1,4 @@
-"""A learner at work for the time of a test."""
+"""A learner at work for the time of a test, and a runner of one policy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 from redis.asyncio import Redis
 
 from service.learn.learner import Learner
+from service.learn.runner import PolicyRunner
 from service.settings import Settings
+from service.store.keys import Keys
 
 
 @asynccontextmanager
@@ -22,3 +24,11 @@ async def running(redis: Redis, settings: Settings) -> AsyncIterator[Learner]:
     finally:
         stop.set()
         await asyncio.wait_for(task, 30)
+
+
+async def opened(redis: Redis, keys: Keys, settings: Settings, name: str = "linucb") -> PolicyRunner:
+    """Open a runner, as if the one before had died."""
+    await redis.delete(keys.lease(name))
+    found = PolicyRunner(redis, keys, name, settings)
+    assert await found.open()
+    return found

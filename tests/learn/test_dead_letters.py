@@ -16,7 +16,6 @@ from service.admin.status import loop_status
 from service.cli import app
 from service.errors import NotFound
 from service.learn import runner
-from service.learn.runner import PolicyRunner
 from service.policies import KINDS, Batch
 from service.records import PolicyRecord
 from service.settings import Settings
@@ -26,6 +25,7 @@ from service.store.keys import Keys
 from service.store.loop_rows import read_rows
 from tests.builders import event_of, import_of, policy_of
 from tests.learn.recorder import Recorder
+from tests.learn.running import opened
 from tests.waiting import until_async
 
 pytestmark = pytest.mark.anyio
@@ -60,14 +60,6 @@ async def append(redis: Redis, keys: Keys, n: int = 12) -> list[str]:
     return items
 
 
-async def opened(redis: Redis, keys: Keys, settings: Settings, name: str = "brittle") -> PolicyRunner:
-    """Open a runner, as if the one before had died."""
-    await redis.delete(keys.lease(name))
-    found = PolicyRunner(redis, keys, name, settings)
-    assert await found.open()
-    return found
-
-
 async def said(redis: Redis, keys: Keys) -> list[str]:
     """Return the items that the policy has learned, in order."""
     state: Any = unpack(await policy_store.read_state(redis, keys, "brittle") or b"")
@@ -96,7 +88,7 @@ async def test_an_event_that_makes_a_policy_raise_is_set_aside_and_learned_after
     assert any(row.key == "letters:brittle" for row in [row async for row in read_rows(redis, keys)]), "in a backup"
 
     assert await retry(redis, keys.loop, None, [found[0].position]) == 1
-    at_work = await opened(redis, keys, settings)
+    at_work = await opened(redis, keys, settings, "brittle")
     await at_work.drain()
     assert (await counts(redis, keys), await said(redis, keys)) == ((12, 3), good), "it fails again"
     assert await dead_letters(redis, keys.loop) == found
@@ -122,11 +114,11 @@ async def test_a_training_sees_what_was_learned_and_no_more(
     await policy_store.create_policy(redis, keys, record)
     await append(redis, keys)
     await event_log.append_training(redis, keys, "brittle", record.id)
-    await (await opened(redis, keys, settings)).drain()
+    await (await opened(redis, keys, settings, "brittle")).drain()
     monkeypatch.setattr(Brittle, "broken", False)
     await retry(redis, keys.loop, None, None)
     await event_log.append_training(redis, keys, "brittle", record.id)
-    await (await opened(redis, keys, settings)).drain()
+    await (await opened(redis, keys, settings, "brittle")).drain()
     assert [line for line in await said(redis, keys) if line.startswith("train")] == ["train on 9", "train on 12"]
     assert await audit_learning(redis, keys.loop) == {"brittle": True}
 
@@ -135,7 +127,7 @@ async def test_a_crash_on_the_way_changes_nothing(redis: Redis, keys: Keys, sett
     await policy_store.create_policy(redis, keys, policy_of("brittle"))
     items = await append(redis, keys)
     for _ in range(len(POISON) + 1):  # each learner dies after it has set one event aside
-        at_work = await opened(redis, keys, settings)
+        at_work = await opened(redis, keys, settings, "brittle")
         await at_work.step()
         await at_work.step()
     assert await said(redis, keys) == [item for item in items if item.startswith("good")]
@@ -150,10 +142,10 @@ async def test_a_policy_that_raises_at_everything_stands_still_until_it_is_mende
     await policy_store.create_policy(redis, keys, policy_of("brittle"))
     items = await append(redis, keys)
     with pytest.raises(RuntimeError, match="until the policy is mended"):
-        await (await opened(redis, keys, settings)).drain()
+        await (await opened(redis, keys, settings, "brittle")).drain()
     assert await counts(redis, keys) == (5, 2), "the checkpoint stands behind the second"
     monkeypatch.setattr(Brittle, "broken", False)
-    await (await opened(redis, keys, settings)).drain()
+    await (await opened(redis, keys, settings, "brittle")).drain()
     assert await said(redis, keys) == [item for item in items if item not in ("bad-3", "bad-4")]
     assert await audit_learning(redis, keys.loop) == {"brittle": True}
 
@@ -163,7 +155,7 @@ async def test_letters_go_with_their_entries_and_with_their_policy(
 ) -> None:
     await policy_store.create_policy(redis, keys, policy_of("brittle"))
     await append(redis, keys)
-    await (await opened(redis, keys, settings)).drain()
+    await (await opened(redis, keys, settings, "brittle")).drain()
     first, *_ = await dead_letters(redis, keys.loop)
     await redis.xtrim(keys.partition().events, minid=await _after(redis, keys, first), approximate=False)
     assert len(await dead_letters(redis, keys.loop)) == 2

@@ -24,6 +24,7 @@ from service.store.connection import end
 from service.store.keys import Keys
 from tests.builders import event_of, fields_of, import_of, policy_of
 from tests.learn.recorder import Recorder
+from tests.learn.running import opened
 from tests.waiting import until_async
 
 pytestmark = pytest.mark.anyio
@@ -39,14 +40,6 @@ async def make(redis: Redis, keys: Keys, record: PolicyRecord) -> PolicyRecord:
     """Make a policy."""
     await policy_store.create_policy(redis, keys, record)
     return record
-
-
-async def opened(redis: Redis, keys: Keys, settings: Settings, name: str = "linucb") -> PolicyRunner:
-    """Open a runner, as if the one before had died."""
-    await redis.delete(keys.lease(name))
-    found = PolicyRunner(redis, keys, name, settings)
-    assert await found.open()
-    return found
 
 
 async def newer(redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
