@@ -52,7 +52,7 @@ class Follower:
         self._failing: set[str] = set()  # loops that cannot be loaded, each told once
         self._seen: dict[str, Seen] = {}
         self._due = 0.0  # when all loops are to be looked at, on the monotonic clock
-        self._identity: str | None = None
+        self._identity: str | None = None  # of the data, when it was first seen
         self.swaps = self.refused = 0
         self.store_since: float | None = None  # since when Redis has not answered (monotonic)
         self.store_lost = False
@@ -126,7 +126,6 @@ class Follower:
         while True:
             if time.monotonic() >= self._due:
                 try:
-                    await self._poll()  # what a Redis without our data lacks is not gone
                     await self._look()
                 except StoreUnavailable:
                     self._lost_touch()
@@ -138,14 +137,17 @@ class Follower:
             log.warning("redis does not answer; serving from memory")
 
     async def _poll(self) -> None:
-        identity = await workers.read_identity(self._redis)
-        if identity != self._identity:
-            if not self.store_lost:
-                log.error("redis lost its data; serving from memory until a person restarts the workers")
-            self.store_lost = True
-            return
-        self.store_lost = False
-        await self.open_time.refresh()
+        await self._look_for_loss()
+        if not self.store_lost:
+            await self.open_time.refresh()
+
+    async def _look_for_loss(self) -> None:
+        found = await workers.read_identity(self._redis)
+        self._identity = self._identity or found
+        lost = found != self._identity
+        if lost and not self.store_lost:
+            log.error("redis lost its data; serving from memory until a person restarts the workers")
+        self.store_lost = lost
 
     async def _look(self) -> None:
         """Refresh every loop that is no longer what it was made of."""
@@ -194,8 +196,7 @@ class Follower:
         try:
             record = await loop_store.read_loop(self._redis, name)
         except NotFound:
-            self._loops = {other: active for other, active in self._loops.items() if other != name}
-            self._seen.pop(name, None)
+            await self._forget(name)
             return
         keys = Keys(name, record.id)
         old = self._loops.get(name)
@@ -218,10 +219,20 @@ class Follower:
             epoch=record.epoch,
             activity=record.activity,
         )
+        await self._look_for_loss()
+        if self.store_lost:  # lost while it was read: what was missing then is not gone
+            return
         self._loops = {**self._loops, name: new}
         if old is None or old.epoch != new.epoch:
             await workers.adopt(self._redis, keys, self.worker, new.epoch)
         self._seen[name] = (record.id.encode(), b"%d" % record.epoch, newest)
+
+    async def _forget(self, name: str) -> None:
+        """Stop serving a loop that was deleted; Redis without any of our data has deleted nothing."""
+        await self._look_for_loss()
+        if not self.store_lost:
+            self._loops = {other: active for other, active in self._loops.items() if other != name}
+            self._seen.pop(name, None)
 
     async def _catalogue(
         self,

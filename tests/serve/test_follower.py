@@ -219,6 +219,25 @@ async def test_a_lost_store_is_noticed_and_not_followed(redis: Redis, name: str)
     await workers.sign_off(redis, follower.worker)
 
 
+@pytest.mark.parametrize("gone", [True, False], ids=["the loop is missing", "the loop is still there"])
+async def test_what_is_missing_in_a_lost_store_was_not_deleted(redis: Redis, name: str, gone: bool) -> None:
+    """Between two polls: the loss is noticed by the look itself, before anything is dropped."""
+    follower = Follower(redis, worker="test-lost")
+    keys = await make(redis, name)
+    await follower.start()
+    before = follower.loop(name)
+    follower._identity = "the identity of data that is lost"
+    if gone:
+        await loop_store.delete_loop(redis, name)
+        await loop_store.remove_keys(redis, keys)
+    else:
+        await loop_store.change_loop(redis, await loop_store.read_loop(redis, name), {})
+    await follower.refresh(name)
+    assert follower.loop(name) is before
+    assert follower.rung() == "store_lost"
+    await workers.sign_off(redis, follower.worker)
+
+
 async def test_the_announcement_is_followed_without_a_poll(
     redis: Redis, follower: Follower, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
