@@ -36,7 +36,8 @@ POLL_S = 0.5
 YOUNG = 1000  # events up to which entries are waited for, on a connection, so that the first fits come early
 GATHER_S = 0.1  # between two reads of a young log
 PERIOD_S = 2.0  # least time between two checkpoints
-SHARE = 0.05  # of its time that checkpoints may take
+LOOK_S = 0.25  # least time between two looks at what the profile tells
+SHARE = 0.05  # of its time that checkpoints may take, and looks as much again
 RETRY_S, MOST_RETRY_S = 0.5, 30.0
 
 log = structlog.get_logger()
@@ -51,7 +52,7 @@ class Profiler:
 
     Attributes:
         position: of the last entry that was counted.
-        due_at: when the profile is to be written down next, on the monotonic clock, in seconds.
+        due_at, look_at: when the profile is to be written down next, and looked at, on the monotonic clock, in seconds.
     """
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
@@ -61,7 +62,8 @@ class Profiler:
         self._profile: Profile
         self.position: str
         self._saved: str  # and the last whose count was written
-        self.due_at = 0.0
+        self._looked = START  # and the last after which the profile was looked at
+        self.due_at = self.look_at = 0.0
         self._fitter = Fitter(redis, keys)
         self._left: str | None = None  # what was counted to when the lease was let go for want of work
 
@@ -173,15 +175,31 @@ class Profiler:
         if not await profile_store.save_profile(self._redis, self._keys, seen=self._saved, record=record, notices=said):
             raise CountedElsewhere(self._keys.loop)
         self._saved = self.position
-        await self._fitter.heed(notices, self._profile.events)
+        await self._heed(notices)
         now = time.monotonic()
         self.due_at = now + max(PERIOD_S, (now - started) / SHARE)
 
+    async def look(self) -> None:
+        """Tell the fitter what the profile says now: a change of the data need not wait until it is written down."""
+        started = time.monotonic()
+        await self._heed(await asyncio.to_thread(self._notices))
+        now = time.monotonic()
+        self.look_at = now + max(LOOK_S, (now - started) / SHARE)
+
+    async def _heed(self, notices: Sequence[Notice]) -> None:
+        self._looked = self.position
+        await self._fitter.heed(notices, self._profile.events)
+
     def _state(self) -> tuple[bytes, list[Notice]]:
+        return pack(self._profile.state()), self._notices()
+
+    def _notices(self) -> list[Notice]:
+        return notices_of(self._profile, reward_range=self._loop.settings.reward_range, fits=self._fits)
+
+    @property
+    def _fits(self) -> bool:
         loop = self._loop
-        fits = is_left_to_the_service(loop.schema, declared=loop.declared, fits=loop.settings.fit_schema)
-        found = notices_of(self._profile, reward_range=loop.settings.reward_range, fits=fits)
-        return pack(self._profile.state()), found
+        return is_left_to_the_service(loop.schema, declared=loop.declared, fits=loop.settings.fit_schema)
 
     async def run(self, stop: asyncio.Event, bell: Bell) -> None:
         """Count until `stop`, or until the loop is gone; at the end write down what was counted and let go.
@@ -226,6 +244,8 @@ class Profiler:
         renewed, read = time.monotonic(), 1
         while not stop.is_set() and (read or bell.awake or self.position != self._saved):
             read = await self.step()
+            if self._fits and self.position != self._looked and time.monotonic() >= self.look_at:
+                await self.look()
             if read < 1000 and await self._fitter.is_due(self._profile.events):
                 await self._fit()
             if (now := time.monotonic()) - renewed > LEASE_MS / 4000:
