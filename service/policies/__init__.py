@@ -19,6 +19,7 @@ from service.policies.base import (
     part,
     same_arrays,
 )
+from service.policies.fold import Fold
 from service.policies.item_index import Ids, ItemIndex
 from service.policies.kinds import KINDS, KindInfo, PolicyClass, columns_for, describe_kinds, new_policy, new_scorer
 
@@ -28,6 +29,7 @@ __all__ = [
     "Arrays",
     "Batch",
     "Candidates",
+    "Fold",
     "Ids",
     "ItemIndex",
     "KindInfo",
