@@ -70,6 +70,11 @@ class Fold:
             return None
         return cls(bounds, products, z, ids)
 
+    @property
+    def bytes(self) -> int:
+        """Return the memory that the fold takes."""
+        return self._linear.nbytes + self._square.nbytes
+
     def places(self, items: Sequence[str]) -> Array | slice | None:
         """Return where items stand in the catalogue; None unless they are its ids, or were taken from these."""
         return items.within(self.ids) if isinstance(items, Ids) else None

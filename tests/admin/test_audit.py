@@ -146,7 +146,7 @@ async def caught_up(client: httpx.AsyncClient) -> bool:
     """Return whether the policy has learned all events, and the API serves what it learned."""
     policy = (await client.get("/policies/p", params={"loop": "folds"})).json()
     status = (await client.get("/status")).json()
-    return policy["lag"] == 0 and status["this_worker"]["serves"]["folds"]["p"] == policy["version"]
+    return (policy["lag"], policy["version"]) == (0, status["this_worker"]["serves"]["folds"]["p"])
 
 
 async def browse(url: str, loop: str, n: int) -> None:

@@ -83,6 +83,7 @@ CASES = [
         for kind, encoder in [
             ("popularity", "declared"),
             ("linucb", "declared"),
+            ("linucb", "learned"),
             ("adaptive", "declared"),
             ("adaptive", "learned"),
             ("adaptive", "hashed"),

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.decide.active import UNIFORM, ActiveLoop, serving
+from service.decide.catalogue import Catalogue
 from service.decide.decision import decide, draw_slate, request_of, seed_of, uniform
 from service.errors import NoCandidates
 from service.policies import Array, Candidates, Ranked, Scorer
@@ -207,7 +208,7 @@ def test_the_fold_is_used_for_items_of_the_catalogue(
 def test_a_fold_belongs_to_one_catalogue(folded: ActiveLoop) -> None:
     [served] = folded.served.values()
     assert served.folded(folded.catalogue) is served
-    again = catalogue_of(folded.catalogue.features, encoder=folded.encoder)
+    again = Catalogue.of(2, folded.catalogue.features, folded.encoder)
     other = served.folded(again)
     assert other is not served
     unfitting, _ = decide(request(), replace(folded, served={"linucb": other}), at=AT)

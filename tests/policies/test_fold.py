@@ -39,7 +39,8 @@ def written_out(bounds: Bounds, how: Products, z: Array, c: Array) -> Array:
     x = z[:, how.right] * (c[how.left].astype(np.float64) * how.scale)
     models = bounds.models[bounds.rows]
     variance = np.einsum("ni,nij,nj->n", x, models[:, :-1], x)
-    return np.einsum("ni,ni->n", x, models[:, -1]) + bounds.width * np.sqrt(variance)
+    bound: Array = np.einsum("ni,ni->n", x, models[:, -1]) + bounds.width * np.sqrt(variance)
+    return bound
 
 
 def learned(how: Products, z: Array, rng: np.random.Generator, ids: list[str]) -> Scorer:

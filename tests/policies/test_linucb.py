@@ -64,7 +64,7 @@ def test_it_says_its_bounds() -> None:
     bounds = scorer_of(policy).bounds(["new", "a"])
     assert bounds is not None
     assert bounds.width == 2.0
-    np.testing.assert_allclose(bounds.models[bounds.rows[1]], [[1 / 3, 0], [0, 1], [1 / 3, 0]], atol=1e-15)
+    np.testing.assert_allclose(bounds.models[bounds.rows[1]], [[1 / 3, 0.0], [0.0, 1.0], [1 / 3, 0.0]], atol=1e-15)
     np.testing.assert_allclose(bounds.models[bounds.rows[0]], [[1, 0], [0, 1], [0, 0]])
 
 
