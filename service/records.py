@@ -139,6 +139,7 @@ class Decision:
     items: tuple[SlateItem, ...]
     rules: Mapping[str, Any] | None = None  # of the loop and of the request; None: there were none
     left: tuple[int, ...] | None = None  # under rules: candidates for each place; None: one less for each
+    folded: bool = False  # whether the policy's bounds were folded over the catalogue beforehand
 
     def candidates_for(self, place: int) -> int:
         """Return from how many candidates the item at a place, from 0 on, was drawn."""

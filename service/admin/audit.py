@@ -134,6 +134,7 @@ async def audit_decisions(redis: Redis, loop: str, *, most: int = 1000) -> Repla
         if (encoder := await _encoder(redis, record, version)) is not None:
             known[version] = encoder
     catalogues: dict[tuple[int, str], Catalogue | None] = {}
+    folded: dict[str, ServedPolicy] = {}  # policy -> its fold of last, the likeliest to be needed next: they are large
     same, different, gone = 0, [], 0
     for decision in decisions:
         encoder, policy = known.get(decision.encoder), served.get((decision.policy, decision.version))
@@ -143,6 +144,10 @@ async def audit_decisions(redis: Redis, loop: str, *, most: int = 1000) -> Repla
             if place not in catalogues:
                 catalogues[place] = await _catalogue(redis, keys, decision.catalogue, encoder)
             catalogue = catalogues[place]
+        if policy is not None and catalogue is not None and decision.folded:
+            last = folded.get(decision.policy)
+            policy = (last if last is not None and last.version == decision.version else policy).folded(catalogue)
+            folded[decision.policy] = policy
         if encoder is None or catalogue is None or policy is None:
             gone += 1
         elif (policy.encoder or encoder).version == encoder.version and same_decision(

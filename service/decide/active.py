@@ -6,14 +6,15 @@ A request reads one `ActiveLoop` and works on it to its end, so no request ever 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import accumulate
 
 from service.decide.catalogue import Catalogue
+from service.layout import Rows
 from service.loop import LoopSettings
-from service.policies import KINDS, Array, Scorer, columns_for, new_scorer
+from service.policies import KINDS, Array, Candidates, Fold, Ranked, Scorer, columns_for, new_scorer
 from service.policies.random import RandomScorer
 from service.records import PolicyRecord
 from service.represent.stored import AnyEncoder
@@ -29,6 +30,33 @@ class ServedPolicy:
     scorer: Scorer
     encoder: AnyEncoder | None = None  # whose rows the scorer takes; None: the loop's
     columns: int | None = None  # of a row that the scorer takes, the first ones; None: all
+    fold: Fold | None = None  # of the scorer's bounds over the catalogue; None: every row is scored
+
+    def rank(self, rows: Rows, ids: Sequence[str], user: str | None) -> tuple[Ranked, bool]:
+        """Score n candidates, by the fold if all of them are items of its catalogue.
+
+        Returns:
+            The candidates, scored, and whether they were by the fold.
+        """
+        at = None if self.fold is None else self.fold.places(ids)
+        if self.fold is None or at is None or rows.context is None:
+            return self.scorer.rank(Candidates(rows.columns(0, self.columns), ids, user)), False
+        return Ranked(self.scorer, self.fold.estimate(rows.context, at)), True
+
+    def folded(self, catalogue: Catalogue) -> ServedPolicy:
+        """Fold the scorer's bounds over a catalogue.
+
+        A function of the version, the encoder and the catalogue. There is no fold if the scorer has no bounds, if the
+        encoder has hashed columns, or if it would be too large (`service/policies/fold.py`).
+        """
+        if self.fold is not None and self.fold.ids is catalogue.known:
+            return self
+        products = None if self.encoder is None else self.encoder.products
+        bounds = None if products is None else self.scorer.bounds(catalogue.known)
+        if self.encoder is None or products is None or bounds is None:
+            return self
+        z = catalogue.block_of(self.encoder).z
+        return replace(self, fold=Fold.of(bounds, products.first(self.columns), z, catalogue.known))
 
 
 UNIFORM = ServedPolicy("random", "", 0, RandomScorer())

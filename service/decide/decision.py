@@ -12,7 +12,7 @@ import numpy as np
 from service.decide.active import ActiveLoop, ServedPolicy
 from service.decide.stage import Stage
 from service.errors import NoCandidates
-from service.policies import Array, Candidates, Ranked
+from service.policies import Array, Ranked
 from service.records import Decision, Features, SlateItem
 from service.represent.misfits import Misfits
 from service.represent.stored import AnyEncoder, Block
@@ -114,7 +114,7 @@ def decide(
     encoder = served.encoder or active.encoder
     ids, block, stage = _eligible(request, active, encoder, misfits)
     rows = encoder.rows(request.context, block, misfits=misfits)  # (n, d)
-    ranked = served.scorer.rank(Candidates(rows.columns(0, served.columns), ids, request.user_id))
+    ranked, folded = served.rank(rows, ids, request.user_id)
     seed = seed_of(active.name, request.decision_id)
     floor = active.settings.exploration_floor
     slate = draw_slate(ranked, k=request.k, floor=floor, seed=seed, stage=stage)
@@ -140,6 +140,7 @@ def decide(
         items=tuple(SlateItem(ids[pick.row], low + pick.score * (high - low), pick.propensity) for pick in slate),
         rules=request.rules.as_json if request.rules else None,
         left=tuple(pick.of for pick in slate) if request.rules else None,
+        folded=folded,
     )
     return decision, rows.dense(np.array([pick.row for pick in slate]))
 
@@ -165,7 +166,7 @@ def chances(request: Request, active: ActiveLoop, served: ServedPolicy) -> list[
     encoder = served.encoder or active.encoder
     ids, block, stage = _eligible(request, active, encoder, None)
     rows = encoder.rows(request.context, block)
-    ranked = served.scorer.rank(Candidates(rows.columns(0, served.columns), ids, request.user_id))
+    ranked, _ = served.rank(rows, ids, request.user_id)
     floor = active.settings.exploration_floor
     left = np.arange(len(ids)) if stage is None else stage.left(0, [])
     p = np.zeros(len(ids))

@@ -208,6 +208,7 @@ class Follower:
         newest = await policy_store.latest_versions(self._redis, keys, policies)
         served = await self._served(keys, record, old, encoders, newest)
         catalogue = await self._catalogue(keys, record, old, encoder, served)
+        served = await asyncio.to_thread(lambda: {name: policy.folded(catalogue) for name, policy in served.items()})
         new = ActiveLoop(
             name=name,
             id=record.id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from service.decide.decision import Chance, Request, chances, request_of
 from service.errors import InvalidRequest, NotFound, StoreUnavailable
@@ -123,6 +124,7 @@ class Recommender:
         now = (served.policy, served.version, (served.encoder or active.encoder).version, active.catalogue.version)
         if now != (decision.policy, decision.version, decision.encoder, decision.catalogue):
             return None
+        served = served if decision.folded else replace(served, fold=None)
         return chances(request_of(decision), active, served)[:MOST_EXPLAINED]
 
     def _check(self, candidates: Sequence[tuple[str, Features | None]] | None, k: int) -> None:

@@ -242,7 +242,9 @@ def read_letters(stored: bytes) -> dict[str, DeadLetter]:
 
 def decision_bytes(decision: Decision) -> bytes:
     """Write a decision as JSON."""
-    of_rules = {} if decision.rules is None else {"rules": decision.rules, "left": decision.left}
+    more: dict[str, Any] = {} if decision.rules is None else {"rules": decision.rules, "left": decision.left}
+    if decision.folded:
+        more["folded"] = True
     return orjson.dumps(
         {
             "v": FORMAT,
@@ -262,7 +264,7 @@ def decision_bytes(decision: Decision) -> bytes:
             "exploration_floor": decision.exploration_floor,
             "seed": decision.seed,
             "items": [{"id": i.id, "score": i.score, "propensity": i.propensity} for i in decision.items],
-            **of_rules,
+            **more,
         }
     )
 
@@ -296,6 +298,7 @@ def read_decision(stored: bytes) -> Decision:
         items=tuple(SlateItem(item["id"], item["score"], item["propensity"]) for item in record["items"]),
         rules=record.get("rules"),
         left=tuple(record["left"]) if "left" in record else None,
+        folded=record.get("folded", False),
     )
 
 
