@@ -84,7 +84,8 @@ class LogFold(ABC):
         return False
 
     async def _at_rest(self) -> None:
-        """Do what is done when the log was read to its end."""
+        """Do what is to be done when the log was read to its end: nothing, unless a fold says otherwise."""
+        return
 
     async def open(self) -> bool:
         """Take the lease and go on from the checkpoint; False while another learner holds it.
