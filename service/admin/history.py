@@ -65,6 +65,9 @@ class HistoryBin(BaseModel):
     items: int = Field(description="of the settled decisions")
     reward_sum: float = Field(description="of their items")
     reward: Estimate | None = Field(description="mean of an item; null while the bin is provisional")
+    so_far: float | None = Field(
+        description="of a provisional bin: the mean, if those who wait get the default reward; null: it is final"
+    )
     provisional: bool = Field(description="more of its decisions may be settled; who clicks is settled first")
     rungs: dict[str, int] = Field(description="rung -> settled decisions; store_down: answered from memory")
     policies: dict[str, PolicyBin] = Field(description="at most 8 a bin; `@other` sums up the rest")
@@ -237,6 +240,7 @@ def _bin(start: int, bin: Bin, waiting: int | None, settings: LoopSettings) -> H
             "items": all_of_it.items,
             "reward_sum": all_of_it.r,
             "reward": _reward(all_of_it, settings) if final else None,
+            "so_far": _so_far(all_of_it, waiting, settings) if waiting is not None else None,
             "provisional": not final,
             "rungs": rungs,
             "policies": {
@@ -245,6 +249,16 @@ def _bin(start: int, bin: Bin, waiting: int | None, settings: LoopSettings) -> H
             },
         }
     )
+
+
+def _so_far(sums: Sums, waiting: int, settings: LoopSettings) -> float | None:
+    """Return the mean reward of an item if the decisions that wait get the default reward; None where there are none.
+
+    They are taken to have as many items each as the others.
+    """
+    open_items = waiting * (sums.items / sums.decisions if sums.decisions else 1)
+    items = sums.items + open_items
+    return (sums.r + open_items * settings.default_reward) / items if items else None
 
 
 def _total(sums: Sums, settings: LoopSettings) -> Total:
@@ -293,7 +307,7 @@ async def _marks(redis: Redis, keys: Keys, *, since: float, until: float) -> lis
         with suppress(NotFound):  # deleted this very moment
             said = (await policy_store.read_policy(redis, keys, name)).encoding or {}
             if swap := said.get("since"):
-                found.append(Mark(swap["at"], "encoder", f"{name}: {swap['why']}"))
+                found.append(Mark(swap["at"], "encoder", f"{name} took up an encoder: {swap['why']}"))
     return sorted((mark for mark in found if since <= mark.at < until), key=lambda mark: mark.at)[-MOST_MARKS:]
 
 
