@@ -6,7 +6,7 @@ They are plain data. `store/codec.py` says how each is written to Redis, and in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -140,6 +140,7 @@ class Decision:
     rules: Mapping[str, Any] | None = None  # of the loop and of the request; None: there were none
     left: tuple[int, ...] | None = None  # under rules: candidates for each place; None: one less for each
     folded: bool = False  # whether the policy's bounds were folded over the catalogue beforehand
+    rung: str = field(default="ok", compare=False)  # store_down: answered from memory, and stored afterwards
 
     def candidates_for(self, place: int) -> int:
         """Return from how many candidates the item at a place, from 0 on, was drawn."""
@@ -169,6 +170,9 @@ class Event:
     features: Features | None = None  # of the item, as it was shown; {}: it has none; None: they are not written here
     encoder: str | None = None  # version of the encoder that wrote `x`; None: the one that the loop was made with
     at: float | None = None  # unix seconds: when an imported event happened; None: when it entered the log
+    decided: float | None = None  # unix seconds: of its decision; None: imported, or written by an older version
+    rung: str = "ok"  # of its decision
+    place: int = 0  # in the slate of its decision
 
     @property
     def time(self) -> float:

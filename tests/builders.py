@@ -178,6 +178,9 @@ def body_of(event: Event) -> bytes:
         version=event.version,
         features=event.features,
         encoder=event.encoder,
+        decided=event.decided,
+        rung=event.rung,
+        place=event.place,
     )
 
 

@@ -61,7 +61,8 @@ MAY_IMPORT = {
     "service/learn": FOUNDATION | {"service.learn", "service.policies", "service.store"},
     "service/learn/fitter.py": FOUNDATION | {"service.represent", "service.store"},
     "service/learn/profiler.py": FOUNDATION
-    | {"service.represent", "service.store", "service.learn.bell", "service.learn.fitter"},
+    | {"service.represent", "service.store", "service.learn.fitter", "service.learn.log_fold"},
+    "service/learn/historian.py": FOUNDATION | {"service.evaluate.history", "service.store", "service.learn.log_fold"},
     "service/admin": FOUNDATION
     | {
         "service.admin",

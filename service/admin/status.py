@@ -14,7 +14,17 @@ from service.admin.evaluations import EvaluationStatus, unfinished
 from service.admin.policies import lag
 from service.errors import NotFound, StoreUnavailable
 from service.serve.follower import Follower
-from service.store import activity, change_log, encoders, event_log, loop_store, policy_store, profile_store, workers
+from service.store import (
+    activity,
+    change_log,
+    encoders,
+    event_log,
+    history_store,
+    loop_store,
+    policy_store,
+    profile_store,
+    workers,
+)
 from service.store.decisions import DecisionWriter
 from service.store.keys import Keys
 from service.store.open_time import read_opening
@@ -123,6 +133,8 @@ class LoopStatus(BaseModel):
     )
     profiled: int = Field(0, description="events that the profile has counted")
     profile_bytes: int = Field(0, description="of the profile")
+    history_bins: int = Field(0, description="bins of GET /loops/{loop}/history; at most 12 240 are kept")
+    history_bytes: int = Field(0, description="that they take in Redis")
     encoders: int = Field(1, description="encoders that are kept, the first among them")
     changes: int = Field(0, description="administrative changes of settings, policies and traffic in GET /changes")
     last_change: LastChange | None = None
@@ -250,6 +262,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
         )
     behind = any(found.lag and (found.snapshot_age_s or STALE_S) >= STALE_S for found in policies.values())
     profiled, notices, profile_bytes = await profile_store.read_summary(redis, keys)
+    history_bins, history_bytes = await history_store.size(redis, keys)
     changes, last = await change_log.newest(redis, keys)
     counters = {name: stats[name] for name in stats.keys() & LoopStatus.model_fields.keys()}
     return LoopStatus(
@@ -258,6 +271,8 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
         notices=[_short(notice) for notice in notices],
         profiled=profiled,
         profile_bytes=profile_bytes,
+        history_bins=history_bins,
+        history_bytes=history_bytes,
         encoders=1 + await encoders.count(redis, keys),
         changes=changes,
         last_change=None if last is None else LastChange(at=last.at, by=last.by, what=last.what),

@@ -30,7 +30,18 @@ from service.api.keys import KeyRing
 from service.api.metrics import Metrics
 from service.api.problems import MEDIA_TYPE, documented, for_status, invalid, render
 from service.api.replies import HotRoutes
-from service.api.routes import changes, dead_letters, decisions, docs, evaluations, items, loops, policies, status
+from service.api.routes import (
+    changes,
+    console,
+    dead_letters,
+    decisions,
+    docs,
+    evaluations,
+    items,
+    loops,
+    policies,
+    status,
+)
 from service.errors import Forbidden, InvalidRequest, RateLimited, ReboundError, StoreUnavailable, Unauthorized
 from service.serve.activity import ActivityKeeper
 from service.serve.feedback import FeedbackJoiner
@@ -60,7 +71,7 @@ TAGS = [
     {"name": "status", "description": "Is it up, is it ready, is it learning?"},
 ]
 
-ROUTES = (decisions, items, policies, dead_letters, evaluations, loops, changes, status, docs)
+ROUTES = (decisions, items, policies, dead_letters, evaluations, loops, changes, status, docs, console)
 
 # Checked by the guard; declared here for /docs and for generated clients.
 KEY = APIKeyHeader(name="X-API-Key", auto_error=False, description="a key of this service, if keys are set")

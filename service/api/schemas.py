@@ -672,6 +672,15 @@ class EvaluationList(BaseModel):
     evaluations: list[EvaluationReply] = Field(description="newest first; the newest 20 are kept")
 
 
+class MarkBody(Body):
+    """What happened."""
+
+    model_config = _example(text="spring campaign", at=1764275400.0)
+
+    text: str = Field(min_length=1, max_length=200, strict=True)
+    at: Finite | None = Field(None, description="unix seconds; default: now")
+
+
 class Ready(BaseModel):
     status: Literal["ready"]
     loops: int = Field(description="how many are loaded; their names are for those who have a key")

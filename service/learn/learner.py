@@ -1,4 +1,4 @@
-"""The process `rebound learn`: a runner for every policy of every loop, a sweeper and a profiler for each loop.
+"""The process `rebound learn`: a runner for every policy of every loop; a sweeper, a profiler, a historian for each.
 
 It has evaluations done, too.
 """
@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from service.errors import NotFound, StoreUnavailable, UnreadableRecord
 from service.learn.bell import Bell, rest
 from service.learn.evaluations import Evaluator
+from service.learn.historian import Historian
 from service.learn.profiler import Profiler
 from service.learn.runner import PolicyRunner
 from service.learn.sweeper import Sweeper
@@ -27,6 +28,7 @@ from service.store import event_log, loop_store, policy_store, workers
 from service.store.announcements import listen
 from service.store.codec import NewerFormat
 from service.store.connection import connect, end
+from service.store.history_store import LEASE as HISTORY
 from service.store.keys import CHANGES, USED, Keys
 from service.store.profile_store import LEASE as PROFILE
 from service.store.upgrade import upgrade
@@ -109,6 +111,7 @@ class Learner:
         known.state = state
         self._run(keys, "", Sweeper(self._redis, keys).run, stop)
         self._run(keys, PROFILE, Profiler(self._redis, keys).run, stop)
+        self._run(keys, HISTORY, Historian(self._redis, keys).run, stop)
         for policy in await policy_store.policy_names(self._redis, keys):
             self._run(keys, policy, PolicyRunner(self._redis, keys, policy, self._settings).run, stop)
 

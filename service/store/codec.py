@@ -242,7 +242,9 @@ def read_letters(stored: bytes) -> dict[str, DeadLetter]:
 
 def decision_bytes(decision: Decision) -> bytes:
     """Write a decision as JSON."""
-    more: dict[str, Any] = {} if decision.rules is None else {"rules": decision.rules, "left": decision.left}
+    more: dict[str, Any] = {} if decision.rung == "ok" else {"rung": decision.rung}
+    if decision.rules is not None:
+        more |= {"rules": decision.rules, "left": decision.left}
     if decision.folded:
         more["folded"] = True
     return orjson.dumps(
@@ -299,6 +301,7 @@ def read_decision(stored: bytes) -> Decision:
         rules=record.get("rules"),
         left=tuple(record["left"]) if "left" in record else None,
         folded=record.get("folded", False),
+        rung=record.get("rung", "ok"),
     )
 
 
@@ -322,13 +325,22 @@ def event_body(
     version: int,
     features: Mapping[str, Any] | None,
     encoder: str | None,
+    decided: float | None = None,
+    rung: str = "ok",
+    place: int = 0,
 ) -> bytes:
     """Write field `e` of an event.
 
     Args:
         features: of the item, as it was shown. Those that take more than MOST_FEATURES bytes are not written.
         encoder: version of the encoder that wrote the row.
+        decided: unix seconds, as the decision's rung and the item's place in its slate; None: it is imported.
     """
+    more: dict[str, Any] = {} if decided is None else {"decided": decided}
+    if rung != "ok":
+        more["rung"] = rung
+    if place:
+        more["place"] = place
     raw = b"null" if features is None else orjson.dumps(features)
     return orjson.dumps(
         {
@@ -343,6 +355,7 @@ def event_body(
             "version": version,
             "features": orjson.Fragment(raw) if len(raw) <= MOST_FEATURES else None,
             "encoder": encoder,
+            **more,
         }
     )
 
@@ -361,6 +374,9 @@ def slate_bodies(decision: Decision, features: Sequence[Mapping[str, Any] | None
             version=decision.version,
             features=shown,
             encoder=decision.encoder,
+            decided=decision.at,
+            rung=decision.rung,
+            place=place,
         )
         for place, (item, shown) in enumerate(zip(decision.items, features, strict=True))
     ]
@@ -426,6 +442,9 @@ def _event(position: str, fields: Mapping[bytes, bytes]) -> Event | Unreadable:
             at=int(fields[b"t"]) / 1000 if fields.get(b"t") else None,
             features=_a((dict, type(None)), e.get("features")),
             encoder=_a((str, type(None)), e.get("encoder")),
+            decided=_a((float, int, type(None)), e.get("decided")),
+            rung=_a(str, e.get("rung", "ok")),
+            place=_a(int, e.get("place", 0)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return Unreadable(position, f"{type(error).__name__}: {error}")

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ class DecisionWriter:
         if len(self._buffer) == self._most:
             self.dropped += 1
         else:
-            self._buffer.append(pending)
+            self._buffer.append(replace(pending, decision=replace(pending.decision, rung="store_down")))
         if self._drainer is None or self._drainer.done():
             self._drainer = asyncio.create_task(self._drain())
         return pending.decision, True

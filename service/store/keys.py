@@ -165,6 +165,16 @@ class Keys:
         return self.home + "profile"
 
     @property
+    def bins(self) -> str:
+        """Hash: v, position, and `step:number` of each bin of the history. Bounded (`service/evaluate/history.py`)."""
+        return self.home + "bins"
+
+    @property
+    def marks(self) -> str:
+        """Stream: what people noted beside the history. Bounded (`history_store.py`)."""
+        return self.home + "marks"
+
+    @property
     def evaluations(self) -> str:
         """Sorted set: evaluation -> when it was made, in unix seconds. Bounded (`evaluation_store.py`)."""
         return self.home + "evaluations"

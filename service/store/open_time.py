@@ -8,6 +8,7 @@ touched for that. Nothing is settled beyond the newest heartbeat, for an outage 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -96,9 +97,20 @@ async def read_opening(redis: Redis) -> Opening:
 
 async def closed_since(redis: Redis, ms: int) -> int:
     """Return for how many ms deadlines stood still after this time of Redis; of the newest hundred outages."""
+    return sum(until - since for since, until in await _outages(redis) if until > ms)
+
+
+async def open_times(redis: Redis, times_ms: Sequence[int]) -> list[int]:
+    """Return what open time was at these times of Redis, in ms; before the newest hundred outages it is too late."""
+    closed_ms, outages = (await read_opening(redis)).closed_ms, await _outages(redis)
+    return [ms - closed_ms + sum(until - since for since, until in outages if until > ms) for ms in times_ms]
+
+
+async def _outages(redis: Redis) -> list[tuple[int, int]]:
+    """Return (since, until) in ms of the newest hundred outages."""
     async with answering():
-        found = [list(map(int, text.split())) for text in await redis.lrange(OUTAGES, 0, -1)]
-    return sum(until - since for since, until in found if until > ms)
+        found = await redis.lrange(OUTAGES, 0, -1)
+    return [(int(since), int(until)) for since, until in (text.split() for text in found)]
 
 
 def _outage(text: bytes) -> Outage:

@@ -31,10 +31,13 @@ DECISION = decision_of(
     exclude=["c"],
     rules={"pin": [{"item": "a", "place": 2}]},
     left=(2, 1),
+    rung="store_down",
 )
 
 
 RAW = event_of(3, context={"hour": 3}, features={"price": 1.5, "tags": ["a", {"b": None}]}, encoder="0123456789ab")
+
+SHOWN = replace(event_of(4), source="feedback", policy="p", decided=1.5, rung="store_down", place=2)
 
 
 def stored(fields: Mapping[str, Any]) -> dict[bytes, bytes]:
@@ -85,7 +88,7 @@ def test_the_numbers_of_a_decision_come_back_bit_for_bit(at: float, score: float
     assert codec.read_decision(codec.decision_bytes(decision)) == decision
 
 
-@pytest.mark.parametrize("event", [event_of(1), event_of(2, user="u", slate_position=0, at=1.25), RAW])
+@pytest.mark.parametrize("event", [event_of(1), event_of(2, user="u", slate_position=0, at=1.25), RAW, SHOWN])
 def test_an_event_comes_back(event: Event) -> None:
     found = codec.read_entry(event.position, fields_of(event))
     assert isinstance(found, Event)
@@ -111,7 +114,7 @@ def test_features_that_are_too_large_are_left_to_the_catalogue(size: int, kept: 
     assert found.features == (event.features if kept else None)
 
 
-@pytest.mark.parametrize("wrong", [{"features": []}, {"features": "x"}, {"encoder": 1}])
+@pytest.mark.parametrize("wrong", [{"features": []}, {"features": "x"}, {"encoder": 1}, {"decided": "x"}, {"rung": 1}])
 def test_a_raw_record_that_is_garbled_is_unreadable(wrong: dict[str, Any]) -> None:
     fields = fields_of(RAW)
     fields[b"e"] = member(fields[b"e"], **wrong)

@@ -16,7 +16,7 @@ from service.errors import NotFound, StoreUnavailable
 from service.loop import LoopSettings
 from service.records import START, Decision, Event
 from service.store import event_log
-from service.store.codec import FORMAT, NewerFormat
+from service.store.codec import FORMAT, NewerFormat, read_decision
 from service.store.decisions import (
     DecisionWriter,
     PendingDecision,
@@ -249,12 +249,14 @@ class Commit:
     def __init__(self) -> None:
         self.answer: Any = None
         self.stored: list[str] = []
+        self.rungs: list[str] = []
 
     async def run(self, script: object, keys: Sequence[str], args: Sequence[Any], *, uses: str) -> Any:
         answer = self.answer(args[0]) if callable(self.answer) else self.answer
         if isinstance(answer, Exception):
             raise answer
         self.stored.append(args[0])
+        self.rungs.append(read_decision(args[1]).rung)
         return answer
 
 
@@ -283,6 +285,7 @@ async def test_while_the_store_is_gone_decisions_wait_in_order_up_to_a_bound(key
     assert commit.stored == ["d0", "d1", "d2"]
     assert writer.buffered == 0
     assert await writer.append(pending(keys, decision_of("after"))) == (decision_of("after"), False)
+    assert commit.rungs == ["store_down"] * 3 + ["ok"], "its record says that it was answered from memory"
 
 
 async def test_while_older_ones_wait_a_decision_waits_too(keys: Keys) -> None:
