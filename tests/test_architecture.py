@@ -59,6 +59,7 @@ MAY_IMPORT = {
     "service/serve": FOUNDATION
     | {"service.serve", "service.decide", "service.represent", "service.policies", "service.store"},
     "service/learn": FOUNDATION | {"service.learn", "service.policies", "service.store"},
+    "service/learn/experiments.py": FOUNDATION | {"service.evaluate", "service.store", "service.learn.bell"},
     "service/learn/fitter.py": FOUNDATION | {"service.represent", "service.store"},
     "service/learn/profiler.py": FOUNDATION
     | {"service.represent", "service.store", "service.learn.bell", "service.learn.fitter"},

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from dataclasses import fields as fields_of
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,11 +30,14 @@ from safetensors.numpy import load, save
 from service.errors import Conflict
 from service.loop import LoopSettings
 from service.records import (
+    Arm,
+    Assignment,
     Change,
     DeadLetter,
     Decision,
     Entry,
     Event,
+    Experiment,
     LoopRecord,
     Note,
     PolicyRecord,
@@ -128,6 +132,7 @@ def loop_fields(record: LoopRecord) -> dict[str, str | bytes | int]:
         "newest": orjson.dumps(record.newest),
         "declared": record.declared or "",
         "activity": int(record.activity),
+        "experiments": experiments_bytes(record.experiments),
     }
 
 
@@ -153,7 +158,23 @@ def read_loop_fields(name: str, stored: Mapping[bytes, bytes]) -> LoopRecord:
         newest=orjson.loads(stored.get(b"newest", b"null")),
         declared=_declared(stored),
         activity=stored.get(b"activity") == b"1",
+        experiments=_experiments(stored.get(b"experiments", b"[]")),
     )
+
+
+def experiments_bytes(experiments: Mapping[str, Experiment]) -> bytes:
+    """Write the experiments of a loop as JSON."""
+    return orjson.dumps([asdict(one) for one in experiments.values()])
+
+
+def _experiments(stored: bytes) -> dict[str, Experiment]:
+    names = [field.name for field in fields_of(Experiment)]
+    found = {}
+    for said in orjson.loads(stored):
+        arms = {name: Arm(arm["policy"], arm["share"]) for name, arm in said["arms"].items()}
+        spans = tuple((arm, parts) for arm, parts in said["spans"])
+        found[said["name"]] = Experiment(**{name: said[name] for name in names} | {"arms": arms, "spans": spans})
+    return found
 
 
 def _declared(stored: Mapping[bytes, bytes]) -> str | None:
@@ -263,7 +284,26 @@ def decision_bytes(decision: Decision) -> bytes:
             "seed": decision.seed,
             "items": [{"id": i.id, "score": i.score, "propensity": i.propensity} for i in decision.items],
             **of_rules,
+            **_of_experiment(decision.experiment),
         }
+    )
+
+
+def _of_experiment(assignment: Assignment | None) -> dict[str, Any]:
+    """Return the field `experiment` of a decision or an event; those that take part in none have no such field."""
+    return {} if assignment is None else {"experiment": asdict(assignment)}
+
+
+def _assignment(record: Mapping[str, Any]) -> Assignment | None:
+    said = record.get("experiment")
+    if said is None:
+        return None
+    return Assignment(
+        experiment=_a(str, said["experiment"]),
+        id=_a(str, said["id"]),
+        version=_a(int, said["version"]),
+        arm=_a(str, said["arm"]),
+        share=float(said["share"]),
     )
 
 
@@ -296,6 +336,7 @@ def read_decision(stored: bytes) -> Decision:
         items=tuple(SlateItem(item["id"], item["score"], item["propensity"]) for item in record["items"]),
         rules=record.get("rules"),
         left=tuple(record["left"]) if "left" in record else None,
+        experiment=_assignment(record),
     )
 
 
@@ -319,6 +360,7 @@ def event_body(
     version: int,
     features: Mapping[str, Any] | None,
     encoder: str | None,
+    experiment: Assignment | None = None,
 ) -> bytes:
     """Write field `e` of an event.
 
@@ -340,6 +382,7 @@ def event_body(
             "version": version,
             "features": orjson.Fragment(raw) if len(raw) <= MOST_FEATURES else None,
             "encoder": encoder,
+            **_of_experiment(experiment),
         }
     )
 
@@ -358,6 +401,7 @@ def slate_bodies(decision: Decision, features: Sequence[Mapping[str, Any] | None
             version=decision.version,
             features=shown,
             encoder=decision.encoder,
+            experiment=decision.experiment,
         )
         for place, (item, shown) in enumerate(zip(decision.items, features, strict=True))
     ]
@@ -423,6 +467,7 @@ def _event(position: str, fields: Mapping[bytes, bytes]) -> Event | Unreadable:
             at=int(fields[b"t"]) / 1000 if fields.get(b"t") else None,
             features=_a((dict, type(None)), e.get("features")),
             encoder=_a((str, type(None)), e.get("encoder")),
+            experiment=_assignment(e),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return Unreadable(position, f"{type(error).__name__}: {error}")
