@@ -30,7 +30,18 @@ from service.api.keys import KeyRing
 from service.api.metrics import Metrics
 from service.api.problems import MEDIA_TYPE, documented, for_status, invalid, render
 from service.api.replies import HotRoutes
-from service.api.routes import changes, dead_letters, decisions, docs, evaluations, items, loops, policies, status
+from service.api.routes import (
+    changes,
+    dead_letters,
+    decisions,
+    docs,
+    evaluations,
+    experiments,
+    items,
+    loops,
+    policies,
+    status,
+)
 from service.errors import Forbidden, InvalidRequest, RateLimited, ReboundError, StoreUnavailable, Unauthorized
 from service.serve.activity import ActivityKeeper
 from service.serve.feedback import FeedbackJoiner
@@ -56,11 +67,12 @@ TAGS = [
     {"name": "items", "description": "What there is to recommend, and the import of a historical log."},
     {"name": "policies", "description": "Kinds, policies, traffic, rollback."},
     {"name": "evaluations", "description": "Would another policy have been better? From the log, or a refusal."},
+    {"name": "experiments", "description": "Which policy is better, on people? With intervals that hold at any time."},
     {"name": "loops", "description": "Decision problems, each with its own catalogue, policies, log and settings."},
     {"name": "status", "description": "Is it up, is it ready, is it learning?"},
 ]
 
-ROUTES = (decisions, items, policies, dead_letters, evaluations, loops, changes, status, docs)
+ROUTES = (decisions, items, policies, dead_letters, evaluations, experiments, loops, changes, status, docs)
 
 # Checked by the guard; declared here for /docs and for generated clients.
 KEY = APIKeyHeader(name="X-API-Key", auto_error=False, description="a key of this service, if keys are set")

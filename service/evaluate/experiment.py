@@ -264,6 +264,11 @@ def _verdict(
     else:
         code = "open"
         needed = information_needed(effect, error=error, power=POWER, planned=planned)
+        if (
+            needed * found.variance <= 1
+        ):  # it should be settled, but the lift is smaller than that: until it is, as it is
+            size = abs(lift.estimate)
+            needed = information_needed(max(size, effect - size), error=error, power=0.5, planned=planned)
         more = max(0.0, days * (needed * found.variance - 1))
         says = f"{name}: nothing can be said yet ({_percent(lift, 1)}): about {_days(more)} more"
     return Verdict(name, code, found, more, rails, says)

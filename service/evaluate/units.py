@@ -29,6 +29,7 @@ class Touch(NamedTuple):
     arm: int | None  # None: the event is from before the experiment
     reward: float
     reported: bool
+    at: float  # unix seconds
 
 
 @dataclass
@@ -62,7 +63,7 @@ def touches(experiment: Experiment, entries: Sequence[Entry]) -> list[Touch]:
         unit = entry.user if experiment.unit == "user" else entry.decision_id
         if unit is not None:
             digest = blake2b(unit.encode(), digest_size=8).digest()
-            found.append(Touch(digest, arm, entry.reward, entry.source != "default"))
+            found.append(Touch(digest, arm, entry.reward, entry.source != "default", entry.time))
     return found
 
 

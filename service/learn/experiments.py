@@ -20,7 +20,7 @@ from service.errors import NotFound, StoreUnavailable
 from service.evaluate.experiment import COLUMNS
 from service.evaluate.units import Unit, arms_of, fold, touches
 from service.learn.bell import Bell, rest
-from service.records import Event, Experiment, LoopRecord
+from service.records import Experiment, LoopRecord
 from service.store import event_log, experiment_store, loop_store
 from service.store.connection import now
 from service.store.experiment_store import Row
@@ -39,6 +39,7 @@ class ExperimentKeeper:
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis, self._keys = redis, keys
+        self._whole: set[tuple[str, int]] = set()  # id and version of experiments of which all is counted
 
     async def step(self) -> int:
         """Count the next entries for each experiment that needs them; return the number of entries read.
@@ -49,11 +50,18 @@ class ExperimentKeeper:
         loop = await loop_store.read_loop(self._redis, self._keys.loop)
         if loop.id != self._keys.id or not loop.experiments:
             raise NotFound(f"loop {self._keys.loop!r} has no experiment", code="unknown_experiment")
-        return sum([await self._count(loop, one) for one in loop.experiments.values()])
+        return sum(
+            [
+                await self._count(loop, one)
+                for one in loop.experiments.values()
+                if (one.id, one.version) not in self._whole
+            ]
+        )
 
     async def _count(self, loop: LoopRecord, experiment: Experiment) -> int:
         sums = await experiment_store.read_sums(self._redis, self._keys, experiment)
         if sums.whole:
+            self._whole.add((experiment.id, experiment.version))
             return 0
         over = await self._over(loop, experiment)  # before the log is read
         entries = await event_log.read(self._redis, self._keys, sums.position)
@@ -63,7 +71,7 @@ class ExperimentKeeper:
         units, more, left_out = fold(experiment, touched, {name: _unit(row) for name, row in rows.items()}, units=count)
         if not len(sums.moments):
             sums = replace(sums, moments=np.zeros((len(arms_of(experiment)), COLUMNS, COLUMNS)))
-        times = [entry.time for entry in entries if _belongs(entry, experiment)]
+        times = [touch.at for touch in touched if touch.arm is not None]
         changed = replace(
             sums,
             position=entries[-1].position if entries else sums.position,
@@ -88,7 +96,7 @@ class ExperimentKeeper:
             return False
         wait_ms = loop.settings.wait_ms
         before = await settled_before(self._redis, self._keys, wait_ms=wait_ms)
-        return before > 1000 * experiment.ends + wait_ms
+        return before > 1000 * experiment.ends + 2 * wait_ms  # twice: one that is displayed last waits anew
 
     async def run(self, stop: asyncio.Event, bell: Bell) -> None:
         """Count until `stop`, or until there is no experiment. While the loop is not used it looks once, and sleeps."""
@@ -109,12 +117,6 @@ class ExperimentKeeper:
             elif read < 1000:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), pause)
-
-
-def _belongs(entry: object, experiment: Experiment) -> bool:
-    if not isinstance(entry, Event) or entry.experiment is None:
-        return False
-    return (entry.experiment.id, entry.experiment.version) == (experiment.id, experiment.version)
 
 
 def _unit(row: Row) -> Unit:

@@ -27,7 +27,7 @@ USED = "rebound:used"  # channel: the name of a loop that is used: somebody deci
 
 
 def loop_record(loop: str) -> str:
-    """Hash: id, settings, schema, d, encoder, epoch, catalogue, traffic, pins, newest, declared, activity, experiments"""
+    """Hash: id, settings, schema, d, encoder, epoch, catalogue, traffic, pins, newest, declared, activity, ..."""
     return f"rebound:{{{loop}}}:loop"
 
 

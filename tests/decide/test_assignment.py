@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.decide.active import UNIFORM
@@ -50,6 +50,7 @@ def splits(draw: st.DrawFn) -> list[dict[str, float]]:
     return [{name: one / sum(some) for name, one in zip(names, some, strict=True)} for some in found]
 
 
+@settings(max_examples=40)
 @given(splits())
 def test_a_change_of_shares_moves_no_unit_that_it_need_not(changes: list[dict[str, float]]) -> None:
     spans: Spans = outside()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -53,17 +53,21 @@ def by_returning_users(
     arm = rng.integers(2, size=users)
     taste = rng.beta(rate / 0.1, (1 - rate) / 0.1, size=users)
     units = np.zeros((users, COLUMNS))
+    units[:, UNIT] = 1
     for _ in range(looks):
-        for user in rng.integers(users, size=each):
-            chance = 0.0 if once and units[user, 2] else taste[user]
-            units[user, :4] += (0, 1, *np.repeat(rng.random() < chance, 2))
-            units[user, UNIT] = 1
+        visits = rng.multinomial(each, np.full(users, 1 / users))
+        clicks = rng.binomial(visits, taste)
+        if once:
+            clicks = np.where(units[:, 2] > 0, 0, np.minimum(clicks, 1))
+        units[:, 1] += visits
+        units[:, 2] += clicks
+        units[:, 3] += clicks
         yield moments_of(units, arm, 0), moments_of(units, arm, 1)
 
 
 def moments_of(units: Array, arm: Array, which: int) -> Array:
     """Return the moments of one arm."""
-    mine = units[(arm == which) & (units[:, UNIT] == 1)]
+    mine = units[(arm == which) & (units[:, 1] > 0)]
     found: Array = mine.T @ mine
     return found
 
@@ -75,6 +79,3 @@ def heavy(rng: np.random.Generator, looks: int, *, each: int = 100) -> Iterator[
     for look in range(1, looks + 1):
         some, its = units[: look * each], arm[: look * each]
         yield moments_of(some, its, 0), moments_of(some, its, 1)
-
-
-Looks = Callable[[np.random.Generator], Iterator[Pair]]
