@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "service/backup.py": {"service"},
     "service/transfer.py": {"service"},
     "service/evaluation.py": {"service"},
+    "service/experiment.py": {"service"},
     "service/doctor.py": {"service"},
     "service/errors.py": set(),
     "service/layout.py": set(),

@@ -58,9 +58,10 @@ def test_an_experiment_from_its_beginning_to_its_end(client: httpx.Client, shop:
         return bool(found["events"] == 24)
 
     until(counted, "all events are counted")
-    assert {one["arm"]: one["units"] for one in found["arms"]} == {"": 0} | Counter(fell.values())
+    users = Counter(fell.values())
+    assert {one["arm"]: one["units"] for one in found["arms"]} == {arm: users[arm] for arm in ("control", "chance", "")}
     assert all(one["mean"] == 1.0 for one in found["arms"] if one["units"])
-    assert (found["status"], found["code"], found["mismatch"]) == ("running", "open", 1.0)
+    assert (found["status"], found["code"], found["whole"]) == ("running", "open", False)
     assert found["says"].startswith("chance: nothing can be said yet")
     assert client.get("/experiments", params=params).json()["experiments"] == [found]
 

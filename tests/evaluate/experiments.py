@@ -36,8 +36,13 @@ def by_new_users(
 ) -> Iterator[Pair]:
     """Yield the moments of both arms at each look, after `each` more users."""
     units, arm = fresh(rng, looks * each, lift=lift, rate=rate, spread=spread)
-    blocks = units.reshape(looks, each, COLUMNS)
-    treated = arm.reshape(looks, each, 1)
+    yield from so_far(units, arm, looks)
+
+
+def so_far(units: Array, arm: Array, looks: int) -> Iterator[Pair]:
+    """Yield the moments of both arms at each look, of as many more units each time."""
+    blocks = units.reshape(looks, -1, COLUMNS)
+    treated = arm.reshape(looks, -1, 1)
     both = [np.cumsum(np.swapaxes(blocks * one, 1, 2) @ blocks, axis=0) for one in (1 - treated, treated)]
     yield from zip(*both, strict=True)
 
@@ -76,6 +81,4 @@ def heavy(rng: np.random.Generator, looks: int, *, each: int = 100) -> Iterator[
     """Yield the same for rewards of which a few large ones make the mean (log-normal)."""
     units, arm = fresh(rng, looks * each, lift=0.0, rate=0.3)
     units[:, 2] *= rng.lognormal(sigma=1.5, size=len(units))
-    for look in range(1, looks + 1):
-        some, its = units[: look * each], arm[: look * each]
-        yield moments_of(some, its, 0), moments_of(some, its, 1)
+    yield from so_far(units, arm, looks)

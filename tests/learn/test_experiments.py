@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from redis.asyncio import Redis
+from rich.console import Console
+from typer.testing import CliRunner, Result
 
+from service import cli
 from service.admin.experiments import read_experiment
 from service.decide.assignment import Assigner
 from service.errors import NotFound
@@ -19,7 +23,7 @@ from service.learn.experiments import ExperimentKeeper
 from service.records import Event, Experiment, LoopRecord
 from service.store import experiment_store
 from service.store.codec import experiments_bytes
-from service.store.experiment_store import ROW
+from service.store.experiment_store import ROW, SumsRecord
 from service.store.keys import Keys
 from tests.builders import event_of, experiment_of, fields_of
 
@@ -141,6 +145,41 @@ async def test_the_task_ends_where_there_is_no_experiment(redis: Redis, keys: Ke
     await ExperimentKeeper(redis, keys).run(asyncio.Event(), Bell(awake=True))
     with pytest.raises(NotFound):
         await ExperimentKeeper(redis, keys).step()
+
+
+async def test_the_command_shows_what_was_found(
+    redis: Redis, redis_url: str, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = experiment_of(starts=STARTS, holdout=0.3, guardrails={"reported": 0.1})
+    await begin(redis, keys, experiment)
+    await append(redis, keys, [event(experiment, number) for number in range(60)])
+    await ExperimentKeeper(redis, keys).step()
+    monkeypatch.setattr(cli, "console", Console(width=120))
+    words = ["experiment", "--loop", keys.loop, "--redis", redis_url]
+
+    def run(*more: str) -> Result:
+        return CliRunner().invoke(cli.app, [*words, *more])
+
+    done = await asyncio.to_thread(run)
+    assert done.exit_code == 0, done.output
+    for said in ("prices, running since 1970-01-01", "bold", "(left out)", "reported open", "nothing can be said yet"):
+        assert said in done.output
+    [found] = json.loads((await asyncio.to_thread(run, "prices", "--json")).output)
+    assert found == (await read_experiment(redis, keys.loop, "prices")).model_dump(mode="json")
+    assert (await asyncio.to_thread(run, "none")).exit_code == 1
+
+
+async def test_what_is_not_to_be_trusted_ends_with_a_fault(redis: Redis, redis_url: str, keys: Keys) -> None:
+    experiment = experiment_of(starts=STARTS)
+    await begin(redis, keys, experiment)
+    lopsided = np.zeros((3, 7, 7))
+    lopsided[:, 0, 0] = 900, 100, 0
+    sums = SumsRecord(position="1-0", moments=lopsided)
+    assert await experiment_store.save(redis, keys, experiment, seen="0-0", sums=sums, units={})
+    words = ["experiment", "prices", "--loop", keys.loop, "--redis", redis_url]
+    done = await asyncio.to_thread(CliRunner().invoke, cli.app, words)
+    assert done.exit_code == 1
+    assert "do not trust this" in done.output
 
 
 def test_a_unit_takes_as_much_room_as_is_said() -> None:
