@@ -679,3 +679,33 @@ def _params(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         fail(f"--params {text}: expected a JSON object", code=2)
     return found
+
+
+@app.command()
+def experiment(
+    name: Annotated[str | None, typer.Argument(help="Of the experiment; left out: all.")] = None,
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all figures.")] = False,
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+) -> None:
+    """Say what an experiment shows so far: which policy is better, or how many days it takes to know.
+
+    Look as often as you like: the intervals hold at every look at once. `PUT /experiments/NAME` makes an experiment.
+
+    Exit code 1: do not trust it, or a guard rail is broken.
+
+    Example: `rebound experiment prices --loop shop`
+    """
+    import orjson
+
+    from service import experiment as experiments
+
+    found = _on_redis(redis, data, lambda connection: experiments.look(connection, loop, name))
+    if as_json:
+        said = [one.model_dump(mode="json") for one in found]
+        sys.stdout.write(orjson.dumps(said, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        experiments.show(console, found)
+    if any(one.code in ("mismatch", "broken") for one in found):
+        raise typer.Exit(1)

@@ -27,6 +27,50 @@ def order(position: str) -> tuple[int, int]:
 
 # ---- what a loop has once
 
+OUTSIDE = ""  # stands for an arm where a unit is left out of an experiment
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the policies that an experiment compares."""
+
+    policy: str
+    share: float  # of the units that take part, in (0, 1)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A comparison of policies on units that are drawn by chance."""
+
+    name: str
+    id: str  # new for every experiment that is made; units fall by it
+    version: int  # from 1 on; rises when units move between arms: results begin anew
+    arms: Mapping[str, Arm]  # one is called `control`
+    spans: Sequence[tuple[str, int]]  # (arm or OUTSIDE, parts of `PARTS`), in order: who is where (`assignment.py`)
+    unit: str  # user | decision
+    metric: str  # a name of `METRICS` (`service/evaluate/experiment.py`), as in `guardrails`
+    guardrails: Mapping[str, float]  # metric -> drop that is tolerated, as a share of the control's mean
+    minimum_effect: float  # the smallest lift that matters, as such a share
+    confidence: float
+    holdout: float  # share of the units that is left out, in [0, 1)
+    starts: float  # unix seconds
+    ends: float | None  # unix seconds; None: not known yet
+
+    def ended(self, at: float) -> bool:
+        """Return whether it is over at a time."""
+        return self.ends is not None and at >= self.ends
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Where a unit of an experiment fell. Decisions and their events carry it."""
+
+    experiment: str  # its name
+    id: str  # of the experiment
+    version: int
+    arm: str  # OUTSIDE: the unit is left out, and served by the loop's traffic
+    share: float  # the chance of every unit to fall there
+
 
 @dataclass(frozen=True)
 class LoopRecord:
@@ -49,6 +93,11 @@ class LoopRecord:
     newest: Mapping[str, Any] | None = None  # encoder, position and catalogue of the newest successor; None: no such
     declared: str | None = None  # version of the encoder that a person declared last; None: the service fits its own
     activity: bool = False  # whether activity was ever sent
+    experiments: Mapping[str, Experiment] = field(default_factory=dict)  # by name; one at most has not ended
+
+    def experiment_at(self, at: float) -> Experiment | None:
+        """Return the experiment that has not ended at a time, begun or not."""
+        return next((one for one in self.experiments.values() if not one.ended(at)), None)
 
     @property
     def encoder_of_imports(self) -> str:
@@ -141,6 +190,7 @@ class Decision:
     left: tuple[int, ...] | None = None  # under rules: candidates for each place; None: one less for each
     folded: bool = False  # whether the policy's bounds were folded over the catalogue beforehand
     rung: str = field(default="ok", compare=False)  # store_down: answered from memory, and stored afterwards
+    experiment: Assignment | None = None  # None: it took part in none
 
     def candidates_for(self, place: int) -> int:
         """Return from how many candidates the item at a place, from 0 on, was drawn."""
@@ -173,6 +223,7 @@ class Event:
     decided: float | None = None  # unix seconds: of its decision; None: imported, or written by an older version
     rung: str = "ok"  # of its decision
     place: int = 0  # in the slate of its decision
+    experiment: Assignment | None = None  # of its decision
 
     @property
     def time(self) -> float:

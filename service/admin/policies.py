@@ -19,6 +19,7 @@ from service.policies import KINDS
 from service.records import Change, LoopRecord, PolicyRecord
 from service.store import change_log, event_log, loop_store, policy_store
 from service.store.codec import encoder_of, unpack
+from service.store.connection import now
 from service.store.keys import Keys
 
 
@@ -91,7 +92,7 @@ async def delete_policy(redis: Redis, loop: str, name: str, *, by: str) -> None:
 
     Raises:
         NotFound: there is no such loop or policy.
-        Conflict: the policy serves.
+        Conflict: the policy serves, or is in an experiment.
     """
 
     async def attempt(seen: LoopRecord) -> int:
@@ -99,6 +100,11 @@ async def delete_policy(redis: Redis, loop: str, name: str, *, by: str) -> None:
             raise NotFound(f"there is no policy {name!r} in loop {loop!r}", code="unknown_policy")
         if seen.traffic.get(name):
             raise Conflict(f"policy {name!r} serves; give its traffic to another one first", code="policy_serves")
+        experiment = seen.experiment_at(await now(redis))
+        if experiment is not None and name in {arm.policy for arm in experiment.arms.values()}:
+            raise Conflict(
+                f"policy {name!r} is in experiment {experiment.name!r}; end that first", code="experiment_runs"
+            )
         before: dict[str, Any] = {"policy": name}
         with suppress(Conflict):  # a record that cannot be read can be deleted
             record = await policy_store.read_policy(redis, Keys(seen.name, seen.id), name)

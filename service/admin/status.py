@@ -138,6 +138,7 @@ class LoopStatus(BaseModel):
     encoders: int = Field(1, description="encoders that are kept, the first among them")
     changes: int = Field(0, description="administrative changes of settings, policies and traffic in GET /changes")
     last_change: LastChange | None = None
+    experiment: str | None = Field(None, description="that runs, or is planned: GET /experiments/{name} says more")
     policies: dict[str, PolicyStatus]
     problem: str | None = Field(None, description="why the loop cannot be read; DELETE /loops/{loop} removes it")
 
@@ -264,6 +265,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
     profiled, notices, profile_bytes = await profile_store.read_summary(redis, keys)
     history_bins, history_bytes = await history_store.size(redis, keys)
     changes, last = await change_log.newest(redis, keys)
+    experiment = record.experiment_at(time.time())
     counters = {name: stats[name] for name in stats.keys() & LoopStatus.model_fields.keys()}
     return LoopStatus(
         learning=bool(stats.get("events")) and bool(policies) and not behind,
@@ -276,6 +278,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
         encoders=1 + await encoders.count(redis, keys),
         changes=changes,
         last_change=None if last is None else LastChange(at=last.at, by=last.by, what=last.what),
+        experiment=None if experiment is None else experiment.name,
         policies=policies,
         **counters,
     )

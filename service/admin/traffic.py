@@ -18,6 +18,7 @@ from service.records import Change, LoopRecord
 from service.serve.follower import Follower
 from service.store import loop_store, policy_store
 from service.store.codec import encoder_of, unpack
+from service.store.connection import now
 from service.store.keys import Keys
 
 
@@ -50,10 +51,17 @@ async def activate(redis: Redis, follower: Follower, loop: str, name: str, *, by
 
     Raises:
         NotFound: there is no such loop or policy.
+        Conflict: an experiment has some of the traffic.
     """
 
     async def attempt(seen: LoopRecord) -> int:
         await policy_store.read_policy(redis, Keys(seen.name, seen.id), name)
+        if (experiment := seen.experiment_at(await now(redis))) is not None:
+            raise Conflict(
+                f"experiment {experiment.name!r} has traffic of loop {loop!r}; end that first "
+                f"(POST /experiments/{experiment.name}/end)",
+                code="experiment_runs",
+            )
         pins = {policy: version for policy, version in seen.pins.items() if policy != name}
         after: dict[str, Any] = {"traffic": {name: 1.0}, "pins": pins}
         noted = Change(by, "activate policy", {"traffic": seen.traffic, "pins": seen.pins}, after)

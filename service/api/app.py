@@ -37,6 +37,7 @@ from service.api.routes import (
     decisions,
     docs,
     evaluations,
+    experiments,
     items,
     loops,
     policies,
@@ -67,11 +68,24 @@ TAGS = [
     {"name": "items", "description": "What there is to recommend, and the import of a historical log."},
     {"name": "policies", "description": "Kinds, policies, traffic, rollback."},
     {"name": "evaluations", "description": "Would another policy have been better? From the log, or a refusal."},
+    {"name": "experiments", "description": "Which policy is better, on people? With intervals that hold at any time."},
     {"name": "loops", "description": "Decision problems, each with its own catalogue, policies, log and settings."},
     {"name": "status", "description": "Is it up, is it ready, is it learning?"},
 ]
 
-ROUTES = (decisions, items, policies, dead_letters, evaluations, loops, changes, status, docs, console)
+ROUTES = (
+    decisions,
+    items,
+    policies,
+    dead_letters,
+    evaluations,
+    experiments,
+    loops,
+    changes,
+    status,
+    docs,
+    console,
+)
 
 # Checked by the guard; declared here for /docs and for generated clients.
 KEY = APIKeyHeader(name="X-API-Key", auto_error=False, description="a key of this service, if keys are set")

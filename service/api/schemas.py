@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
+from service.admin.experiments import ExperimentReply
 from service.admin.status import Alarm
 from service.api.problems import ID, MANY, OBJECT, ONE
 from service.loop import LOOP_NAME, Finite, LoopChanges, LoopSettings
@@ -303,6 +304,16 @@ class LedgerItem(BaseModel):
     propensity: float
 
 
+class AssignmentReply(BaseModel):
+    """Where a decision fell in an experiment."""
+
+    experiment: str
+    id: str
+    version: int
+    arm: str = Field(description="empty: it was left out, and served by the loop's traffic")
+    share: float = Field(description="the chance of every unit to fall there")
+
+
 class DecisionRecord(BaseModel):
     """A decision as it was stored, with everything that a replay of it needs."""
 
@@ -327,6 +338,7 @@ class DecisionRecord(BaseModel):
     items: list[LedgerItem]
     rules: dict[str, Any] | None = Field(None, description="of the loop and of the request")
     left: list[int] | None = Field(None, description="under rules: candidates for each place")
+    experiment: AssignmentReply | None = Field(None, description="null: it took part in none")
 
 
 class LedgerFeedback(BaseModel):
@@ -679,6 +691,45 @@ class MarkBody(Body):
 
     text: str = Field(min_length=1, max_length=200, strict=True)
     at: Finite | None = Field(None, description="unix seconds; default: now")
+
+
+# ---- experiments
+
+
+class ArmBody(Body):
+    policy: Name
+    share: Finite = Field(ge=0.001, le=0.999, description="of the units that take part; those of all arms sum to 1")
+
+
+class ExperimentBody(Body):
+    model_config = _example(
+        arms={"control": {"policy": "adaptive", "share": 0.5}, "linear": {"policy": "linucb", "share": 0.5}},
+        guardrails={"reported": 0.05},
+        minimum_effect=0.02,
+    )
+
+    arms: dict[str, ArmBody] = Field(description="2 to 10, one of them called `control`")
+    unit: Literal["user", "decision"] = Field(
+        "user", description="what falls into an arm; a request without user_id is no user's, and takes no part"
+    )
+    metric: str = Field(
+        "reward",
+        description="reward: of an item shown; reported: share of items shown with feedback; shown: items of a unit",
+    )
+    guardrails: dict[str, Annotated[Finite, Field(gt=0, lt=1)]] = Field(
+        default_factory=dict, description="metric -> drop that is tolerated, as a share of the control's mean"
+    )
+    minimum_effect: Finite = Field(
+        0.05, ge=0.001, le=10, description="the smallest lift that matters, as a share of the control's mean"
+    )
+    confidence: Finite = Field(0.95, ge=0.5, le=0.9999, description="that the intervals hold, at every look at once")
+    holdout: Finite = Field(0.0, ge=0, le=0.999, description="share of the units that is left to the loop's traffic")
+    starts: Time | None = Field(None, description="ISO 8601 or unix seconds; default: now, or as it is")
+    ends: Time | None = Field(None, description="null: until it is ended")
+
+
+class ExperimentList(BaseModel):
+    experiments: list[ExperimentReply] = Field(description="oldest first; at most 20 are kept")
 
 
 class Ready(BaseModel):

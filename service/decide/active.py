@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import accumulate
 
+from service.decide.assignment import Assigner
 from service.decide.catalogue import Catalogue
 from service.layout import Rows
 from service.loop import LoopSettings
 from service.policies import KINDS, Array, Candidates, Fold, Ranked, Scorer, columns_for, new_scorer
 from service.policies.random import RandomScorer
-from service.records import PolicyRecord
+from service.records import OUTSIDE, Assignment, PolicyRecord
 from service.represent.stored import AnyEncoder
 
 
@@ -75,13 +76,22 @@ class ActiveLoop:
     served: Mapping[str, ServedPolicy]
     epoch: int
     activity: bool = False  # whether users have states
+    assigner: Assigner | None = None  # of the experiment that runs, or is to begin
     cumulative: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cumulative", tuple(accumulate(self.traffic.values()))[:-1])
 
+    def assigned(self, user_id: str | None, decision_id: str, *, at: float) -> tuple[ServedPolicy, Assignment | None]:
+        """Return the policy that serves a decision, and where the decision fell if it takes part in an experiment."""
+        found = None if self.assigner is None else self.assigner.assignment(user_id, decision_id, at=at)
+        if found is None or found.arm == OUTSIDE:
+            return self.policy_for(user_id or decision_id), found
+        assert self.assigner is not None
+        return self.served[self.assigner.experiment.arms[found.arm].policy], found
+
     def policy_for(self, user: str) -> ServedPolicy:
-        """Return the policy that serves this user: the same one for as long as the traffic stays as it is."""
+        """Return the policy that the traffic gives this user: the same one for as long as it stays as it is."""
         if not self.traffic:
             return UNIFORM
         if not self.cumulative:

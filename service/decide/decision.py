@@ -13,7 +13,7 @@ from service.decide.active import ActiveLoop, ServedPolicy
 from service.decide.stage import Stage
 from service.errors import NoCandidates
 from service.policies import Array, Ranked
-from service.records import Decision, Features, SlateItem
+from service.records import Assignment, Decision, Features, SlateItem
 from service.represent.misfits import Misfits
 from service.represent.stored import AnyEncoder, Block
 from service.rules import NO_RULES, Rules
@@ -94,14 +94,16 @@ def decide(
     *,
     at: float,
     served: ServedPolicy | None = None,
+    experiment: Assignment | None = None,
     misfits: Misfits | None = None,
 ) -> tuple[Decision, Array]:
     """Decide on one request.
 
     Args:
         at: the time of the decision, in unix seconds.
-        served: the policy to use (for replays). By default the traffic split chooses it by the user, or by the
-            decision where there is no user.
+        served: the policy to use (for replays). By default the experiment that runs, or else the traffic split,
+            chooses it by the user, or by the decision where there is no user.
+        experiment: where the decision fell then (for replays).
         misfits: counts the values that the encoder could not use.
 
     Returns:
@@ -110,7 +112,8 @@ def decide(
     Raises:
         NoCandidates: nothing is eligible.
     """
-    served = served or active.policy_for(request.user_id or request.decision_id)
+    if served is None:
+        served, experiment = active.assigned(request.user_id, request.decision_id, at=at)
     encoder = served.encoder or active.encoder
     ids, block, stage = _eligible(request, active, encoder, misfits)
     rows = encoder.rows(request.context, block, misfits=misfits)  # (n, d)
@@ -141,6 +144,7 @@ def decide(
         rules=request.rules.as_json if request.rules else None,
         left=tuple(pick.of for pick in slate) if request.rules else None,
         folded=folded,
+        experiment=experiment,
     )
     return decision, rows.dense(np.array([pick.row for pick in slate]))
 

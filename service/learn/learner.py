@@ -19,6 +19,8 @@ from redis.asyncio import Redis
 from service.errors import NotFound, StoreUnavailable, UnreadableRecord
 from service.learn.bell import Bell, rest
 from service.learn.evaluations import Evaluator
+from service.learn.experiments import TASK as EXPERIMENTS
+from service.learn.experiments import ExperimentKeeper
 from service.learn.historian import Historian
 from service.learn.profiler import Profiler
 from service.learn.runner import PolicyRunner
@@ -112,6 +114,8 @@ class Learner:
         self._run(keys, "", Sweeper(self._redis, keys).run, stop)
         self._run(keys, PROFILE, Profiler(self._redis, keys).run, stop)
         self._run(keys, HISTORY, Historian(self._redis, keys).run, stop)
+        if record.experiments:
+            self._run(keys, EXPERIMENTS, ExperimentKeeper(self._redis, keys).run, stop)
         for policy in await policy_store.policy_names(self._redis, keys):
             self._run(keys, policy, PolicyRunner(self._redis, keys, policy, self._settings).run, stop)
 

@@ -17,6 +17,7 @@ import structlog
 from redis.asyncio import Redis
 
 from service.decide.active import UNIFORM, ActiveLoop, ServedPolicy, serving
+from service.decide.assignment import Assigner
 from service.decide.catalogue import Catalogue
 from service.errors import NotFound, StoreUnavailable
 from service.records import LoopRecord
@@ -204,8 +205,11 @@ class Follower:
             old = None
         encoders = _Encoders(self._redis, keys, record, old)
         encoder = await encoders.of_loop()
-        policies = [policy for policy, share in record.traffic.items() if share > 0]
-        newest = await policy_store.latest_versions(self._redis, keys, policies)
+        policies = {policy for policy, share in record.traffic.items() if share > 0}
+        experiment = record.experiment_at(time.time())
+        if experiment is not None:
+            policies |= {arm.policy for arm in experiment.arms.values()}
+        newest = await policy_store.latest_versions(self._redis, keys, sorted(policies))
         served = await self._served(keys, record, old, encoders, newest)
         catalogue = await self._catalogue(keys, record, old, encoder, served)
         served = await asyncio.to_thread(lambda: {name: policy.folded(catalogue) for name, policy in served.items()})
@@ -215,10 +219,11 @@ class Follower:
             settings=record.settings,
             encoder=encoder,
             catalogue=catalogue,
-            traffic={policy: record.traffic[policy] for policy in sorted(served)},
+            traffic={policy: share for policy in sorted(served) if (share := record.traffic.get(policy, 0.0)) > 0},
             served=served,
             epoch=record.epoch,
             activity=record.activity,
+            assigner=None if experiment is None else Assigner(experiment),
         )
         await self._look_for_loss()
         if self.store_lost:  # lost while it was read: what was missing then is not gone

@@ -91,7 +91,7 @@ class Recommender:
         misfits = Misfits()
         decision, rows = await self._turns.decide(request, active, at=at / 1000, misfits=misfits)
         if active.settings.strict:
-            served = active.policy_for(user_id or decision_id)
+            served, _ = active.assigned(user_id, decision_id, at=at / 1000)
             refuse(request, served.encoder or active.encoder, misfits)
         elif misfits:
             self._misfits.of(keys).merge(misfits)
@@ -120,7 +120,7 @@ class Recommender:
             active = self._follower.loop(decision.loop)
         except NotFound:
             return None
-        served = active.policy_for(decision.user_id or decision.decision_id)
+        served, _ = active.assigned(decision.user_id, decision.decision_id, at=decision.at)
         now = (served.policy, served.version, (served.encoder or active.encoder).version, active.catalogue.version)
         if now != (decision.policy, decision.version, decision.encoder, decision.catalogue):
             return None

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from dataclasses import fields as fields_of
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,11 +30,14 @@ from safetensors.numpy import load, save
 from service.errors import Conflict
 from service.loop import LoopSettings
 from service.records import (
+    Arm,
+    Assignment,
     Change,
     DeadLetter,
     Decision,
     Entry,
     Event,
+    Experiment,
     LoopRecord,
     Note,
     PolicyRecord,
@@ -128,6 +132,7 @@ def loop_fields(record: LoopRecord) -> dict[str, str | bytes | int]:
         "newest": orjson.dumps(record.newest),
         "declared": record.declared or "",
         "activity": int(record.activity),
+        "experiments": experiments_bytes(record.experiments),
     }
 
 
@@ -153,7 +158,23 @@ def read_loop_fields(name: str, stored: Mapping[bytes, bytes]) -> LoopRecord:
         newest=orjson.loads(stored.get(b"newest", b"null")),
         declared=_declared(stored),
         activity=stored.get(b"activity") == b"1",
+        experiments=_experiments(stored.get(b"experiments", b"[]")),
     )
+
+
+def experiments_bytes(experiments: Mapping[str, Experiment]) -> bytes:
+    """Write the experiments of a loop as JSON."""
+    return orjson.dumps([asdict(one) for one in experiments.values()])
+
+
+def _experiments(stored: bytes) -> dict[str, Experiment]:
+    names = [field.name for field in fields_of(Experiment)]
+    found = {}
+    for said in orjson.loads(stored):
+        arms = {name: Arm(arm["policy"], arm["share"]) for name, arm in said["arms"].items()}
+        spans = tuple((arm, parts) for arm, parts in said["spans"])
+        found[said["name"]] = Experiment(**{name: said[name] for name in names} | {"arms": arms, "spans": spans})
+    return found
 
 
 def _declared(stored: Mapping[bytes, bytes]) -> str | None:
@@ -267,7 +288,26 @@ def decision_bytes(decision: Decision) -> bytes:
             "seed": decision.seed,
             "items": [{"id": i.id, "score": i.score, "propensity": i.propensity} for i in decision.items],
             **more,
+            **_of_experiment(decision.experiment),
         }
+    )
+
+
+def _of_experiment(assignment: Assignment | None) -> dict[str, Any]:
+    """Return the field `experiment` of a decision or an event; those that take part in none have no such field."""
+    return {} if assignment is None else {"experiment": asdict(assignment)}
+
+
+def _assignment(record: Mapping[str, Any]) -> Assignment | None:
+    said = record.get("experiment")
+    if said is None:
+        return None
+    return Assignment(
+        experiment=_a(str, said["experiment"]),
+        id=_a(str, said["id"]),
+        version=_a(int, said["version"]),
+        arm=_a(str, said["arm"]),
+        share=float(said["share"]),
     )
 
 
@@ -302,6 +342,7 @@ def read_decision(stored: bytes) -> Decision:
         left=tuple(record["left"]) if "left" in record else None,
         folded=record.get("folded", False),
         rung=record.get("rung", "ok"),
+        experiment=_assignment(record),
     )
 
 
@@ -328,6 +369,7 @@ def event_body(
     decided: float | None = None,
     rung: str = "ok",
     place: int = 0,
+    experiment: Assignment | None = None,
 ) -> bytes:
     """Write field `e` of an event.
 
@@ -356,6 +398,7 @@ def event_body(
             "features": orjson.Fragment(raw) if len(raw) <= MOST_FEATURES else None,
             "encoder": encoder,
             **more,
+            **_of_experiment(experiment),
         }
     )
 
@@ -377,6 +420,7 @@ def slate_bodies(decision: Decision, features: Sequence[Mapping[str, Any] | None
             decided=decision.at,
             rung=decision.rung,
             place=place,
+            experiment=decision.experiment,
         )
         for place, (item, shown) in enumerate(zip(decision.items, features, strict=True))
     ]
@@ -445,6 +489,7 @@ def _event(position: str, fields: Mapping[bytes, bytes]) -> Event | Unreadable:
             decided=_a((float, int, type(None)), e.get("decided")),
             rung=_a(str, e.get("rung", "ok")),
             place=_a(int, e.get("place", 0)),
+            experiment=_assignment(e),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return Unreadable(position, f"{type(error).__name__}: {error}")

@@ -27,7 +27,7 @@ USED = "rebound:used"  # channel: the name of a loop that is used: somebody deci
 
 
 def loop_record(loop: str) -> str:
-    """Hash: id, settings, schema, d, encoder, epoch, catalogue, traffic, pins, newest, declared, activity."""
+    """Hash: id, settings, schema, d, encoder, epoch, catalogue, traffic, pins, newest, declared, activity, ..."""
     return f"rebound:{{{loop}}}:loop"
 
 
@@ -186,6 +186,14 @@ class Keys:
     def evaluation_lease(self, name: str) -> str:
         """String with a time to live: the token of the process that works on it."""
         return f"{self.home}lease:evaluation:{name}"
+
+    def experiment_sums(self, experiment: str, version: int) -> str:
+        """Hash: v, position, moments, events, left_out, first, last, whole. By the experiment's id."""
+        return f"{self.home}experiment-sums:{experiment}:{version}"
+
+    def experiment_units(self, experiment: str, version: int) -> str:
+        """Hash: digest of a unit -> its arm and sums. Bounded (`service/evaluate/units.py`), and gone at its end."""
+        return f"{self.home}experiment-units:{experiment}:{version}"
 
     def policy(self, name: str) -> str:
         """Hash: id, kind, params, version, position, events, ..."""

@@ -13,13 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.records import START, Decision, Event, Note, SlateItem, Training, Unreadable
+from service.records import START, Assignment, Decision, Event, Note, SlateItem, Training, Unreadable
 from service.store import codec
 from service.store.codec import FORMAT, MOST_FEATURES, NewerFormat
-from tests.builders import decision_of, event_of, fields_of, loop_of, policy_of
+from tests.builders import decision_of, event_of, experiment_of, fields_of, loop_of, policy_of
 
 NEWER = FORMAT + 1
-LOOP = replace(loop_of("shop", reward_range=(1, 5), default_reward=1), epoch=7, traffic={"p": 1.0}, pins={"p": 3})
+EXPERIMENT = experiment_of(guardrails={"reported": 0.02}, ends=2e9)
+LOOP = replace(
+    loop_of("shop", reward_range=(1, 5), default_reward=1),
+    epoch=7,
+    traffic={"p": 1.0},
+    pins={"p": 3},
+    experiments={EXPERIMENT.name: EXPERIMENT},
+)
 POLICY = replace(policy_of(alpha=0.5), version=3, position="5-1", events=9, skipped=2, alarms=({"number": 1},))
 DECISION = decision_of(
     "d1",
@@ -32,10 +39,11 @@ DECISION = decision_of(
     rules={"pin": [{"item": "a", "place": 2}]},
     left=(2, 1),
     rung="store_down",
+    experiment=Assignment("prices", "1f2e", 2, "bold", 0.45),
 )
 
-
 RAW = event_of(3, context={"hour": 3}, features={"price": 1.5, "tags": ["a", {"b": None}]}, encoder="0123456789ab")
+RAW = replace(RAW, experiment=DECISION.experiment)
 
 SHOWN = replace(event_of(4), source="feedback", policy="p", decided=1.5, rung="store_down", place=2)
 
