@@ -38,6 +38,7 @@ DECISION = decision_of(
     exclude=["c"],
     rules={"pin": [{"item": "a", "place": 2}]},
     left=(2, 1),
+    folded=True,
     rung="store_down",
     experiment=Assignment("prices", "1f2e", 2, "bold", 0.45),
 )
