@@ -49,6 +49,7 @@ class LoopRecord:
     newest: Mapping[str, Any] | None = None  # encoder, position and catalogue of the newest successor; None: no such
     declared: str | None = None  # version of the encoder that a person declared last; None: the service fits its own
     activity: bool = False  # whether activity was ever sent
+    release: Mapping[str, Any] | None = None  # policy, id and guard's latency of the release that runs; None: none
 
     @property
     def encoder_of_imports(self) -> str:

@@ -62,6 +62,7 @@ MAY_IMPORT = {
     "service/learn/fitter.py": FOUNDATION | {"service.represent", "service.store"},
     "service/learn/profiler.py": FOUNDATION
     | {"service.represent", "service.store", "service.learn.bell", "service.learn.fitter"},
+    "service/learn/releaser.py": FOUNDATION | {"service.evaluate", "service.learn.bell", "service.store"},
     "service/admin": FOUNDATION
     | {
         "service.admin",

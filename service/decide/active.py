@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import accumulate
+from typing import Any
 
 from service.decide.catalogue import Catalogue
 from service.loop import LoopSettings
@@ -47,6 +48,7 @@ class ActiveLoop:
     served: Mapping[str, ServedPolicy]
     epoch: int
     activity: bool = False  # whether users have states
+    release: Mapping[str, Any] | None = None  # policy, id and guard's latency of the release that runs
     cumulative: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -218,6 +218,7 @@ class Follower:
             served=served,
             epoch=record.epoch,
             activity=record.activity,
+            release=record.release,
         )
         await self._look_for_loss()
         if self.store_lost:  # lost while it was read: what was missing then is not gone

@@ -128,6 +128,7 @@ def loop_fields(record: LoopRecord) -> dict[str, str | bytes | int]:
         "newest": orjson.dumps(record.newest),
         "declared": record.declared or "",
         "activity": int(record.activity),
+        "release": orjson.dumps(record.release),
     }
 
 
@@ -153,6 +154,7 @@ def read_loop_fields(name: str, stored: Mapping[bytes, bytes]) -> LoopRecord:
         newest=orjson.loads(stored.get(b"newest", b"null")),
         declared=_declared(stored),
         activity=stored.get(b"activity") == b"1",
+        release=orjson.loads(stored.get(b"release", b"null")),
     )
 
 

@@ -27,7 +27,7 @@ USED = "rebound:used"  # channel: the name of a loop that is used: somebody deci
 
 
 def loop_record(loop: str) -> str:
-    """Hash: id, settings, schema, d, encoder, epoch, catalogue, traffic, pins, newest, declared, activity."""
+    """Hash: id, settings, schema, d, encoder, epoch, catalogue, traffic, pins, newest, declared, activity, release."""
     return f"rebound:{{{loop}}}:loop"
 
 
@@ -200,6 +200,14 @@ class Keys:
     def history(self, name: str) -> str:
         """Stream, ids `version-0`: the position in the log that a version had learned to, to make it again from."""
         return f"{self.home}history:{name}"
+
+    def release(self, name: str) -> str:
+        """Hash: v, id, revision, said, sums of the newest release of a policy. Bounded (`release_store.py`)."""
+        return f"{self.home}release:{name}"
+
+    def release_served(self, name: str) -> str:
+        """Hash with a time to live: `id:decisions`, `id:slow`, `id:degraded` of what a policy served in releases."""
+        return f"{self.home}release-served:{name}"
 
     def lease(self, name: str) -> str:
         """String: the fencing token of the learner that may write this policy."""
