@@ -19,6 +19,7 @@ from service.records import LoopRecord
 from service.serve.follower import Follower
 from service.serve.release_counter import ReleaseCounter
 from service.store import change_log, loop_store, policy_store, release_store, workers
+from service.store.connection import now
 from service.store.decisions import join_feedback, settle_due
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
@@ -206,8 +207,7 @@ async def test_of_two_learners_at_one_step_one_takes_it(shop: Shop, monkeypatch:
     await shop.release(0.2, 0.5, 1)
     await shop.look()
     await shop.show({"old": 0.2, "new": 1.0})
-    read, both = release_store.read_served, asyncio.Barrier(2) if hasattr(asyncio, "Barrier") else None
-    assert both is not None
+    read, both = release_store.read_served, asyncio.Barrier(2)
 
     async def together(*args: Any) -> dict[str, int]:
         await both.wait()
@@ -222,7 +222,7 @@ async def test_of_two_learners_at_one_step_one_takes_it(shop: Shop, monkeypatch:
 
 async def test_decisions_count_once_every_worker_has_adopted_the_step(shop: Shop) -> None:
     await shop.release()
-    await shop.redis.zadd("rebound:workers", {"slow": await workers.now(shop.redis)})
+    await shop.redis.zadd("rebound:workers", {"slow": await now(shop.redis)})
     assert (await shop.look()).start is None
     await workers.adopt(shop.redis, shop.keys, "slow", (await shop.loop()).epoch)
     assert (await shop.look()).start == 0
