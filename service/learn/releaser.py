@@ -182,7 +182,7 @@ class Releaser:
                 if (await self._lease.renew() or await self._lease.acquire()) and not await self.step():
                     break
             except NotFound:
-                return
+                break
             except StaleEpoch:
                 pass  # somebody changed something: look again
             except StoreUnavailable:

@@ -74,7 +74,11 @@ def test_releases(effect: float, quick: bool) -> None:
     row = [f"{effect:+.2f}", *(f"{100 * len(some) / len(runs):.1f} %" for some in ends.values())]
     for end in ("rolled back", "done"):
         some = ends[end]
-        of_these = [[run.decisions for run in some], [run.exposed for run in some], [run.lost for run in some]]
+        of_these: list[list[float]] = [
+            [run.decisions for run in some],
+            [run.exposed for run in some],
+            [run.lost for run in some],
+        ]
         row += ["/".join(f"{np.quantile(x, q):,.0f}" for q in (0.5, 0.9)) if some else "-" for x in of_these]
     print("| " + " | ".join(row) + " |")
     if quick:
