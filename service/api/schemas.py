@@ -649,7 +649,9 @@ class ReleaseReply(BaseModel):
     counting: bool = Field(description="decisions count; false: not every worker has adopted the step yet, or it ended")
     ended: float | None
     taken: list[StepTaken] = Field(description="changes of the traffic")
-    looks: list[LookReply] = Field(description="the newest 50, oldest first")
+    looks: list[LookReply] = Field(
+        description="oldest first, at most 50: the newest, and of those before it each that saw a tenth more events"
+    )
 
 
 class TrainingReply(BaseModel):

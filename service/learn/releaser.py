@@ -8,7 +8,7 @@ event counts once and each step is taken once; a lease keeps them from doing the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -39,6 +39,7 @@ from service.store.release_store import LEASE, MOST_LOOKS, ReleaseRecord, Stored
 from service.store.settled import settled_places
 
 LEASE_MS = 5000
+GROWN = 1.1  # looks are two a second: kept are those that saw so many times the events of the one before
 PERIOD_S = 0.5  # from one look to the next while the loop is used
 IDLE_S = 10.0  # the same of a loop that nobody uses: the wait of its last decisions may end
 MOST_RETRY_S = 30.0
@@ -100,7 +101,10 @@ class Releaser:
 
     async def _look(self, loop: LoopRecord, found: StoredRelease) -> None:
         record, sums = found.record, _sums(found.record)
-        sums.load(unpack(found.sums))
+        stored = await release_store.read_sums(self._redis, self._keys, record.policy)
+        if not stored:
+            raise StaleEpoch(f"the step of the release of {record.policy!r} has just ended")
+        sums.load(unpack(stored))
         guard = Guard(**record.guard)
         shown, settled = await settled_places(self._redis, self._keys, since=record.start or 0)
         sums.begin(shown)
@@ -117,7 +121,7 @@ class Releaser:
             record,
             position=position,
             why=verdict.why,
-            looks=[*record.looks, _told(record, verdict, serving, at)][-MOST_LOOKS:],
+            looks=_kept(record.looks, _told(record, verdict, serving, at)),
         )
         if verdict.course == "go back":
             await self._take(loop, found, looked, "rolled_back", record.before, at)
@@ -205,6 +209,16 @@ class Releaser:
 def _sums(record: ReleaseRecord) -> ReleaseSums:
     others = [name for name in record.before if name != record.policy]
     return ReleaseSums(record.policy, others, start=record.start or 0)
+
+
+def _kept(looks: Sequence[Mapping[str, Any]], new: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Append a look. One that waited stays where the policy's events had grown by a tenth since the one before."""
+    if len(looks) > 1:
+        before, last = looks[-2:]
+        if last["course"] == "wait" and last["share"] == before["share"]:
+            grown = last["policy"]["events"] > GROWN * before["policy"]["events"]
+            looks = looks if grown else looks[:-1]
+    return [*looks, new][-MOST_LOOKS:]
 
 
 def _told(record: ReleaseRecord, verdict: Verdict, serving: Serving, at: float) -> dict[str, Any]:

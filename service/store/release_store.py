@@ -64,11 +64,10 @@ class ReleaseRecord:
 
 @dataclass(frozen=True)
 class StoredRelease:
-    """A release, the revision that a change of it names, and its sums."""
+    """A release, and the revision that a change of it names."""
 
     record: ReleaseRecord
     revision: int
-    sums: bytes  # of the step, as `pack` wrote them; empty: nothing was counted yet
 
 
 async def read_release(redis: Redis, keys: Keys, policy: str) -> StoredRelease | None:
@@ -79,7 +78,7 @@ async def read_release(redis: Redis, keys: Keys, policy: str) -> StoredRelease |
         UnreadableRecord: it is garbled.
     """
     async with answering():
-        v, said, revision, sums = await redis.hmget(keys.release(policy), "v", "said", "revision", "sums")
+        v, said, revision = await redis.hmget(keys.release(policy), "v", "said", "revision")
     if said is None:
         return None
     check_format(f"the release of policy {policy!r}", v)
@@ -88,7 +87,17 @@ async def read_release(redis: Redis, keys: Keys, policy: str) -> StoredRelease |
         record = ReleaseRecord(**{name: value for name, value in orjson.loads(said).items() if name in known})
     except (TypeError, ValueError) as error:
         raise UnreadableRecord(f"the release of policy {policy!r} cannot be read: {error!r}") from error
-    return StoredRelease(record, int(revision), sums or b"")
+    return StoredRelease(record, int(revision))
+
+
+async def read_sums(redis: Redis, keys: Keys, policy: str) -> bytes:
+    """Return the sums of the step at which a release stands, as `pack` wrote them.
+
+    They may be newer than a release that was read before. Then what is made of both is refused, for its revision.
+    """
+    async with answering():
+        sums: bytes | None = await redis.hget(keys.release(policy), "sums")
+    return sums or b""
 
 
 async def need_release(redis: Redis, keys: Keys, policy: str) -> StoredRelease:

@@ -228,6 +228,16 @@ async def test_decisions_count_once_every_worker_has_adopted_the_step(shop: Shop
     assert (await shop.look()).start == 0
 
 
+async def test_looks_are_kept_as_events_grow(shop: Shop) -> None:
+    await shop.release()
+    await shop.look()
+    for number in range(1, 16):
+        await shop.show({"old": 0.2, "new": 1.0}, users=1)
+        assert (await shop.look()).looks[-1]["policy"]["events"] == number, "the newest is there"
+    kept = [one["policy"]["events"] for one in (await shop.read()).looks]
+    assert kept == [*range(1, 11), 12, 14, 15]
+
+
 async def test_a_changed_wait_time_begins_the_step_anew(shop: Shop) -> None:
     await shop.release()
     await shop.look()
