@@ -21,15 +21,17 @@ class ReleaseCounter:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._of: dict[tuple[Keys, str, str], Counter[str]] = {}
+        self._of: dict[str, tuple[Keys, str, Counter[str]]] = {}  # id of the release -> its loop, policy and counts
 
     def count(self, active: ActiveLoop, policy: str, seconds: float, *, degraded: bool) -> None:
         """Count one decision, if it is of a policy that is being released."""
         release = active.release
         if release is None or release["policy"] != policy:
             return
-        limit = release["latency_ms"]
-        counts = self._of.setdefault((Keys(active.name, active.id), policy, release["id"]), Counter())
+        found = self._of.get(release["id"])
+        if found is None:
+            found = self._of[release["id"]] = (Keys(active.name, active.id), policy, Counter())
+        limit, counts = release["latency_ms"], found[2]
         counts["decisions"] += 1
         counts["slow"] += limit is not None and 1000 * seconds > limit
         counts["degraded"] += degraded
@@ -40,12 +42,12 @@ class ReleaseCounter:
         Raises:
             StoreUnavailable: Redis does not answer; the counts are kept for the next time.
         """
-        for (keys, policy, release), counts in list(self._of.items()):
-            del self._of[keys, policy, release]
+        for release, (keys, policy, counts) in list(self._of.items()):
+            del self._of[release]
             try:
                 await release_store.count_served(self._redis, keys, policy, release, counts)
             except StoreUnavailable:
-                self._of.setdefault((keys, policy, release), Counter()).update(counts)
+                self._of.setdefault(release, (keys, policy, Counter()))[2].update(counts)
                 raise
 
     async def run(self) -> None:

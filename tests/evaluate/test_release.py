@@ -51,10 +51,7 @@ def test_who_was_given_the_policy_keeps_it_as_its_share_grows(given_to: dict[str
 
     def served(share: float) -> set[int]:
         traffic = split(before, "m", share)
-        served = dict.fromkeys(traffic, active_of(2).policy_for("u"))
-        served = {name: dataclasses.replace(one, policy=name) for name, one in served.items()}
-        ordered = {name: traffic[name] for name in sorted(traffic)}  # as a worker orders them
-        active = dataclasses.replace(active_of(2), traffic=ordered, served=served)
+        active = active_of(2, traffic={name: traffic[name] for name in sorted(traffic)})  # as a worker orders them
         return {user for user in range(60) if active.policy_for(f"u{user}").policy == "m"}
 
     assert served(share) <= served(min(0.99, 1.3 * share))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
 
-from service.errors import InvalidRequest, NoCandidates, NotFound
+from service.errors import InvalidRequest, NoCandidates, NotFound, StoreUnavailable
 from service.records import Decision
 from service.serve.activity import ActivityKeeper
 from service.serve.misfit_counter import MisfitCounter
 from service.serve.recommend import Recommender
 from service.serve.release_counter import ReleaseCounter
 from service.settings import Settings
+from service.store import release_store
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from tests.decide.builders import active_of
@@ -107,3 +109,23 @@ async def test_misfits_are_counted_in_the_loop(redis: Redis) -> None:
     for _ in range(2):
         await asks.recommend("shop", context={"a": "x" * 300})
     assert dict(counter.of(Keys("shop", "1")).counts) == {("context", "a", "overlong"): 2}
+
+
+async def test_decisions_of_a_policy_that_is_released_are_counted_and_wait_for_redis(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = ReleaseCounter(redis)
+    of_loop = active_of(5, name="shop")
+    release: dict[str, Any] = {"policy": of_loop.policy_for("u").policy, "id": uuid4().hex, "latency_ms": 0.0}
+    active, keys = replace(of_loop, release=release), Keys(of_loop.name, of_loop.id)
+    asks = Recommender(Follows(active), Writes(degraded=True), MisfitCounter(redis), NoActivity(), counter, SMALL)
+    await asks.recommend("shop")
+    with monkeypatch.context() as gone:
+        gone.setattr(release_store, "count_served", NoRedis().run)
+        with pytest.raises(StoreUnavailable):
+            await counter.flush()
+    await asks.recommend("shop")
+    await counter.flush()
+    served = await release_store.read_served(redis, keys, release["policy"], release["id"])
+    assert served == {"decisions": 2, "slow": 2, "degraded": 2}
+    await release_store.forget_served(redis, keys, release["policy"])
