@@ -94,6 +94,7 @@ class LoopRecord:
     declared: str | None = None  # version of the encoder that a person declared last; None: the service fits its own
     activity: bool = False  # whether activity was ever sent
     experiments: Mapping[str, Experiment] = field(default_factory=dict)  # by name; one at most has not ended
+    release: Mapping[str, Any] | None = None  # policy, id and guard's latency of the release that runs; None: none
 
     def experiment_at(self, at: float) -> Experiment | None:
         """Return the experiment that has not ended at a time, begun or not."""

@@ -65,6 +65,7 @@ MAY_IMPORT = {
     "service/learn/profiler.py": FOUNDATION
     | {"service.represent", "service.store", "service.learn.fitter", "service.learn.log_fold"},
     "service/learn/historian.py": FOUNDATION | {"service.evaluate.history", "service.store", "service.learn.log_fold"},
+    "service/learn/releaser.py": FOUNDATION | {"service.evaluate", "service.learn.bell", "service.store"},
     "service/admin": FOUNDATION
     | {
         "service.admin",

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from service.admin.change import change
 from service.admin.encoders import encoder_for
+from service.admin.releases import ReleaseStatus, release_status
 from service.admin.validation import checked_params
 from service.decide.active import build_scorer
 from service.errors import Conflict, NotFound
@@ -32,6 +33,7 @@ class PolicyDescription:
     share: float
     pinned: int | None
     kept_versions: list[int]
+    release: ReleaseStatus | None = None  # the newest
     summary: dict[str, Any] | None = None
 
 
@@ -126,10 +128,11 @@ async def describe(redis: Redis, loop: str, name: str, *, summary: bool = False)
     stats = await event_log.read_stats(redis, keys)
     return PolicyDescription(
         record=policy,
-        lag=lag(stats, policy),
+        lag=event_log.lag(stats, policy),
         share=record.traffic.get(name, 0.0),
         pinned=record.pins.get(name),
         kept_versions=await policy_store.kept_versions(redis, keys, name),
+        release=await release_status(redis, keys, name),
         summary=await _summary(redis, record, policy) if summary else None,
     )
 
@@ -156,8 +159,3 @@ async def describe_all(redis: Redis, loop: str) -> list[PolicyDescription]:
         except NotFound:  # deleted this very moment
             continue
     return found
-
-
-def lag(stats: Mapping[str, int], policy: PolicyRecord) -> int:
-    """Return how many events of the log a policy has still to learn."""
-    return max(0, stats.get("events", 0) - policy.skipped - policy.events)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from redis.asyncio import Redis
 
 from service.admin.evaluations import EvaluationStatus, unfinished
-from service.admin.policies import lag
+from service.admin.releases import ReleaseStatus, release_status
 from service.errors import NotFound, StoreUnavailable
 from service.serve.follower import Follower
 from service.store import (
@@ -84,6 +84,7 @@ class PolicyStatus(BaseModel):
     encoder_since: Swap | None = Field(description="when it took that up; null: it began with it")
     encoder_swaps: int = Field(description="encoders that it took up, since it was made")
     trial: Trial | None = Field(description="the trial of a successor that goes on")
+    release: ReleaseStatus | None = Field(None, description="the newest; GET /policies/{name}/release says more")
 
 
 class DataNotice(BaseModel):
@@ -251,7 +252,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
             version=stored.version,
             events=stored.events,
             set_aside=stored.set_aside,
-            lag=lag(stats, stored),
+            lag=event_log.lag(stats, stored),
             bytes=stored.bytes,
             snapshot_age_s=None if stored.published is None else round(time.time() - stored.published, 3),
             alarms=stored.alarms[-1]["number"] if stored.alarms else 0,
@@ -260,6 +261,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
             encoder_since=said.get("since"),
             encoder_swaps=said.get("swaps", 0),
             trial=said.get("trial"),
+            release=await release_status(redis, keys, policy),
         )
     behind = any(found.lag and (found.snapshot_age_s or STALE_S) >= STALE_S for found in policies.values())
     profiled, notices, profile_bytes = await profile_store.read_summary(redis, keys)

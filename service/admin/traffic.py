@@ -6,17 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from redis.asyncio import Redis
 
 from service.admin.adoption import Adoption, adoption
 from service.admin.change import change
 from service.admin.encoders import encoder_for
+from service.admin.releases import change_traffic
 from service.decide.active import build_scorer
 from service.errors import Conflict, InvalidRequest
 from service.records import Change, LoopRecord
 from service.serve.follower import Follower
-from service.store import loop_store, policy_store
+from service.store import policy_store
 from service.store.codec import encoder_of, unpack
 from service.store.connection import now
 from service.store.keys import Keys
@@ -39,7 +39,7 @@ async def set_traffic(redis: Redis, follower: Follower, loop: str, shares: Mappi
                 )
         traffic = {name: share for name, share in shares.items() if share > 0}
         noted = Change(by, "split traffic", seen.traffic, traffic)
-        return await loop_store.change_loop(redis, seen, {"traffic": orjson.dumps(traffic)}, noted)
+        return await change_traffic(redis, seen, {"traffic": traffic}, noted)
 
     if not math.isclose(total := sum(shares.values()), 1.0, abs_tol=1e-9):
         raise InvalidRequest("traffic", f"the shares sum to {total:g}, not to 1")
@@ -65,8 +65,7 @@ async def activate(redis: Redis, follower: Follower, loop: str, name: str, *, by
         pins = {policy: version for policy, version in seen.pins.items() if policy != name}
         after: dict[str, Any] = {"traffic": {name: 1.0}, "pins": pins}
         noted = Change(by, "activate policy", {"traffic": seen.traffic, "pins": seen.pins}, after)
-        changes = {field: orjson.dumps(value) for field, value in after.items()}
-        return await loop_store.change_loop(redis, seen, changes, noted)
+        return await change_traffic(redis, seen, after, noted)
 
     return await _adopted(redis, follower, *await change(redis, loop, attempt))
 

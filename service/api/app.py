@@ -41,6 +41,7 @@ from service.api.routes import (
     items,
     loops,
     policies,
+    releases,
     status,
 )
 from service.errors import Forbidden, InvalidRequest, RateLimited, ReboundError, StoreUnavailable, Unauthorized
@@ -49,6 +50,7 @@ from service.serve.feedback import FeedbackJoiner
 from service.serve.follower import Follower
 from service.serve.misfit_counter import MisfitCounter
 from service.serve.recommend import Recommender
+from service.serve.release_counter import ReleaseCounter
 from service.settings import Settings
 from service.store.connection import connect, end
 from service.store.decisions import DecisionWriter
@@ -66,7 +68,7 @@ Errors are problem details (RFC 9457) with a stable `code`."""
 TAGS = [
     {"name": "decide", "description": "Ask for items, report rewards, look a decision up."},
     {"name": "items", "description": "What there is to recommend, and the import of a historical log."},
-    {"name": "policies", "description": "Kinds, policies, traffic, rollback."},
+    {"name": "policies", "description": "Kinds, policies, traffic, releases, rollback."},
     {"name": "evaluations", "description": "Would another policy have been better? From the log, or a refusal."},
     {"name": "experiments", "description": "Which policy is better, on people? With intervals that hold at any time."},
     {"name": "loops", "description": "Decision problems, each with its own catalogue, policies, log and settings."},
@@ -77,6 +79,7 @@ ROUTES = (
     decisions,
     items,
     policies,
+    releases,
     dead_letters,
     evaluations,
     experiments,
@@ -125,16 +128,17 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
             decisions = DecisionWriter(commit, buffer=settings.buffer_decisions, usable=follower.store_usable)
             stack.push_async_callback(decisions.close)
             await _when_there(redis, follower)
-            misfits = MisfitCounter(redis)
+            misfits, released = MisfitCounter(redis), ReleaseCounter(redis)
             tasks = [
                 *follower.run(),
                 asyncio.create_task(misfits.run()),
+                asyncio.create_task(released.run()),
                 asyncio.create_task(_count(metrics, follower, decisions)),
             ]
             for task in tasks:
                 task.add_done_callback(_end_worker)
             activity = ActivityKeeper(follower, redis, commit)
-            recommender = Recommender(follower, decisions, misfits, activity, settings)
+            recommender = Recommender(follower, decisions, misfits, activity, released, settings)
             hot.routes = HotRoutes(recommender, FeedbackJoiner(follower, commit), activity, metrics)
             try:
                 yield State(

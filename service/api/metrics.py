@@ -188,3 +188,11 @@ class _Stored(Collector):
                     if (value := getattr(found, field)) is not None:
                         gauge.add_metric([loop, policy], value)
             yield gauge
+        release = GaugeMetricFamily(
+            "rebound_policy_release", "1 for the state of its newest release", labels=["loop", "policy", "state"]
+        )
+        for loop, status in self._loops.items():
+            for policy, found in status.policies.items():
+                if found.release is not None:
+                    release.add_metric([loop, policy, found.release.state], 1)
+        yield release

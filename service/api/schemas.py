@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import core_schema
 
 from service.admin.experiments import ExperimentReply
+from service.admin.releases import ReleaseStatus
 from service.admin.status import Alarm
 from service.api.problems import ID, MANY, OBJECT, ONE
 from service.loop import LOOP_NAME, Finite, LoopChanges, LoopSettings
@@ -563,6 +564,7 @@ class PolicyReply(BaseModel):
     kept_versions: list[int] = Field(description="versions that a rollback can go to, oldest first")
     published: float | None = Field(description="unix time of the newest version")
     alarms: list[Alarm] = Field(description="changes of the world that it noticed: the newest 100, oldest first")
+    release: ReleaseStatus | None = Field(description="its newest release, in short")
     summary: dict[str, Any] | None = Field(None, description="what the policy tells of its learned state")
 
 
@@ -573,6 +575,95 @@ class PolicyList(BaseModel):
 
 class KindList(BaseModel):
     kinds: list[KindInfo]
+
+
+# ---- releases
+
+
+class GuardBody(Body):
+    reward_drop: Finite = Field(
+        0.02,
+        gt=0,
+        description="of a decision's mean reward, in its units: a step goes on when a larger one is excluded",
+    )
+    lag: int = Field(10_000, strict=True, ge=0, description="events that the policy may have still to learn")
+    latency_ms: Finite | None = Field(None, gt=0, description="at most 5 % of its decisions may take longer")
+    degraded: Finite | None = Field(None, ge=0, le=1, description="share of its decisions that may be degraded")
+
+
+class ReleaseBody(Body):
+    model_config = _example(steps=[0.01, 0.1, 0.5, 1], guard={"reward_drop": 0.02})
+
+    steps: list[Annotated[Finite, Field(gt=0, le=1)]] = Field(
+        default=[0.01, 0.1, 0.5, 1.0], min_length=1, max_length=20, description="shares of the traffic, rising"
+    )
+    guard: GuardBody = Field(default_factory=GuardBody)
+    confidence: Finite = Field(0.95, ge=0.5, le=0.9999, description="that no step goes the wrong way")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, body: Any) -> Any:
+        """Leave out what is null, also in the guard: it is not given."""
+        if not isinstance(body, dict):
+            return body
+        given = _without_nulls(body)
+        if isinstance(given.get("guard"), dict):
+            given["guard"] = _without_nulls(given["guard"])
+        return given
+
+
+class GroupSeen(BaseModel):
+    events: int = Field(description="decisions of this step with their final rewards; of a slate each item")
+    users: float = Field(description="how many of them count: one who has most of the decisions counts for little")
+    reward: float | None = Field(description="mean of a decision")
+
+
+class Range(BaseModel):
+    estimate: float
+    low: float
+    high: float
+
+
+class LookReply(BaseModel):
+    at: float
+    share: float
+    course: Literal["go on", "wait", "go back"]
+    why: str
+    policy: GroupSeen = Field(description="the policy's users")
+    others: GroupSeen
+    difference: Range | None = Field(description="in reward, policy - others; holds at every look; null: too few users")
+    lag: int = Field(description="events that the policy had still to learn")
+    decisions: int = Field(description="that the policy answered since the release began, as the next two")
+    slow: int = Field(description="those that took longer than the guard's latency")
+    degraded: int
+
+
+class StepTaken(BaseModel):
+    at: float
+    share: float
+    why: str
+
+
+class ReleaseReply(BaseModel):
+    id: str
+    policy: str
+    by: str
+    state: Literal["running", "done", "rolled_back", "cancelled"]
+    why: str = Field(description="what the newest look said, or why it ended")
+    share: float = Field(description="of the traffic, that the release gave last")
+    step: int = Field(description="at which it stands or ended, from 1 on")
+    steps: list[float]
+    guard: GuardBody
+    confidence: float
+    before: dict[str, float] = Field(description="the traffic to which it goes back")
+    created: float = Field(description="unix time, as all times here")
+    begun: float = Field(description="when this step began")
+    counting: bool = Field(description="decisions count; false: not every worker has adopted the step yet, or it ended")
+    ended: float | None
+    taken: list[StepTaken] = Field(description="changes of the traffic")
+    looks: list[LookReply] = Field(
+        description="oldest first, at most 50: the newest, and of those before it each that saw a tenth more events"
+    )
 
 
 class TrainingReply(BaseModel):
@@ -604,12 +695,6 @@ class EvaluationBody(Body):
     segment: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
         None, description="a field of the context, such as `device.os`: its 10 most frequent levels are judged, too"
     )
-
-
-class Range(BaseModel):
-    estimate: float
-    low: float
-    high: float
 
 
 class Refused(BaseModel):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import accumulate
+from typing import Any
 
 from service.decide.assignment import Assigner
 from service.decide.catalogue import Catalogue
@@ -77,6 +78,7 @@ class ActiveLoop:
     epoch: int
     activity: bool = False  # whether users have states
     assigner: Assigner | None = None  # of the experiment that runs, or is to begin
+    release: Mapping[str, Any] | None = None  # policy, id and guard's latency of the release that runs
     cumulative: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """The process `rebound learn`: a runner for every policy of every loop; a sweeper, a profiler, a historian for each.
 
-It has evaluations done, too.
+It takes the steps of releases and has evaluations done, too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from service.learn.experiments import TASK as EXPERIMENTS
 from service.learn.experiments import ExperimentKeeper
 from service.learn.historian import Historian
 from service.learn.profiler import Profiler
+from service.learn.releaser import Releaser
 from service.learn.runner import PolicyRunner
 from service.learn.sweeper import Sweeper
 from service.settings import Settings
@@ -33,6 +34,7 @@ from service.store.connection import connect, end
 from service.store.history_store import LEASE as HISTORY
 from service.store.keys import CHANGES, USED, Keys
 from service.store.profile_store import LEASE as PROFILE
+from service.store.release_store import LEASE as RELEASE
 from service.store.upgrade import upgrade
 
 PERIOD_S = 1.0  # of the heartbeat
@@ -116,6 +118,8 @@ class Learner:
         self._run(keys, HISTORY, Historian(self._redis, keys).run, stop)
         if record.experiments:
             self._run(keys, EXPERIMENTS, ExperimentKeeper(self._redis, keys).run, stop)
+        if record.release is not None:
+            self._run(keys, RELEASE, Releaser(self._redis, keys).run, stop)
         for policy in await policy_store.policy_names(self._redis, keys):
             self._run(keys, policy, PolicyRunner(self._redis, keys, policy, self._settings).run, stop)
 

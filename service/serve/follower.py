@@ -224,6 +224,7 @@ class Follower:
             epoch=record.epoch,
             activity=record.activity,
             assigner=None if experiment is None else Assigner(experiment),
+            release=record.release,
         )
         await self._look_for_loss()
         if self.store_lost:  # lost while it was read: what was missing then is not gone

@@ -16,6 +16,7 @@ from service.serve.activity import ActivityKeeper, check_names
 from service.serve.follower import Follower
 from service.serve.ids import check_own_id, new_decision_id
 from service.serve.misfit_counter import MisfitCounter
+from service.serve.release_counter import ReleaseCounter
 from service.serve.strict import refuse
 from service.serve.turns import Turns
 from service.settings import Settings
@@ -34,9 +35,11 @@ class Recommender:
         decisions: DecisionWriter,
         misfits: MisfitCounter,
         activity: ActivityKeeper,
+        released: ReleaseCounter,
         settings: Settings,
     ) -> None:
         self._follower, self._decisions, self._misfits, self._activity = follower, decisions, misfits, activity
+        self._released = released
         self._turns = Turns()
         self._most_candidates, self._most_k = settings.max_candidates, settings.max_k
 
@@ -70,6 +73,7 @@ class Recommender:
                 another loop, a name in the context that is not for clients, or, in a strict loop, a field that its
                 schema cannot use.
         """
+        started = time.perf_counter()
         active = self._follower.loop(loop)
         self._check(candidates, k)
         context = context or {}
@@ -109,7 +113,9 @@ class Recommender:
                 displayed=displayed,
             )
         )
-        return decision, degraded or not known
+        degraded = degraded or not known
+        self._released.count(active, decision.policy, time.perf_counter() - started, degraded=degraded)
+        return decision, degraded
 
     def explain(self, decision: Decision) -> list[Chance] | None:
         """Return the candidates' chances of the first place of a decision, at most 1000, the likeliest first.

@@ -133,6 +133,7 @@ def loop_fields(record: LoopRecord) -> dict[str, str | bytes | int]:
         "declared": record.declared or "",
         "activity": int(record.activity),
         "experiments": experiments_bytes(record.experiments),
+        "release": orjson.dumps(record.release),
     }
 
 
@@ -159,6 +160,7 @@ def read_loop_fields(name: str, stored: Mapping[bytes, bytes]) -> LoopRecord:
         declared=_declared(stored),
         activity=stored.get(b"activity") == b"1",
         experiments=_experiments(stored.get(b"experiments", b"[]")),
+        release=orjson.loads(stored.get(b"release", b"null")),
     )
 
 

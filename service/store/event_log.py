@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import orjson
 from redis.asyncio import Redis
 
-from service.records import START, Entry, Unreadable, order
+from service.records import START, Entry, PolicyRecord, Unreadable, order
 from service.store.announcements import announce_use
 from service.store.codec import read_entries, retry_body, training_body
 from service.store.connection import answering, script
@@ -217,6 +217,11 @@ async def read_stats(redis: Redis, keys: Keys) -> dict[str, int]:
         stats["pending"] = await redis.zcard(part.pending)
     stats["early_waiting"] = stats.get("early", 0) - stats.get("found", 0) - stats.get("unknown", 0)
     return stats
+
+
+def lag(stats: Mapping[str, int], policy: PolicyRecord) -> int:
+    """Return how many events of the log a policy has still to learn."""
+    return max(0, stats.get("events", 0) - policy.skipped - policy.events)
 
 
 async def count_misfits(redis: Redis, keys: Keys, counts: dict[str, int]) -> None:

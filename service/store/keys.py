@@ -219,6 +219,14 @@ class Keys:
         """Stream, ids `version-0`: the position in the log that a version had learned to, to make it again from."""
         return f"{self.home}history:{name}"
 
+    def release(self, name: str) -> str:
+        """Hash: v, id, revision, said, sums of the newest release of a policy. Bounded (`release_store.py`)."""
+        return f"{self.home}release:{name}"
+
+    def release_served(self, name: str) -> str:
+        """Hash with a time to live: `id:decisions`, `id:slow`, `id:degraded` of what a policy served in releases."""
+        return f"{self.home}release-served:{name}"
+
     def lease(self, name: str) -> str:
         """String: the fencing token of the learner that may write this policy."""
         return f"{self.home}lease:{name}"

@@ -90,6 +90,8 @@ async def delete_policy(redis: Redis, seen: LoopRecord, name: str, change: Chang
             keys.snapshots(name),
             keys.versions(name),
             keys.history(name),
+            keys.release(name),
+            keys.release_served(name),
             keys.lease(name),
             keys.fence(name),
         ),

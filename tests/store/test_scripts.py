@@ -217,6 +217,8 @@ def everything(url: str, node: ClusterNode) -> None:
         version = call("GET", "/policies/linucb")["version"]
         call("POST", "/policies/linucb/rollback", {"version": version})
         call("POST", "/policies/linucb/activate")
+        call("POST", "/policies/popularity/release", {"steps": [0.5]}, expect=202)
+        call("DELETE", "/policies/popularity/release")
         call("GET", "/decisions/d1")
         asked = call("POST", "/evaluations", {"targets": [{"kind": "random"}]}, expect=202)
         call("POST", f"/evaluations/{asked['id']}/cancel")
