@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from service.errors import NotFound, StoreUnavailable
 from service.learn.bell import Bell, rest
 from service.learn.fitter import Fitter
-from service.records import START, Entry, Event, LoopRecord, Successor, order
+from service.records import START, Entry, Erasure, Event, LoopRecord, Successor, order
 from service.represent.notices import Notice, notices_of
 from service.represent.profile import Profile
 from service.represent.schema import FeatureSchema
@@ -61,6 +61,8 @@ class Profiler:
         self._profile: Profile
         self.position: str
         self._saved: str  # and the last whose count was written
+        self._clean_to = START  # what this erasure and those before it erased was gone when the counting began
+        self._quiet_to = START  # counting anew after an erasure: nothing is written down before the log's newest
         self.due_at = 0.0
         self._fitter = Fitter(redis, keys)
         self._left: str | None = None  # what was counted to when the lease was let go for want of work
@@ -87,6 +89,9 @@ class Profiler:
             await profile_store.drop_profile(self._redis, self._keys)
             record, self._profile = ProfileRecord(), Profile()
         self.position = self._saved = record.position
+        self._clean_to = self._quiet_to = START
+        if self.position == START:
+            self._clean_to = await event_log.newest_erasure(self._redis, self._keys)
         return True
 
     async def _behind(self) -> bool:
@@ -141,10 +146,15 @@ class Profiler:
         if self.position == START:  # the first schema may change until there are events; later ones are in the log
             await self._read_loop()
             self._profile.declare(_schema(self._loop.schema))
-        await asyncio.to_thread(self._count, entries)
+        if not await asyncio.to_thread(self._count, entries):
+            self._profile, self.position = Profile(), START
+            self._clean_to = self._quiet_to = await event_log.newest_erasure(self._redis, self._keys)
 
-    def _count(self, entries: Sequence[Entry]) -> None:
+    def _count(self, entries: Sequence[Entry]) -> bool:
+        """Count entries; False where it turns out that something was counted which was erased since."""
         for entry in entries:
+            if isinstance(entry, Erasure) and order(entry.position) > order(self._clean_to):
+                return False
             if isinstance(entry, Successor) and entry.declared:
                 self._profile.declare(_schema(entry.schema))
             elif isinstance(entry, Event):
@@ -158,13 +168,16 @@ class Profiler:
                     request=entry.decision_id,
                 )
         self.position = entries[-1].position
+        return True
 
     async def save(self) -> None:
-        """Write the profile and its position down.
+        """Write the profile and its position down; not yet, where a part of it still shows what was erased.
 
         Raises:
             CountedElsewhere.
         """
+        if order(self.position) < order(self._quiet_to):
+            return
         started = time.monotonic()
         await self._read_loop()
         state, notices = await asyncio.to_thread(self._state)
