@@ -30,7 +30,18 @@ from service.api.keys import KeyRing
 from service.api.metrics import Metrics
 from service.api.problems import MEDIA_TYPE, documented, for_status, invalid, render
 from service.api.replies import HotRoutes
-from service.api.routes import changes, dead_letters, decisions, docs, evaluations, items, loops, policies, status
+from service.api.routes import (
+    changes,
+    dead_letters,
+    decisions,
+    docs,
+    evaluations,
+    items,
+    loops,
+    policies,
+    status,
+    users,
+)
 from service.errors import Forbidden, InvalidRequest, RateLimited, ReboundError, StoreUnavailable, Unauthorized
 from service.serve.activity import ActivityKeeper
 from service.serve.feedback import FeedbackJoiner
@@ -57,10 +68,11 @@ TAGS = [
     {"name": "policies", "description": "Kinds, policies, traffic, rollback."},
     {"name": "evaluations", "description": "Would another policy have been better? From the log, or a refusal."},
     {"name": "loops", "description": "Decision problems, each with its own catalogue, policies, log and settings."},
+    {"name": "users", "description": "What is kept of one user, and his erasure."},
     {"name": "status", "description": "Is it up, is it ready, is it learning?"},
 ]
 
-ROUTES = (decisions, items, policies, dead_letters, evaluations, loops, changes, status, docs)
+ROUTES = (decisions, items, policies, dead_letters, evaluations, loops, users, changes, status, docs)
 
 # Checked by the guard; declared here for /docs and for generated clients.
 KEY = APIKeyHeader(name="X-API-Key", auto_error=False, description="a key of this service, if keys are set")

@@ -119,7 +119,7 @@ class Eraser:
         if following == "done":
             said["ended"] = await now(self._redis)
         record = await erasure_store.change_erasure(
-            self._redis, keys, erasure, forget_user=following == "files", ended=following == "done", **said
+            self._redis, keys, erasure, forget_user=following == "files", **said
         )
         if record.ended is not None:
             where = {"loop": keys.loop, "erasure": erasure}

@@ -38,8 +38,8 @@ class ErasureRecord:
     decisions: int = 0  # deleted, as the next two
     activity: int = 0
     events: int = 0
-    waits_for: Sequence[str] = ()  # policies, and `the profile`, that have still to learn the log anew
-    remains: Sequence[str] = ()  # what could not be erased, and what to do, in sentences for people
+    waits_for: tuple[str, ...] = ()  # policies, and `the profile`, that have still to learn the log anew
+    remains: tuple[str, ...] = ()  # what could not be erased, and what to do, in sentences for people
 
 
 def digest_of(keys: Keys, user: str) -> str:
@@ -64,8 +64,8 @@ def _read(erasure: str, stored: Mapping[bytes, bytes]) -> ErasureRecord:
         decisions=int(stored.get(b"decisions", 0)),
         activity=int(stored.get(b"activity", 0)),
         events=int(stored.get(b"events", 0)),
-        waits_for=orjson.loads(stored.get(b"waits_for", b"[]")),
-        remains=orjson.loads(stored.get(b"remains", b"[]")),
+        waits_for=tuple(orjson.loads(stored.get(b"waits_for", b"[]"))),
+        remains=tuple(orjson.loads(stored.get(b"remains", b"[]"))),
     )
 
 
@@ -125,6 +125,11 @@ async def list_erasures(redis: Redis, keys: Keys) -> list[ErasureRecord]:
     return [_read(erasure, stored) for erasure, stored in zip(ids, found, strict=True) if stored]
 
 
+async def count_unfinished(redis: Redis, keys: Keys) -> int:
+    """Return how many of a loop have not ended."""
+    return sum(one.ended is None for one in await list_erasures(redis, keys))
+
+
 async def read_erasure(redis: Redis, keys: Keys, erasure: str) -> ErasureRecord:
     """Return one.
 
@@ -140,13 +145,12 @@ async def read_erasure(redis: Redis, keys: Keys, erasure: str) -> ErasureRecord:
 
 
 async def change_erasure(
-    redis: Redis, keys: Keys, erasure: str, *, forget_user: bool = False, ended: bool = False, **fields: Any
+    redis: Redis, keys: Keys, erasure: str, *, forget_user: bool = False, **fields: Any
 ) -> ErasureRecord:
-    """Change fields of one; return it.
+    """Change fields of one; return it. One that has `ended` leaves the queue.
 
     Args:
         forget_user: delete the user's id from it.
-        ended: take it out of the queue.
     """
     written = {name: orjson.dumps(value) if isinstance(value, list) else value for name, value in fields.items()}
     async with answering():
@@ -155,7 +159,7 @@ async def change_erasure(
             if forget_user:
                 pipe.hdel(keys.erasure(erasure), "user")
             await pipe.execute()
-        if ended:
+        if "ended" in fields:
             await redis.zrem(ERASURES, _place(keys, erasure))
     return await read_erasure(redis, keys, erasure)
 
