@@ -59,10 +59,11 @@ def test_a_script_says_which_keys_it_takes(name: str) -> None:
 
 
 def test_what_a_script_includes_is_a_part_of_its_text() -> None:
-    assert {"ledger", "open_time"} == INCLUDED
+    assert {"ledger", "of_user", "open_time"} == INCLUDED
     for name, text in SCRIPTS.items():
         assert "-- include" not in text, name
         assert ("local function join(" in text) == ("-- include ledger" in FILES[name]), name
+        assert ("local function of_user(" in text) == ("-- include of_user" in FILES[name]), name
         assert ("local function open(" in text) == ("-- include open_time" in FILES[name]) == script(name).timed, name
 
 
