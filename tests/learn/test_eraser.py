@@ -33,6 +33,7 @@ from service.store.keys import Keys
 from tests.builders import decision_of, event_of, import_of, policy_of, store_decisions
 from tests.learn.recorder import Recorder
 from tests.learn.running import opened
+from tests.learn.test_dead_letters import Brittle
 
 pytestmark = pytest.mark.anyio
 
@@ -43,6 +44,7 @@ KINDS_HERE = ("linucb", "popularity", "adaptive", "recorder")
 @pytest.fixture(autouse=True)
 def _known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KINDS, "recorder", Recorder)
+    monkeypatch.setitem(KINDS, "brittle", Brittle)
 
 
 def of_users(n: int, *, first: int = 0, only: str | None = None) -> list[Event]:
@@ -294,6 +296,23 @@ async def test_a_runner_that_dies_while_it_learns_anew_leaves_the_checkpoint_of_
     assert await dead_letters(redis, keys.loop) == letters[1:], "that of another user is still left out"
     assert await redis.hkeys(keys.partition().dead) == [letters[1].position.encode()]
     assert await audit_learning(redis, keys.loop) == {"linucb": True, "recorder": True}
+
+
+async def test_events_that_make_a_policy_raise_are_set_aside_while_it_learns_anew(
+    redis: Redis, keys: Keys, settings: Settings
+) -> None:
+    await make(redis, keys, "brittle")
+    await append(redis, keys, of_users(6))
+    await learn(redis, keys, settings, "brittle")
+    await append(redis, keys, [event_of(80, item="bad-0", user="other-1")])
+    await erase_user(redis, keys.loop, USER, by="test")
+    await go_on(redis, keys)
+    await append(redis, keys, [event_of(n, item=f"bad-{n}", user="other-1") for n in (81, 82)])
+    await learn(redis, keys, settings, "brittle")
+    policy = await policy_store.read_policy(redis, keys, "brittle")
+    assert (policy.events, policy.set_aside) == (4 + 3, 3)
+    assert (await go_on(redis, keys)).step == "done"
+    assert await audit_learning(redis, keys.loop) == {"brittle": True}
 
 
 async def test_who_is_not_there_costs_nothing_and_who_is_remembered_is_forgotten(

@@ -219,6 +219,9 @@ def everything(url: str, node: ClusterNode) -> None:
         call("POST", "/policies/linucb/rollback", {"version": version})
         call("POST", "/policies/linucb/activate")
         call("GET", "/decisions/d1")
+        call("GET", "/users/u1")
+        erasure = call("DELETE", "/users/u1", expect=202)["id"]
+        until(lambda: call("GET", f"/erasures/{erasure}")["ended"], "the user is erased")
         asked = call("POST", "/evaluations", {"targets": [{"kind": "random"}]}, expect=202)
         call("POST", f"/evaluations/{asked['id']}/cancel")
         until(lambda: not node.redis.keys("*lease:evaluation:*"), "no learner is at work on it")
