@@ -19,7 +19,7 @@ from service.store.decisions import read_ledger
 from service.store.erasure_store import ErasureRecord, digest_of
 from service.store.keys import Keys
 
-LOOKS = 20  # round trips of one page
+LOOKS = 50  # round trips of one page
 FULL = 500  # decisions and events after which a page ends
 
 
@@ -37,7 +37,8 @@ class UserPage:
 async def read_user(redis: Redis, loop: str, user: str, after: str | None = None) -> UserPage:
     """Return a page of what is kept of a user: activity and state, decisions, then events, in the order of the log.
 
-    There is no index by user: a page looks at some 10 000 keys of Redis, or entries of the log, and may be empty.
+    There is no index by user: a page looks at some 25 000 keys of Redis, or 10 000 entries of the log, and may
+    be empty.
 
     Args:
         after: `next` of the page before; None: the first.

@@ -23,7 +23,8 @@ from service.store.connection import Value, answering, script
 from service.store.decisions import ledger_keys
 from service.store.keys import Keys
 
-AT_ONCE = 500  # keys, or entries of the log, that are looked at in one round trip
+KEYS_AT_ONCE = 500  # that are looked at in one round trip
+ENTRIES_AT_ONCE = 200  # of the log; Redis takes 8 µs to look at one and 15 to copy it, and does nothing else meanwhile
 COUNTED = ("decisions", "activity", "events")  # of what an erasure counts what it deleted
 
 
@@ -45,7 +46,7 @@ async def find_decisions(redis: Redis, keys: Keys, user: str, cursor: int) -> tu
     """
     part, his = keys.partition(), quoted(user)
     async with answering():
-        cursor, names = await redis.scan(cursor, match=part.decision("*"), count=AT_ONCE)
+        cursor, names = await redis.scan(cursor, match=part.decision("*"), count=KEYS_AT_ONCE)
         async with redis.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.hget(name, "record")
@@ -58,21 +59,19 @@ async def find_decisions(redis: Redis, keys: Keys, user: str, cursor: int) -> tu
     ]
 
 
-async def find_events(
-    redis: Redis, keys: Keys, user: str, after: str, *, most: int = AT_ONCE
-) -> tuple[str | None, list[Event]]:
+async def find_events(redis: Redis, keys: Keys, user: str, after: str) -> tuple[str | None, list[Event]]:
     """Look at the next entries of the log after a position.
 
     Returns:
         The position to go on from, None when the end was reached, and the events of the user that can be read.
     """
-    args = (user, quoted(user), after, most)
+    args = (user, quoted(user), after, ENTRIES_AT_ONCE)
     looked_at, last, found = await script("find_events")(redis, (keys.partition().events,), args)
     entries = [
         read_entry(position.decode(), dict(zip(parts[::2], parts[1::2], strict=True))) for position, parts in found
     ]
     events = [entry for entry in entries if isinstance(entry, Event)]
-    return (last.decode() if looked_at == most else None), events
+    return (last.decode() if looked_at == ENTRIES_AT_ONCE else None), events
 
 
 async def find_activity(redis: Redis, keys: Keys, user: str) -> list[Kept]:
@@ -157,7 +156,7 @@ async def erase_events(redis: Redis, keys: Keys, user: str, trainings: Sequence[
         pipe.delete(part.events_kept)
         await pipe.execute()
     places = (part.events, part.events_kept, part.erasure, part.stats, part.imported)
-    args: list[Value] = [token, user, quoted(user), AT_ONCE]
+    args: list[Value] = [token, user, quoted(user), ENTRIES_AT_ONCE]
     args += [training_body(name, policy_id) for name, policy_id in trainings]
     while not (done := await script("erase_events")(redis, places, args)):
         pass

@@ -216,7 +216,7 @@ async def test_whoever_dies_at_whatever_step_the_next_one_goes_on_and_each_thing
 
 async def test_the_log_goes_on_while_it_is_copied(redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is appended and trimmed meanwhile counts as such; of two that copy, one is the last."""
-    monkeypatch.setattr(users, "AT_ONCE", 4)
+    monkeypatch.setattr(users, "ENTRIES_AT_ONCE", 4)
     events = of_users(40)
     await append(redis, keys, events)
     part = keys.partition()
