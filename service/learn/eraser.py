@@ -2,7 +2,8 @@
 
 1. `decisions`, `activity`, `events`: what is kept of the user is deleted. The log is copied without his events, and an
    entry (`Erasure`) is appended that has policies and profile learn it anew; so they hold nothing of him.
-2. `traces`: dead letters of these events, and evaluations that name him.
+   So do encoders that were fitted to his id.
+2. `traces`: dead letters of these events, evaluations that name him; another encoder may be fitted.
 3. `learning`: it waits until every policy has published what it learned anew, and the profile is counted anew.
 4. `search`: all that the loop keeps is searched for his id. Where it still stands is told. The erasure forgets it.
 5. `files`: Redis writes its own files anew.
@@ -23,6 +24,7 @@ from service.policies import KINDS
 from service.records import START, PolicyRecord, order
 from service.store import (
     disk,
+    encoders,
     erasure_store,
     evaluation_store,
     loop_rows,
@@ -42,7 +44,8 @@ LEASE_MS = 5000
 PROFILE = "the profile"
 # Sort of key -> why it may still hold the id, and what to do.
 REMAINS = {
-    "encoders": "encoders have a level of this name: send a schema of your own (PUT /loops/{loop})",
+    "encoders": "an encoder that a person declared, or a policy began with, has a level of this name: declare another "
+    "(PUT /loops/{loop}), or make the policy again under another name",
     "items": "items of the catalogue name it: put or delete them",
     "item-log": "former features of items name it; they go with the next changes of the catalogue",
     "change-log": "administrative changes name it; they go after 1000 newer ones",
@@ -52,8 +55,8 @@ REMAINS = {
     "early": "reports that came before their decision name it; they go when their time is over",
     "activity": "the user came again, or others name it",
     "profile": "fields of others name it, or the user came again",
-    "state": "an item, or a value of others, has this name, or the user came again",
-    "snapshots": "an item, or a value of others, has this name, or the user came again",
+    "state": "its encoder has a level of this name, or an item has it, or the user came again",
+    "snapshots": "an item has this name, or the user came again",
 }
 
 log = structlog.get_logger()
@@ -142,14 +145,16 @@ class Eraser:
         user = _user(record)
         if await users.position_of(self._redis, keys) is not None:  # cut off just after it was done
             return True
-        if not await self._is_in_log(keys, user) and not await users.is_known_to_policies(self._redis, keys, user):
+        fitted = await encoders.fitted_to(self._redis, keys, users.spellings(user))
+        known = fitted or await self._is_in_log(keys, user)
+        if not known and not await users.is_known_to_policies(self._redis, keys, user):
             return True
         trained = [
             (policy.name, policy.id)
             for policy in await self._policies(keys)
             if policy.kind in KINDS and KINDS[policy.kind].batch_trained
         ]
-        return await users.erase_events(self._redis, keys, user, trained)
+        return await users.erase_events(self._redis, keys, user, trained, fitted)
 
     async def _is_in_log(self, keys: Keys, user: str) -> bool:
         after: str | None = START
@@ -167,8 +172,10 @@ class Eraser:
         return found
 
     async def _traces(self, keys: Keys, record: ErasureRecord) -> bool:
+        his = users.spellings(_user(record))
         await users.erase_letters(self._redis, keys)
-        await evaluation_store.delete_naming(self._redis, keys, users.spellings(_user(record)))
+        await evaluation_store.delete_naming(self._redis, keys, his)
+        await encoders.withdraw(self._redis, keys, await encoders.fitted_to(self._redis, keys, his))
         return True
 
     async def _learning(self, keys: Keys, record: ErasureRecord) -> bool:
@@ -183,6 +190,7 @@ class Eraser:
         return not waits_for
 
     async def _search(self, keys: Keys, record: ErasureRecord) -> bool:
+        await encoders.forget_unused(self._redis, keys)
         found = await loop_rows.search(self._redis, keys, users.spellings(_user(record)))
         remains = [f"{sort} ({found[sort]}): {REMAINS.get(sort, 'it is named here')}" for sort in sorted(found)]
         await erasure_store.change_erasure(self._redis, keys, record.id, remains=remains)

@@ -148,6 +148,7 @@ class Profiler:
             self._profile.declare(_schema(self._loop.schema))
         if not await asyncio.to_thread(self._count, entries):
             self._profile, self.position = Profile(), START
+            self._fitter = Fitter(self._redis, self._keys)  # the newest fit may be withdrawn
             self._clean_to = self._quiet_to = await event_log.newest_erasure(self._redis, self._keys)
 
     def _count(self, entries: Sequence[Entry]) -> bool:

@@ -141,23 +141,26 @@ async def erase_activity(redis: Redis, keys: Keys, user: str) -> None:
             await pipe.execute()
 
 
-async def erase_events(redis: Redis, keys: Keys, user: str, trainings: Sequence[tuple[str, str]]) -> bool:
+async def erase_events(
+    redis: Redis, keys: Keys, user: str, trainings: Sequence[tuple[str, str]] = (), withdrawn: Sequence[str] = ()
+) -> bool:
     """Delete a user's events from the log, and append an `Erasure`; False: another process does it meanwhile.
 
     The log is copied without them, and the copy takes its place: until then Redis holds it twice.
 
     Args:
         trainings: (name, id) of policies that are to train just before the erasure, on what is left.
+        withdrawn: versions of encoders that go, too, unless a person declared them: they were fitted to his id.
     """
     part, token = keys.partition(), uuid4().hex
     async with answering(), redis.pipeline(transaction=True) as pipe:
-        pipe.hdel(part.erasure, "copied", "retries")
+        pipe.hdel(part.erasure, "copied", "uncounted")
         pipe.hset(part.erasure, "token", token)
         pipe.delete(part.events_kept)
         await pipe.execute()
     places = (part.events, part.events_kept, part.erasure, part.stats, part.imported)
-    args: list[Value] = [token, user, quoted(user), ENTRIES_AT_ONCE]
-    args += [training_body(name, policy_id) for name, policy_id in trainings]
+    args: list[Value] = [token, user, quoted(user), ENTRIES_AT_ONCE, len(trainings)]
+    args += [*(training_body(name, policy_id) for name, policy_id in trainings), *withdrawn]
     while not (done := await script("erase_events")(redis, places, args)):
         pass
     async with answering():

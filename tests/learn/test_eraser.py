@@ -22,8 +22,10 @@ from service.learn.trainer import Trainer
 from service.loop import LoopSettings
 from service.policies import KINDS
 from service.records import Event, order
+from service.represent.encoder import Encoder
+from service.represent.schema import FeatureSchema
 from service.settings import Settings
-from service.store import erasure_store, event_log, loop_rows, loop_store, policy_store, users
+from service.store import encoders, erasure_store, event_log, loop_rows, loop_store, policy_store, users
 from service.store.activity import Sent, take_activity
 from service.store.codec import unpack
 from service.store.connection import script
@@ -313,6 +315,51 @@ async def test_events_that_make_a_policy_raise_are_set_aside_while_it_learns_ane
     assert (policy.events, policy.set_aside) == (4 + 3, 3)
     assert (await go_on(redis, keys)).step == "done"
     assert await audit_learning(redis, keys.loop) == {"brittle": True}
+
+
+async def test_an_encoder_that_was_fitted_to_the_id_goes_and_one_that_a_policy_began_with_is_told_of(
+    redis: Redis, keys: Keys, settings: Settings
+) -> None:
+    def schema(*levels: str) -> dict[str, Any]:
+        return FeatureSchema.model_validate(
+            {"context": {"who": {"type": "categorical", "levels": levels}}, "hash_dims": 0}
+        ).model_dump(mode="json")
+
+    async def fit(said: dict[str, Any], events: int) -> str:
+        version = Encoder(FeatureSchema.model_validate(said)).version
+        assert await encoders.append_successor(redis, keys, said, encoder=version, events=events, why="a test")
+        return version
+
+    await make(redis, keys, "linucb")
+    await append(redis, keys, of_users(12))
+    stays = await fit(schema("others"), 40)
+    his = await fit(schema(USER, "others"), 80)
+    await learn(redis, keys, settings, "linucb")
+    assert (await policy_store.read_policy(redis, keys, "linucb")).encoding["trial"]["encoder"] == his  # type: ignore[index]
+    await erase_user(redis, keys.loop, USER, by="test")
+    await go_on(redis, keys)
+    loop = await loop_store.read_loop(redis, keys.loop)
+    assert (loop.newest, await encoders.fitted_on(redis, keys)) == (None, 0), "another one may be fitted"
+    await learn(redis, keys, settings, "linucb")
+    done = await go_on(redis, keys)
+    assert (done.step, done.events, done.remains) == ("done", 4, ())
+    assert (await event_log.read_stats(redis, keys))["erased"] == 4, "an encoder is no event"
+    assert await places(redis, keys, USER) == []
+    assert (await policy_store.read_policy(redis, keys, "linucb")).encoding["trial"]["encoder"] == stays  # type: ignore[index]
+    assert await audit_learning(redis, keys.loop) == {"linucb": True}
+
+    await fit(schema(USER), 160)
+    begun = (await loop_store.read_loop(redis, keys.loop)).newest
+    await policy_store.create_policy(redis, keys, replace(policy_of("popularity"), begun=begun))
+    await append(redis, keys, of_users(3, first=12))
+    await learn(redis, keys, settings, "linucb", "popularity")
+    await erase_user(redis, keys.loop, USER, by="test")
+    await go_on(redis, keys)
+    await learn(redis, keys, settings, "linucb", "popularity")
+    done = await go_on(redis, keys)
+    told = [line.split(":")[0] for line in done.remains]
+    assert (done.step, told) == ("done", ["encoders (1)", "events (1)", "state (2)"])
+    assert await audit_learning(redis, keys.loop) == {"linucb": True, "popularity": True}
 
 
 async def test_who_is_not_there_costs_nothing_and_who_is_remembered_is_forgotten(
