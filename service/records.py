@@ -121,6 +121,7 @@ class PolicyRecord:
     version: int = 0  # the newest; 0: no snapshot yet
     position: str = START  # the last entry of the log that it has learned from
     events: int = 0  # learned
+    erased: int = 0  # the newest of the versions that were deleted because they had learned what was erased; 0: none
     set_aside: int = 0  # of `events`, those that it could not learn, and has not learned since
     skipped: int = 0  # events that the log no longer held when the policy began to learn
     bytes: int = 0  # of the learned state and the newest snapshot
@@ -274,6 +275,17 @@ class Successor:
 
 
 @dataclass(frozen=True, slots=True)
+class Erasure:
+    """The events of a user were erased from the log before this entry. Who has learned them begins anew.
+
+    It names neither the user nor the events: a replay meets the log without them.
+    """
+
+    position: str
+    events: int  # appended to the log before this entry, whatever of them it still holds
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """An entry that teaches nothing, such as an alarm that version 0.1 wrote down."""
 
@@ -299,7 +311,7 @@ class Retry:
     event: Event | Unreadable  # at this position
 
 
-Entry: TypeAlias = Event | Training | Successor | Note | Unreadable | Retry
+Entry: TypeAlias = Event | Training | Successor | Erasure | Note | Unreadable | Retry
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from service.store import (
     activity,
     change_log,
     encoders,
+    erasure_store,
     event_log,
     history_store,
     loop_store,
@@ -126,6 +127,9 @@ class LoopStatus(BaseModel):
     activity_user_bytes: int = Field(0, description="most bytes of one user's activity, without Redis's own")
     imported: int = Field(0, description="events imported")
     events: int = Field(0, description="events appended to the log")
+    erased: int = Field(0, description="events deleted from the log because a user was erased")
+    erased_pending: int = Field(0, description="decisions deleted for it while they waited: they have no event")
+    erasures: int = Field(0, description="erasures that have not ended: GET /erasures lists them")
     pending: int = Field(0, description="decisions that wait for their feedback, or for their display")
     dead_letters: int = Field(0, description="entries of the log that some policy could not learn: set aside")
     misfits: dict[str, int] = Field(description="`side/field/reason` of values that could not be used -> how often")
@@ -268,6 +272,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
     history_bins, history_bytes = await history_store.size(redis, keys)
     changes, last = await change_log.newest(redis, keys)
     experiment = record.experiment_at(time.time())
+    stats["erasures"] = await erasure_store.count_unfinished(redis, keys)
     counters = {name: stats[name] for name in stats.keys() & LoopStatus.model_fields.keys()}
     return LoopStatus(
         learning=bool(stats.get("events")) and bool(policies) and not behind,

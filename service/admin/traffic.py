@@ -75,7 +75,7 @@ async def rollback(redis: Redis, follower: Follower, loop: str, name: str, versi
 
     Raises:
         NotFound: there is no such loop or policy, or the version is not kept.
-        Conflict: its snapshot does not load.
+        Conflict: its snapshot does not load, or it had learned from a user who was erased.
     """
 
     async def attempt(seen: LoopRecord) -> int:

@@ -43,6 +43,7 @@ from service.api.routes import (
     policies,
     releases,
     status,
+    users,
 )
 from service.errors import Forbidden, InvalidRequest, RateLimited, ReboundError, StoreUnavailable, Unauthorized
 from service.serve.activity import ActivityKeeper
@@ -72,6 +73,7 @@ TAGS = [
     {"name": "evaluations", "description": "Would another policy have been better? From the log, or a refusal."},
     {"name": "experiments", "description": "Which policy is better, on people? With intervals that hold at any time."},
     {"name": "loops", "description": "Decision problems, each with its own catalogue, policies, log and settings."},
+    {"name": "users", "description": "What is kept of one user, and his erasure."},
     {"name": "status", "description": "Is it up, is it ready, is it learning?"},
 ]
 
@@ -84,6 +86,7 @@ ROUTES = (
     evaluations,
     experiments,
     loops,
+    users,
     changes,
     status,
     docs,

@@ -37,6 +37,7 @@ LOOP_COUNTERS = {  # field of LoopStatus -> (name, help)
     "defaulted": ("rebound_items_defaulted", "Items whose reward was the default: no feedback by the deadline"),
     "imported": ("rebound_events_imported", "Events imported"),
     "events": ("rebound_events", "Events appended to the log"),
+    "erased": ("rebound_events_erased", "Events deleted from the log because a user was erased"),
     "dead_letters": ("rebound_dead_letters", "Entries of the log that some policy could not learn: set aside"),
 }
 POLICY_GAUGES = {  # field of PolicyStatus -> (name, help)

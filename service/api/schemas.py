@@ -29,6 +29,7 @@ from service.admin.status import Alarm
 from service.api.problems import ID, MANY, OBJECT, ONE
 from service.loop import LOOP_NAME, Finite, LoopChanges, LoopSettings
 from service.policies import KindInfo
+from service.records import Event
 from service.represent.learned import LearnedSchema
 from service.represent.schema import FeatureSchema
 from service.rules import Rules
@@ -831,3 +832,68 @@ class Rollback(Body):
 
 
 Traffic = dict[Name, Annotated[Finite, Field(ge=0, le=1)]]
+
+
+# ---- users
+
+
+class UserActivity(BaseModel):
+    number: int = Field(description="among all that was accepted of this user, from 1")
+    at: float = Field(description="unix seconds")
+    item_id: str
+    type: str
+
+
+class UserEvent(BaseModel):
+    """An event of the log, but for the row that the encoder made of it."""
+
+    position: str = Field(description="in the log")
+    at: float = Field(description="unix seconds")
+    decision_id: str
+    item_id: str
+    reward: float
+    source: Literal["feedback", "default", "import"]
+    context: dict[str, Any]
+    features: dict[str, Any] | None = Field(description="of the item, as it was shown; null: they are not kept here")
+    n: int | None = Field(description="candidates that were eligible; null: the import did not say")
+    propensity: float | None
+    policy: str | None
+    version: int
+    encoder: str | None = Field(description="version of the encoder of its row; null: the loop's first")
+    slate_position: int | None = Field(description="among all items shown in the loop, from 0 on")
+
+    @classmethod
+    def of(cls, event: Event) -> UserEvent:
+        """Show an event."""
+        shown = {name: getattr(event, name) for name in cls.model_fields.keys() - {"at", "item_id"}}
+        return cls(at=event.time, item_id=event.item, **shown)
+
+
+class UserReply(BaseModel):
+    user_id: str
+    loop: str
+    activity: list[UserActivity] = Field(description="that is kept, oldest first; on the first page only, as `state`")
+    state: dict[str, Any] = Field(description="what decisions see of it, in the context, under `@user`")
+    decisions: list[DecisionLedger] = Field(description="that the ledger holds, in no order")
+    events: list[UserEvent] = Field(description="that the log holds, in its order, after all decisions")
+    next: str | None = Field(description="pass as `after` for the next page; null: this was the last")
+
+
+class ErasureReply(BaseModel):
+    id: str
+    digest: str = Field(description="of the user's id; the log of changes names it")
+    by: str = Field(description="name of the key, or of the command")
+    created: float = Field(description="unix seconds")
+    step: Literal["decisions", "activity", "events", "traces", "learning", "search", "files", "done"] = Field(
+        description="that a learner is at, or is to do next"
+    )
+    ended: float | None = Field(description="unix seconds; null: it goes on")
+    decisions: int = Field(description="deleted from the ledger")
+    activity: int = Field(description="activities deleted")
+    events: int = Field(description="deleted from the log")
+    waits_for: list[str] = Field(description="policies, and `the profile`, that have still to learn the log anew")
+    remains: list[str] = Field(description="where the id still stands, and what to do")
+
+
+class ErasureList(BaseModel):
+    erasures: list[ErasureReply] = Field(description="newest first; the newest 100 are kept")

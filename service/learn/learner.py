@@ -1,6 +1,6 @@
 """The process `rebound learn`: a runner for every policy of every loop; a sweeper, a profiler, a historian for each.
 
-It takes the steps of releases and has evaluations done, too.
+It takes the steps of releases, has evaluations done, and erases users, too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable, UnreadableRecord
 from service.learn.bell import Bell, rest
+from service.learn.eraser import Eraser
 from service.learn.evaluations import Evaluator
 from service.learn.experiments import TASK as EXPERIMENTS
 from service.learn.experiments import ExperimentKeeper
@@ -70,6 +71,7 @@ class Learner:
         self._unreadable: set[str] = set()  # loops that cannot be read, each told once
         self._identity: str | None = None  # of the data, when it was first seen
         self._evaluator = Evaluator(redis, settings)
+        self._eraser = Eraser(redis)
 
     async def follow(self, stop: asyncio.Event) -> None:
         """Start a task for every loop and policy that has none; wake the loops whose log has grown.
@@ -153,6 +155,7 @@ class Learner:
                 self._repeat(self._beat, stop, asyncio.Event(), every_s=PERIOD_S),
                 self._repeat(lambda: self._look(stop), stop, self._wake),
                 self._repeat(lambda: self._evaluate(stop), stop, asyncio.Event(), every_s=PERIOD_S),
+                self._repeat(lambda: self._erase(stop), stop, asyncio.Event(), every_s=PERIOD_S),
             )
         finally:
             await end(listening)
@@ -216,6 +219,10 @@ class Learner:
     async def _evaluate(self, stop: asyncio.Event) -> None:
         if await self._data_is_ours():
             await self._evaluator.step(stop)
+
+    async def _erase(self, stop: asyncio.Event) -> None:
+        if await self._data_is_ours():
+            await self._eraser.step(stop)
 
     async def _data_is_ours(self) -> bool:
         """Return whether Redis holds the data that this learner began with."""

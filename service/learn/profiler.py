@@ -13,12 +13,12 @@ from redis.asyncio import Redis
 
 from service.learn.fitter import Fitter
 from service.learn.log_fold import LEASE_MS, SHARE, LogFold
-from service.records import START, Entry, Event, Successor
+from service.records import START, Entry, Erasure, Event, Successor, order
 from service.represent.notices import Notice, notices_of
 from service.represent.profile import Profile
 from service.represent.schema import FeatureSchema
 from service.represent.stored import is_left_to_the_service
-from service.store import profile_store
+from service.store import event_log, profile_store
 from service.store.codec import pack, unpack
 from service.store.keys import Keys
 from service.store.profile_store import LEASE, ProfileRecord
@@ -41,6 +41,8 @@ class Profiler(LogFold):
     def __init__(self, redis: Redis, keys: Keys) -> None:
         super().__init__(redis, keys, LEASE)
         self._profile: Profile
+        self._clean_to = START  # what this erasure and those before it erased was gone when the counting began
+        self._quiet_to = START  # counting anew after an erasure: nothing is written down before the log's newest
         self._looked = START  # position of the last entry after which the profile was looked at
         self.look_at = 0.0
         self._fitter = Fitter(redis, keys)
@@ -57,6 +59,9 @@ class Profiler(LogFold):
             log.warning("the profile is made anew", loop=self._keys.loop, why=str(error))
             await profile_store.drop_profile(self._redis, self._keys)
             record, self._profile = ProfileRecord(), Profile()
+        self._clean_to = self._quiet_to = START
+        if record.position == START:
+            self._clean_to = await event_log.newest_erasure(self._redis, self._keys)
         return record.position
 
     @property
@@ -73,10 +78,16 @@ class Profiler(LogFold):
         if self.position == START:  # the first schema may change until there are events; later ones are in the log
             await self._read_loop()
             self._profile.declare(_schema(self._loop.schema))
-        await asyncio.to_thread(self._count, entries)
+        if not await asyncio.to_thread(self._count, entries):
+            self._profile, self.position, self._looked = Profile(), START, START
+            self._fitter = Fitter(self._redis, self._keys)  # the newest fit may be withdrawn
+            self._clean_to = self._quiet_to = await event_log.newest_erasure(self._redis, self._keys)
 
-    def _count(self, entries: Sequence[Entry]) -> None:
+    def _count(self, entries: Sequence[Entry]) -> bool:
+        """Count entries; False where it turns out that something was counted which was erased since."""
         for entry in entries:
+            if isinstance(entry, Erasure) and order(entry.position) > order(self._clean_to):
+                return False
             if isinstance(entry, Successor) and entry.declared:
                 self._profile.declare(_schema(entry.schema))
             elif isinstance(entry, Event):
@@ -90,6 +101,16 @@ class Profiler(LogFold):
                     request=entry.decision_id,
                 )
         self.position = entries[-1].position
+        return True
+
+    async def save(self) -> None:
+        """Write the profile and its position down; not yet, where a part of it still shows what was erased.
+
+        Raises:
+            CountedElsewhere.
+        """
+        if order(self.position) >= order(self._quiet_to):
+            await super().save()
 
     async def _write(self) -> bool:
         state, notices = await asyncio.to_thread(self._state)

@@ -36,6 +36,7 @@ from service.records import (
     DeadLetter,
     Decision,
     Entry,
+    Erasure,
     Event,
     Experiment,
     LoopRecord,
@@ -231,6 +232,7 @@ def read_policy_fields(name: str, stored: Mapping[bytes, bytes]) -> PolicyRecord
         version=int(stored[b"version"]),
         position=stored[b"position"].decode(),
         events=int(stored[b"events"]),
+        erased=int(stored.get(b"erased", 0)),
         set_aside=int(stored.get(b"set_aside", 0)),
         skipped=int(stored[b"skipped"]),
         bytes=int(stored.get(b"bytes", 0)),
@@ -524,6 +526,8 @@ def _control(position: str, said: Mapping[str, Any], fields: Mapping[bytes, byte
     if "retry" in said:
         policy, policy_id, of = (_a(str, said[name]) for name in ("retry", "policy_id", "of"))
         return Retry(position, policy, policy_id, of, _event(position, fields))
+    if "erasure" in said:
+        return Erasure(position, events=_a(int, said["events"]))
     if "successor" in said:
         return Successor(
             position,

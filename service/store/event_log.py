@@ -76,11 +76,22 @@ async def append_retries(redis: Redis, keys: Keys, policy: str, policy_id: str, 
     return len(found)
 
 
-async def start(redis: Redis, keys: Keys) -> str:
-    """Return the position of the first entry of the log, START where there is none."""
+async def held(redis: Redis, keys: Keys, positions: Sequence[str]) -> set[str]:
+    """Return those of these positions at which the log still holds an entry."""
+    if not positions:
+        return set()
+    async with answering(), redis.pipeline(transaction=False) as pipe:
+        for position in positions:
+            pipe.xrange(keys.partition().events, min=position, max=position)
+        found = await pipe.execute()
+    return {position for position, entries in zip(positions, found, strict=True) if entries}
+
+
+async def newest_erasure(redis: Redis, keys: Keys) -> str:
+    """Return the position of the newest erasure that the log ever held, START where there was none."""
     async with answering():
-        found = await redis.xrange(keys.partition().events, count=1)
-    return found[0][0].decode() if found else START
+        position = await redis.hget(keys.partition().erasure, "newest")
+    return START if position is None else position.decode()
 
 
 async def read(redis: Redis, keys: Keys, after: str, *, most: int = 1000, until: str = "+") -> list[Entry]:

@@ -19,6 +19,7 @@ DELETED = "rebound:deleted"  # sorted set: `loop/id` of deleted loops -> when, i
 LEARNER = "rebound:learner"  # string with a time to live: a learner is at work
 WORKERS = "rebound:workers"  # sorted set: API worker -> time of its last heartbeat, in unix seconds
 EVALUATIONS = "rebound:evaluations"  # sorted set: `loop/id/evaluation` of those that have not ended -> when made
+ERASURES = "rebound:erasures"  # sorted set: `loop/id/erasure` of those that have not ended -> when asked for
 OF_LOOPS = "rebound:changes-of-loops"  # stream: who deleted or restored which loop. Bounded (`change_log.py`)
 OPEN = "rebound:{rebound:workers}:open"  # hash: beat, closed, outages; the tag puts it beside WORKERS (`open_time.py`)
 OUTAGES = "rebound:{rebound:workers}:outages"  # list: `from to` in ms, the newest first; at most 100 (`beat.lua`)
@@ -72,6 +73,16 @@ class Partition:
     def events(self) -> str:
         """Stream: the event log."""
         return self.prefix + "events"
+
+    @property
+    def events_kept(self) -> str:
+        """Stream: the log without the events of a user, while it is copied (`erase_events.lua`)."""
+        return self.prefix + "events-kept"
+
+    @property
+    def erasure(self) -> str:
+        """Hash: newest (position of the newest erasure in the log), and what the last one has done here."""
+        return self.prefix + "erasure"
 
     @property
     def imported(self) -> str:
@@ -195,8 +206,17 @@ class Keys:
         """Hash: digest of a unit -> its arm and sums. Bounded (`service/evaluate/units.py`), and gone at its end."""
         return f"{self.home}experiment-units:{experiment}:{version}"
 
+    @property
+    def erasures(self) -> str:
+        """Sorted set: erasure -> when it was asked for, in unix seconds. Bounded (`erasure_store.py`)."""
+        return self.home + "erasures"
+
+    def erasure(self, name: str) -> str:
+        """Hash: v, user (until it has ended), digest, by, created, step, ended, counts, remains."""
+        return f"{self.home}erasure:{name}"
+
     def policy(self, name: str) -> str:
-        """Hash: id, kind, params, version, position, events, ..."""
+        """Hash: id, kind, params, version, position, events, erased, ..."""
         return f"{self.home}policy:{name}"
 
     def state(self, name: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from service.store.keys import Keys
 HOME = "home"
 AT_ONCE = 200  # keys that are read or written in one round trip
 PART = 500  # members of one row; a key with more has several rows
-LEFT_OUT = ("lease:", "adopted")  # who works on the loop now
+LEFT_OUT = ("lease:", "adopted", "events-kept")  # who works on the loop now, and what is not whole
 
 
 class Row(NamedTuple):
@@ -89,6 +90,24 @@ def _parts(members: Any) -> list[list[Any]]:
     while part := list(islice(left, PART)):
         parts.append(part)
     return parts
+
+
+async def search(redis: Redis, keys: Keys, spellings: Collection[bytes]) -> Counter[str]:
+    """Return in how many places a loop holds one of these texts, by sort of key: what stands before its first colon.
+
+    A place is a member of a list, set or stream, or the value of a field. All that the loop keeps is read.
+    """
+    found: Counter[str] = Counter()
+    for prefix in _prefixes(keys).values():
+        async with answering():
+            async for name in redis.scan_iter(match=prefix + "*", count=1000):
+                sort = name.decode().removeprefix(prefix).partition(":")[0]
+                async for members in _values(redis, name, (await redis.type(name)).decode()):
+                    for member in members:
+                        parts = member[1] if isinstance(member, tuple) else member
+                        text = b"".join(parts) if isinstance(parts, list) else parts
+                        found[sort] += isinstance(text, bytes) and any(spelled in text for spelled in spellings)
+    return +found
 
 
 async def write_rows(redis: Redis, keys: Keys, rows: Sequence[Row], *, later_ms: int) -> None:
