@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +105,15 @@ class Change:
     at: float = 0.0  # unix seconds; 0: not written down yet
 
 
+class ItemChange(NamedTuple):
+    """One change of a catalogue."""
+
+    version: int  # that it made
+    item: str
+    was: bool  # there before
+    now: bool  # there after it
+
+
 # ---- decisions
 
 
@@ -115,6 +124,13 @@ class SlateItem:
     id: str
     score: float  # the policy's estimate, in units of the reward
     propensity: float  # in (0, 1]: of being drawn for its place, given the places before it
+
+
+class Retrieved(NamedTuple):
+    """The candidates that a funnel found."""
+
+    version: int  # of the counts that its sources were made from
+    rows: tuple[int, ...]  # of the catalogue at the decision's version, by the ids in order, ascending
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +155,7 @@ class Decision:
     items: tuple[SlateItem, ...]
     rules: Mapping[str, Any] | None = None  # of the loop and of the request; None: there were none
     left: tuple[int, ...] | None = None  # under rules: candidates for each place; None: one less for each
+    retrieved: Retrieved | None = None  # None: no funnel narrowed the candidates
 
     def candidates_for(self, place: int) -> int:
         """Return from how many candidates the item at a place, from 0 on, was drawn."""

@@ -14,7 +14,17 @@ from service.admin.evaluations import EvaluationStatus, unfinished
 from service.admin.policies import lag
 from service.errors import NotFound, StoreUnavailable
 from service.serve.follower import Follower
-from service.store import activity, change_log, encoders, event_log, loop_store, policy_store, profile_store, workers
+from service.store import (
+    activity,
+    change_log,
+    encoders,
+    event_log,
+    loop_store,
+    policy_store,
+    profile_store,
+    retrieval_store,
+    workers,
+)
 from service.store.decisions import DecisionWriter
 from service.store.keys import Keys
 from service.store.open_time import read_opening
@@ -86,6 +96,16 @@ class DataNotice(BaseModel):
     needs_person: bool = Field(description="false: the service has dealt with it by itself")
 
 
+class RetrievalStatus(BaseModel):
+    """What the sources of a funnel are made from."""
+
+    version: int
+    age_s: float = Field(description="seconds since it was published; nothing is published while nothing happens")
+    events: int = Field(description="events counted")
+    items: int = Field(description="items that it knows, of at most 1 000 000")
+    bytes: int
+
+
 class LastChange(BaseModel):
     """The newest administrative change."""
 
@@ -124,6 +144,7 @@ class LoopStatus(BaseModel):
     profiled: int = Field(0, description="events that the profile has counted")
     profile_bytes: int = Field(0, description="of the profile")
     encoders: int = Field(1, description="encoders that are kept, the first among them")
+    retrieval: RetrievalStatus | None = Field(None, description="of a loop with a funnel; null: nothing published yet")
     changes: int = Field(0, description="administrative changes of settings, policies and traffic in GET /changes")
     last_change: LastChange | None = None
     policies: dict[str, PolicyStatus]
@@ -259,11 +280,20 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
         profiled=profiled,
         profile_bytes=profile_bytes,
         encoders=1 + await encoders.count(redis, keys),
+        retrieval=await _retrieval(redis, keys) if record.settings.funnel else None,
         changes=changes,
         last_change=None if last is None else LastChange(at=last.at, by=last.by, what=last.what),
         policies=policies,
         **counters,
     )
+
+
+async def _retrieval(redis: Redis, keys: Keys) -> RetrievalStatus | None:
+    found = await retrieval_store.read_summary(redis, keys)
+    if found is None:
+        return None
+    age = round(time.time() - found.published, 3)
+    return RetrievalStatus(version=found.version, age_s=age, events=found.events, items=found.items, bytes=found.bytes)
 
 
 def _short(notice: Mapping[str, Any]) -> DataNotice:

@@ -17,6 +17,7 @@ from service.policies import KINDS, Array, Scorer, columns_for, new_scorer
 from service.policies.random import RandomScorer
 from service.records import PolicyRecord
 from service.represent.stored import AnyEncoder
+from service.retrieve.retriever import Retriever
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class ActiveLoop:
     served: Mapping[str, ServedPolicy]
     epoch: int
     activity: bool = False  # whether users have states
+    retriever: Retriever | None = None  # None: every item of the catalogue is a candidate
     cumulative: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:

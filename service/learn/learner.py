@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from service.errors import NotFound, StoreUnavailable, UnreadableRecord
 from service.learn.bell import Bell, rest
 from service.learn.evaluations import Evaluator
+from service.learn.indexer import Indexer
 from service.learn.profiler import Profiler
 from service.learn.runner import PolicyRunner
 from service.learn.sweeper import Sweeper
@@ -29,6 +30,7 @@ from service.store.codec import NewerFormat
 from service.store.connection import connect, end
 from service.store.keys import CHANGES, USED, Keys
 from service.store.profile_store import LEASE as PROFILE
+from service.store.retrieval_store import LEASE as RETRIEVAL
 from service.store.upgrade import upgrade
 
 PERIOD_S = 1.0  # of the heartbeat
@@ -109,6 +111,8 @@ class Learner:
         known.state = state
         self._run(keys, "", Sweeper(self._redis, keys).run, stop)
         self._run(keys, PROFILE, Profiler(self._redis, keys).run, stop)
+        if record.settings.funnel:
+            self._run(keys, RETRIEVAL, Indexer(self._redis, keys).run, stop)
         for policy in await policy_store.policy_names(self._redis, keys):
             self._run(keys, policy, PolicyRunner(self._redis, keys, policy, self._settings).run, stop)
 

@@ -18,6 +18,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from service.records import (
     LoopRecord,
     Note,
     PolicyRecord,
+    Retrieved,
     Retry,
     SlateItem,
     Successor,
@@ -243,6 +245,7 @@ def read_letters(stored: bytes) -> dict[str, DeadLetter]:
 def decision_bytes(decision: Decision) -> bytes:
     """Write a decision as JSON."""
     of_rules = {} if decision.rules is None else {"rules": decision.rules, "left": decision.left}
+    of_funnel = {} if decision.retrieved is None else {"retrieved": _retrieved(decision.retrieved)}
     return orjson.dumps(
         {
             "v": FORMAT,
@@ -263,8 +266,20 @@ def decision_bytes(decision: Decision) -> bytes:
             "seed": decision.seed,
             "items": [{"id": i.id, "score": i.score, "propensity": i.propensity} for i in decision.items],
             **of_rules,
+            **of_funnel,
         }
     )
+
+
+def _retrieved(retrieved: Retrieved) -> dict[str, Any]:
+    """Write candidates compactly: the gaps between their rows, which have fewer digits."""
+    rows = retrieved.rows
+    return {"version": retrieved.version, "gaps": [row - before for row, before in zip(rows, (0, *rows), strict=False)]}
+
+
+def read_retrieved(stored: Mapping[str, Any]) -> Retrieved:
+    """Read candidates as the record of a decision holds them."""
+    return Retrieved(stored["version"], tuple(accumulate(stored["gaps"])))
 
 
 def read_decision(stored: bytes) -> Decision:
@@ -296,6 +311,7 @@ def read_decision(stored: bytes) -> Decision:
         items=tuple(SlateItem(item["id"], item["score"], item["propensity"]) for item in record["items"]),
         rules=record.get("rules"),
         left=tuple(record["left"]) if "left" in record else None,
+        retrieved=read_retrieved(record["retrieved"]) if "retrieved" in record else None,
     )
 
 

@@ -9,7 +9,7 @@ import orjson
 from redis.asyncio import Redis
 
 from service.errors import Conflict, NotFound
-from service.records import Change, Features
+from service.records import Change, Features, ItemChange
 from service.store import change_log
 from service.store.connection import answering, script
 from service.store.keys import CHANGES, Keys
@@ -52,6 +52,25 @@ async def read_items(redis: Redis, keys: Keys) -> tuple[int, dict[str, dict[str,
         pipe.hgetall(keys.items)
         version, items = await pipe.execute()
     return int(version or 0), {item.decode(): orjson.loads(items[item]) for item in sorted(items)}
+
+
+async def read_changes(redis: Redis, keys: Keys, after: int, *, most: int = 1000) -> list[ItemChange]:
+    """Return the changes of the catalogue after a version that are still kept, oldest first, whole versions.
+
+    Args:
+        most: changes to read at once; more, where one version has more.
+    """
+    async with answering():
+        found = await redis.xrange(keys.item_log, min=f"{after + 1}-0", count=most)
+        if len(found) == most:
+            last = found[-1][0].decode()
+            found += await redis.xrange(keys.item_log, min=f"({last}", max=last.split("-")[0])
+    return [
+        ItemChange(
+            int(entry.split(b"-")[0]), fields[b"id"].decode(), was=fields[b"was"] != b"", now=fields[b"now"] != b""
+        )
+        for entry, fields in found
+    ]
 
 
 async def read_stand_ins(redis: Redis, keys: Keys, version: int) -> dict[str, dict[str, Any]]:

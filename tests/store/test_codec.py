@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.records import START, Decision, Event, Note, SlateItem, Training, Unreadable
+from service.records import START, Decision, Event, Note, Retrieved, SlateItem, Training, Unreadable
 from service.store import codec
 from service.store.codec import FORMAT, MOST_FEATURES, NewerFormat
 from tests.builders import decision_of, event_of, fields_of, loop_of, policy_of
@@ -31,6 +31,7 @@ DECISION = decision_of(
     exclude=["c"],
     rules={"pin": [{"item": "a", "place": 2}]},
     left=(2, 1),
+    retrieved=Retrieved(4, (0, 7, 90_000)),
 )
 
 

@@ -1,0 +1,112 @@
+"""Finds the candidates of a decision: the sources' items, united and cut.
+
+The first item of each source comes first, in the order of the funnel, then the second of each, and so on; an item that
+was there before does not count again. Pinned items come before all. The first `cut` of them are the candidates, and
+they stand in the order of the catalogue. Letters: **N** items of the catalogue, **n** candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from service.funnel import Funnel
+from service.represent.misfits import Misfits
+from service.retrieve.ann import Ann
+from service.retrieve.counts import Counts
+from service.retrieve.fresh import Fresh
+from service.retrieve.popular import Popular
+from service.retrieve.random import Random
+from service.retrieve.source import Found, Items, Query, Source
+
+SOURCES: Mapping[str, type[Source]] = {"popular": Popular, "fresh": Fresh, "random": Random, "ann": Ann}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a candidate came from."""
+
+    source: str
+    rank: int  # from 1
+    score: float  # means something within one source only
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """The funnel of a loop over one version of its catalogue. Immutable.
+
+    Attributes:
+        version: of the counts that it was made from; 0: there were none.
+    """
+
+    version: int
+    counts: Counts
+    funnel: Funnel
+    features: Mapping[str, Mapping[str, Any]]  # of the catalogue, by the ids in order
+    sources: Sequence[Source]
+
+    @classmethod
+    def of(
+        cls,
+        funnel: Funnel,
+        features: Mapping[str, Mapping[str, Any]],
+        counts: Counts,
+        version: int,
+        former: Retriever | None = None,
+    ) -> Retriever:
+        """Prepare all sources.
+
+        Args:
+            features: of the catalogue, by the ids in order.
+            former: lends the sources that would be the same.
+        """
+        items = Items(list(features.values()), counts.standing(list(features)))
+        same = former is not None and former.features is features
+        kept = dict(zip(former.funnel.sources, former.sources, strict=True)) if former is not None and same else {}
+        sources = [
+            kept[one] if one in kept and not kept[one].learned else SOURCES[one.source].of(one, items)
+            for one in funnel.sources
+        ]
+        return cls(version, counts, funnel, features, sources)
+
+    def retrieve(
+        self,
+        query: Query,
+        *,
+        exclude: Sequence[int] = (),
+        pinned: Sequence[int] = (),
+        misfits: Misfits | None = None,
+    ) -> tuple[int, ...]:
+        """Return the rows of the n candidates, ascending.
+
+        Args:
+            exclude: rows that are not to be found; a source gives others in their place.
+            pinned: rows that are candidates whatever the sources find.
+        """
+        found = [one.rows for one in self._find(query, exclude, Misfits() if misfits is None else misfits)]
+        ranks = np.concatenate([np.arange(len(rows)) for rows in found])
+        in_turn = np.argsort(ranks, kind="stable")
+        rows = np.concatenate([np.array(pinned, dtype=np.intp), np.concatenate(found)[in_turn]])
+        first = np.unique(rows, return_index=True)[1]
+        return tuple(np.sort(rows[np.sort(first)[: self.funnel.cut]]).tolist())
+
+    def origins(self, query: Query, *, exclude: Sequence[int] = ()) -> dict[int, list[Origin]]:
+        """Return row -> where it came from, of all rows that the sources find."""
+        origins: dict[int, list[Origin]] = {}
+        for setting, found in zip(self.funnel.sources, self._find(query, exclude, Misfits()), strict=True):
+            for rank, (row, score) in enumerate(zip(found.rows.tolist(), found.scores.tolist(), strict=True), 1):
+                origins.setdefault(row, []).append(Origin(setting.source, rank, score))
+        return origins
+
+    def _find(self, query: Query, exclude: Sequence[int], misfits: Misfits) -> list[Found]:
+        found = []
+        for setting, source in zip(self.funnel.sources, self.sources, strict=True):
+            rows, scores = source.find(query, setting.quota + len(exclude), misfits)
+            if exclude:
+                left = ~np.isin(rows, exclude)
+                rows, scores = rows[left], scores[left]
+            found.append(Found(rows[: setting.quota], scores[: setting.quota]))
+        return found
