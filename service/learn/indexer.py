@@ -104,7 +104,7 @@ class Indexer:
         if entries:
             self._counts.add([entry for entry in entries if isinstance(entry, Event)])
             self._position = entries[-1].position
-        changes = await item_store.read_changes(self._redis, self._keys, self._counts.catalogue)
+        changes = await item_store.read_turnover(self._redis, self._keys, self._counts.catalogue)
         self._counts.follow(changes)
         if not changes:  # changes that are no longer kept are not waited for
             self._counts.catalogue = max(self._counts.catalogue, self._loop.catalogue)

@@ -8,13 +8,14 @@ anything for a context without one.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import ClassVar, Self
 
 import numpy as np
 
 from service.funnel import SourceSetting
-from service.represent.json_paths import is_vector, value_at
-from service.represent.misfits import Misfits, Reason
+from service.represent.json_paths import is_vector, number_of, value_at
+from service.represent.misfits import Misfits
 from service.retrieve.source import NOTHING, Array, Found, Items, Query
 
 
@@ -32,22 +33,25 @@ class Ann:
         assert setting.item_field is not None
         assert setting.context_field is not None
         values = [value_at(one, setting.item_field) for one in items.features]
-        sizes = Counter(len(value) for value in values if isinstance(value, list) and is_vector(value))
+        rows = [row for row, value in enumerate(values) if isinstance(value, list) and is_vector(value)]
+        sizes = Counter(len(values[row]) for row in rows)
         size = sizes.most_common(1)[0][0] if sizes else 0
-        fits = [row for row, value in enumerate(values) if _misfit(value, size) is None]
-        vectors = np.array([values[row] for row in fits], dtype=np.float64).reshape(len(fits), size)
-        unit, kept = _unit(vectors)
-        return cls(setting.context_field, np.array(fits, dtype=np.intp)[kept], unit[kept].astype(np.float32))
+        rows = [row for row in rows if len(values[row]) == size]
+        unit, points = _unit([values[row] for row in rows], size)
+        return cls(setting.context_field, np.array(rows, dtype=np.intp)[points], unit[points].astype(np.float32))
 
     def find(self, query: Query, most: int, misfits: Misfits) -> Found:
         value = value_at(query.context, self._field)
         size = self._vectors.shape[1]
         if value is None or not len(self._rows):
             return NOTHING
-        if (reason := _misfit(value, size)) is not None:
-            misfits.add("context", self._field, reason)
+        if not isinstance(value, list) or not is_vector(value):
+            misfits.add("context", self._field, "wrong_type")
             return NOTHING
-        [unit], [points] = _unit(np.array([value], dtype=np.float64))
+        if len(value) != size:
+            misfits.add("context", self._field, "wrong_size")
+            return NOTHING
+        [unit], [points] = _unit([value], size)
         if not points:
             return NOTHING
         cosines = self._vectors @ unit.astype(np.float32)  # (m,)
@@ -56,16 +60,12 @@ class Ann:
         return Found(self._rows[best], cosines[best].astype(np.float64))
 
 
-def _misfit(value: Any, size: int) -> Reason | None:
-    """Return why a value is no vector of this size; None if it is one."""
-    if not isinstance(value, list) or not is_vector(value):
-        return "wrong_type"
-    if len(value) != size:
-        return "wrong_size"
-    return None if all(abs(number) <= 1e150 for number in value) else "not_finite"  # squares are to be finite
-
-
-def _unit(vectors: Array) -> tuple[Array, Array]:
-    """Return vectors (m, size) at length 1, and which of them point anywhere (m,)."""
-    lengths = np.sqrt((vectors * vectors).sum(axis=1))
-    return vectors / np.where(lengths > 0, lengths, 1.0)[:, None], lengths > 0
+def _unit(values: Sequence[Sequence[float]], size: int) -> tuple[Array, Array]:
+    """Return m vectors at length 1, (m, size) float64, and which of them point anywhere, (m,)."""
+    try:
+        vectors = np.array(values, dtype=np.float64).reshape(len(values), size)
+    except OverflowError:  # an integer beyond the floats
+        vectors = np.array([[number_of(number) or 0.0 for number in one] for one in values]).reshape(len(values), size)
+    vectors /= np.maximum(np.abs(vectors).max(axis=1, initial=0.0, keepdims=True), np.finfo(np.float64).tiny)
+    lengths = np.sqrt((vectors * vectors).sum(axis=1))  # between 1 and √size, or 0
+    return vectors / np.maximum(lengths, 1.0)[:, None], lengths > 0

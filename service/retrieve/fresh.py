@@ -36,7 +36,9 @@ class Fresh:
 
     def find(self, query: Query, most: int, misfits: Misfits) -> Found:
         newest = min(len(self._rows), (most + 1) // 2)
-        others = newest + drawn(query.seed, "fresh", most - newest, len(self._rows) - newest)
-        at = np.concatenate([np.arange(newest), others])
-        in_turn = np.argsort(np.concatenate([np.arange(newest), np.arange(len(others))]), kind="stable")
-        return Found(self._rows[at[in_turn]], self._looks[at[in_turn]])
+        others = drawn(query.seed, "fresh", most - newest, len(self._rows) - newest)
+        in_turn = 2 * len(others)  # the newest are as many, or more
+        at = np.empty(newest + len(others), dtype=np.intp)
+        at[:in_turn:2], at[1:in_turn:2] = np.arange(len(others)), newest + others
+        at[in_turn:] = np.arange(len(others), newest)
+        return Found(self._rows[at], self._looks[at])

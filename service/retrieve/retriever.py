@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice, zip_longest
 from typing import Any
 
 import numpy as np
@@ -86,12 +87,10 @@ class Retriever:
             exclude: rows that are not to be found; a source gives others in their place.
             pinned: rows that are candidates whatever the sources find.
         """
-        found = [one.rows for one in self._find(query, exclude, Misfits() if misfits is None else misfits)]
-        ranks = np.concatenate([np.arange(len(rows)) for rows in found])
-        in_turn = np.argsort(ranks, kind="stable")
-        rows = np.concatenate([np.array(pinned, dtype=np.intp), np.concatenate(found)[in_turn]])
-        first = np.unique(rows, return_index=True)[1]
-        return tuple(np.sort(rows[np.sort(first)[: self.funnel.cut]]).tolist())
+        found = [one.rows.tolist() for one in self._find(query, exclude, Misfits() if misfits is None else misfits)]
+        in_turn = (row for rank in zip_longest(*found) for row in rank if row is not None)
+        rows = dict.fromkeys(chain(pinned, in_turn))
+        return tuple(sorted(islice(rows, self.funnel.cut)))
 
     def origins(self, query: Query, *, exclude: Sequence[int] = ()) -> dict[int, list[Origin]]:
         """Return row -> where it came from, of all rows that the sources find."""

@@ -78,6 +78,5 @@ def drawn(seed: str, what: str, most: int, of: int) -> Array:
     hashes = mix(np.uint64(start) + GOLDEN * np.arange(1, 1 + (of if few else 2 * most), dtype=np.uint64))
     if few:
         return hashes.argsort(kind="stable")[:most]
-    numbers = (hashes % np.uint64(of)).astype(np.intp)
-    first = np.unique(numbers, return_index=True)[1]
-    return numbers[np.sort(first)[:most]]
+    different = dict.fromkeys((hashes % np.uint64(of)).tolist())
+    return np.array(list(different)[:most], dtype=np.intp)

@@ -279,7 +279,7 @@ class Follower:
             version, counts = loaded
         elif former is not None and former.funnel == funnel and former.features is catalogue.features:
             return former, newest
-        while version and (changes := await item_store.read_changes(self._redis, keys, counts.catalogue)):
+        while version and (changes := await item_store.read_turnover(self._redis, keys, counts.catalogue)):
             counts.follow(changes)  # that came after the counts were published
         made = await asyncio.to_thread(Retriever.of, funnel, catalogue.features, counts, version, former)
         return made, newest

@@ -54,8 +54,8 @@ async def read_items(redis: Redis, keys: Keys) -> tuple[int, dict[str, dict[str,
     return int(version or 0), {item.decode(): orjson.loads(items[item]) for item in sorted(items)}
 
 
-async def read_changes(redis: Redis, keys: Keys, after: int, *, most: int = 1000) -> list[ItemChange]:
-    """Return the changes of the catalogue after a version that are still kept, oldest first, whole versions.
+async def read_turnover(redis: Redis, keys: Keys, after: int, *, most: int = 1000) -> list[ItemChange]:
+    """Return which items came and went after a version, as far as it is still kept: oldest first, whole versions.
 
     Args:
         most: changes to read at once; more, where one version has more.

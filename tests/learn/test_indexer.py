@@ -127,7 +127,7 @@ async def test_what_the_log_of_changes_no_longer_holds_is_not_waited_for(
 async def test_changes_of_items_are_read_by_whole_versions(redis: Redis, keys: Keys) -> None:
     await item_store.change_items(redis, keys, {f"p{n}": {"n": n} for n in range(5)})
     await item_store.change_items(redis, keys, {"p0": None, "p1": {}})
-    found = await item_store.read_changes(redis, keys, 0, most=2)
+    found = await item_store.read_turnover(redis, keys, 0, most=2)
     assert [(one.version, one.item) for one in found] == [(1, f"p{n}") for n in range(5)]
-    later = await item_store.read_changes(redis, keys, 1)
+    later = await item_store.read_turnover(redis, keys, 1)
     assert [(one.item, one.was, one.now) for one in later] == [("p0", True, False), ("p1", True, True)]
