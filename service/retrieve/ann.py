@@ -7,7 +7,6 @@ anything for a context without one.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
@@ -20,25 +19,42 @@ from service.retrieve.source import NOTHING, Array, Found, Items, Query
 
 
 class Ann:
-    """Holds the vectors of the items, of length 1."""
+    """Holds the vectors of the items, of length 1. After a change of the catalogue only what changed is read."""
 
     learned: ClassVar[bool] = False
 
-    def __init__(self, context_field: str, rows: Array, vectors: Array) -> None:
+    def __init__(self, context_field: str, sizes: Array, rows: Array, vectors: Array) -> None:
         self._field, self._rows = context_field, rows
+        self._sizes = sizes  # (N,) of each item's vector; 0: it has none
         self._vectors = vectors  # (m, size) float32
 
     @classmethod
-    def of(cls, setting: SourceSetting, items: Items) -> Self:
+    def of(cls, setting: SourceSetting, items: Items, former: Self | None = None) -> Self:
         assert setting.item_field is not None
         assert setting.context_field is not None
-        values = [value_at(one, setting.item_field) for one in items.features]
-        rows = [row for row, value in enumerate(values) if isinstance(value, list) and is_vector(value)]
-        sizes = Counter(len(values[row]) for row in rows)
-        size = sizes.most_common(1)[0][0] if sizes else 0
-        rows = [row for row in rows if len(values[row]) == size]
-        unit, points = _unit([values[row] for row in rows], size)
-        return cls(setting.context_field, np.array(rows, dtype=np.intp)[points], unit[points].astype(np.float32))
+        before = None if former is None else items.before
+        values: dict[int, Sequence[float]] = {}
+        sizes = np.zeros(len(items), dtype=np.intp)
+        if former is not None and before is not None:
+            sizes[before >= 0] = former._sizes[before[before >= 0]]
+        for row in range(len(items)) if before is None else np.flatnonzero(before < 0).tolist():
+            value = value_at(items.features[items.ids[row]], setting.item_field)
+            if isinstance(value, list) and is_vector(value):
+                values[row], sizes[row] = value, len(value)
+        size = int(np.bincount(sizes[sizes > 0], minlength=1).argmax())
+        if former is not None and before is not None and size != former._vectors.shape[1]:
+            return cls.of(setting, items)  # most vectors have another size now
+        new = [row for row, value in values.items() if len(value) == size]
+        unit, points = _unit([values[row] for row in new], size)
+        rows, vectors = np.array(new, dtype=np.intp)[points], unit[points].astype(np.float32)
+        if former is not None and before is not None:
+            now = np.full(len(former._sizes), -1)
+            now[before[before >= 0]] = np.flatnonzero(before >= 0)
+            stay = now[former._rows]
+            rows = np.concatenate([stay[stay >= 0], rows])
+            order = np.argsort(rows)
+            rows, vectors = rows[order], np.concatenate([former._vectors[stay >= 0], vectors])[order]
+        return cls(setting.context_field, sizes, rows, vectors)
 
     def find(self, query: Query, most: int, misfits: Misfits) -> Found:
         value = value_at(query.context, self._field)

@@ -28,7 +28,7 @@ class Fresh:
         self._rows, self._looks = rows, looks
 
     @classmethod
-    def of(cls, setting: SourceSetting, items: Items) -> Self:
+    def of(cls, setting: SourceSetting, items: Items, former: Self | None = None) -> Self:
         rows = np.flatnonzero(items.standing.looks < LOOKS)
         born, looks = items.standing.born[rows], items.standing.looks[rows]
         line = np.lexsort((rows, looks, -born))

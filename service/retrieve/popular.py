@@ -28,7 +28,7 @@ class Popular:
         self._rows, self._scores = rows, scores
 
     @classmethod
-    def of(cls, setting: SourceSetting, items: Items) -> Self:
+    def of(cls, setting: SourceSetting, items: Items, former: Self | None = None) -> Self:
         shown, reward = items.standing.shown, items.standing.reward
         mean = reward.sum() / max(shown.sum(), np.finfo(np.float64).tiny)
         rows = np.flatnonzero(shown)

@@ -23,7 +23,7 @@ class Random:
         self._n = n
 
     @classmethod
-    def of(cls, setting: SourceSetting, items: Items) -> Self:
+    def of(cls, setting: SourceSetting, items: Items, former: Self | None = None) -> Self:
         return cls(len(items))
 
     def find(self, query: Query, most: int, misfits: Misfits) -> Found:

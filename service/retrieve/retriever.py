@@ -7,21 +7,21 @@ they stand in the order of the catalogue. Letters: **N** items of the catalogue,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
-from typing import Any
 
 import numpy as np
 
 from service.funnel import Funnel
+from service.records import Features
 from service.represent.misfits import Misfits
 from service.retrieve.ann import Ann
 from service.retrieve.counts import Counts
 from service.retrieve.fresh import Fresh
 from service.retrieve.popular import Popular
 from service.retrieve.random import Random
-from service.retrieve.source import Found, Items, Query, Source
+from service.retrieve.source import Array, Found, Items, Query, Source
 
 SOURCES: Mapping[str, type[Source]] = {"popular": Popular, "fresh": Fresh, "random": Random, "ann": Ann}
 
@@ -35,43 +35,69 @@ class Origin:
     score: float  # means something within one source only
 
 
+def _before(former: Sequence[str], ids: Sequence[str], changed: frozenset[str]) -> Array | None:
+    """Return where each id stood before, -1 where it is new or has changed; None where these are not all changes.
+
+    What did not change stands in the same order in both.
+    """
+    stood = [row for row, item in enumerate(former) if item not in changed]
+    stands = [row for row, item in enumerate(ids) if item not in changed]
+    if len(stood) != len(stands):
+        return None
+    before = np.full(len(ids), -1, dtype=np.intp)
+    before[stands] = stood
+    return before
+
+
 @dataclass(frozen=True)
 class Retriever:
     """The funnel of a loop over one version of its catalogue. Immutable.
 
     Attributes:
         version: of the counts that it was made from; 0: there were none.
+        catalogue: the version of the catalogue.
+        ids: of that, in order.
     """
 
     version: int
     counts: Counts
     funnel: Funnel
-    features: Mapping[str, Mapping[str, Any]]  # of the catalogue, by the ids in order
+    catalogue: int
+    ids: Sequence[str]
     sources: Sequence[Source]
 
     @classmethod
     def of(
         cls,
         funnel: Funnel,
-        features: Mapping[str, Mapping[str, Any]],
+        ids: Sequence[str],
+        features: Mapping[str, Features],
         counts: Counts,
+        *,
         version: int,
+        catalogue: int,
         former: Retriever | None = None,
+        changed: Collection[str] | None = None,
     ) -> Retriever:
         """Prepare all sources.
 
         Args:
-            features: of the catalogue, by the ids in order.
-            former: lends the sources that would be the same.
+            ids: of the catalogue, in order.
+            catalogue: its version.
+            former: lends the sources that would be the same, and what does not change of the others.
+            changed: the items that differ between its catalogue and this one; None: nobody knows.
         """
-        items = Items(list(features.values()), counts.standing(list(features)))
-        same = former is not None and former.features is features
-        kept = dict(zip(former.funnel.sources, former.sources, strict=True)) if former is not None and same else {}
+        before = None if former is None or changed is None else _before(former.ids, ids, frozenset(changed))
+        items = Items(ids, features, counts.standing(ids), before)
+        lent = {} if former is None else dict(zip(former.funnel.sources, former.sources, strict=True))
+        same = former is not None and former.catalogue == catalogue
         sources = [
-            kept[one] if one in kept and not kept[one].learned else SOURCES[one.source].of(one, items)
+            lent[one]
+            if same and one in lent and not lent[one].learned
+            else SOURCES[one.source].of(one, items, lent.get(one))
             for one in funnel.sources
         ]
-        return cls(version, counts, funnel, features, sources)
+        return cls(version, counts, funnel, catalogue, ids, sources)
 
     def retrieve(
         self,

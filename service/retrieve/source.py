@@ -29,11 +29,14 @@ FEW = 8  # times as many numbers as are drawn: they are shuffled, rather than dr
 class Items:
     """N items of a catalogue, as sources see them."""
 
-    features: Sequence[Mapping[str, Any]]  # (N,)
+    ids: Sequence[str]  # (N,)
+    features: Mapping[str, Features]
     standing: Standing
+    # (N,) where each stood, with the same features, in the catalogue that a former source was made for; -1: nowhere
+    before: Array | None = None
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,12 @@ class Source(Protocol):
     learned: ClassVar[bool]  # whether it depends on what is known of the items, and not on the catalogue alone
 
     @classmethod
-    def of(cls, setting: SourceSetting, items: Items) -> Self:
-        """Prepare what does not depend on the decision."""
+    def of(cls, setting: SourceSetting, items: Items, former: Self | None = None) -> Self:
+        """Prepare what does not depend on the decision.
+
+        Args:
+            former: of the same setting, for the catalogue of `items.before`.
+        """
 
     def find(self, query: Query, most: int, misfits: Misfits) -> Found:
         """Find at most so many items; values of the context that it cannot use are counted."""

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from service.decide.active import UNIFORM, ActiveLoop, ServedPolicy, serving
 from service.decide.catalogue import Catalogue
 from service.errors import NotFound, StoreUnavailable
-from service.records import LoopRecord
+from service.records import ItemChange, LoopRecord
 from service.represent.stored import AnyEncoder, make_encoder, schema_of, stored_encoder
 from service.retrieve.counts import Counts
 from service.retrieve.retriever import Retriever
@@ -277,12 +277,35 @@ class Follower:
         version, counts = (0, Counts()) if former is None else (former.version, former.counts)
         if newest != version and (loaded := await self._load_counts(keys, newest)) is not None:
             version, counts = loaded
-        elif former is not None and former.funnel == funnel and former.features is catalogue.features:
+        elif former is not None and former.funnel == funnel and former.catalogue == catalogue.version:
             return former, newest
-        while version and (changes := await item_store.read_turnover(self._redis, keys, counts.catalogue)):
-            counts.follow(changes)  # that came after the counts were published
-        made = await asyncio.to_thread(Retriever.of, funnel, catalogue.features, counts, version, former)
+        if version:  # else nothing is known, and the whole log of changes would have to be read
+            counts.follow(await self._turnover(keys, counts.catalogue))
+        changed: list[str] | None = None
+        if former is not None:
+            changes = await self._turnover(keys, former.catalogue)
+            if {change.version for change in changes} >= {*range(former.catalogue + 1, catalogue.version + 1)}:
+                changed = [change.item for change in changes]
+        made = await asyncio.to_thread(
+            Retriever.of,
+            funnel,
+            catalogue.ids,
+            catalogue.features,
+            counts,
+            version=version,
+            catalogue=catalogue.version,
+            former=former,
+            changed=changed,
+        )
         return made, newest
+
+    async def _turnover(self, keys: Keys, after: int) -> list[ItemChange]:
+        """Return which items came and went after a version of the catalogue, as far as it is still kept."""
+        found: list[ItemChange] = []
+        while changes := await item_store.read_turnover(self._redis, keys, after):
+            found += changes
+            after = changes[-1].version
+        return found
 
     async def _load_counts(self, keys: Keys, version: int) -> tuple[int, Counts] | None:
         """Load counts; None when there are no good ones: those of before stay."""

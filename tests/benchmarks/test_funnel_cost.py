@@ -5,7 +5,7 @@
 All cases decide in turns in one process; the figures are processor time of its thread. The policy is `adaptive` on a
 declared schema, and has learned 2 000 events. The cut is 200, the sources are `popular`, `fresh` and `random`;
 with `ann` it searches 64-dimensional vectors, exactly. A catalogue of 200 items without a funnel is what as many
-candidates cost by themselves. What it takes to build the funnel, and to build it for new counts, is told beside it.
+candidates cost by themselves. What it takes to build the funnel, at first and again, is told beside it.
 """
 
 from __future__ import annotations
@@ -78,16 +78,24 @@ class Player:
 def narrowed(active: ActiveLoop, counts: Counts, sources: list[dict[str, Any]]) -> ActiveLoop:
     """Put a funnel before a loop, and say what building it costs."""
     funnel = Funnel.model_validate({"sources": sources, "cut": 200})
-    started = time.thread_time()
-    first = Retriever.of(funnel, active.catalogue.features, counts, 1)
-    built = time.thread_time()
-    made = Retriever.of(funnel, active.catalogue.features, counts, 2, first)
-    again = time.thread_time()
+    catalogue, made = active.catalogue, None
+    times = [time.thread_time()]
+    for version, changed in ((1, None), (1, ()), (2, catalogue.ids[:1])):
+        made = Retriever.of(
+            funnel,
+            catalogue.ids,
+            catalogue.features,
+            counts,
+            version=1,
+            catalogue=version,
+            former=made,
+            changed=changed,
+        )
+        times.append(time.thread_time())
+    first, again, changed_one = np.diff(times)
     names = " ".join(one["source"] for one in sources)
-    n = len(active.catalogue.ids)
-    print(
-        f"catalogue of {n}, {names}: built in {built - started:.3f} s, for new counts in {again - built:.3f} s of CPU"
-    )
+    print(f"seconds of CPU to build {names} over {len(catalogue.ids)} items: {first:.3f}, ", end="")
+    print(f"for new counts {again:.3f}, for one changed item {changed_one:.3f}")
     return replace(active, retriever=made)
 
 

@@ -30,7 +30,8 @@ FUNNEL = Funnel.model_validate({"sources": [ANN, {"source": "random", "quota": 4
 
 def shop(funnel: Funnel = FUNNEL) -> ActiveLoop:
     active = active_of(ITEMS, traffic={"p": 1.0}, served={"p": served_of("p")}, exploration_floor=0.1)
-    made = Retriever.of(funnel, active.catalogue.features, Counts(), 7)
+    catalogue = active.catalogue
+    made = Retriever.of(funnel, catalogue.ids, catalogue.features, Counts(), version=7, catalogue=catalogue.version)
     return replace(active, retriever=made)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -29,9 +30,24 @@ def counts_of(rewards: dict[str, float]) -> Counts:
     return counts
 
 
+def made_of(
+    funnel: Funnel,
+    features: dict[str, dict[str, Any]] = FEATURES,
+    counts: Counts | None = None,
+    *,
+    catalogue: int = 1,
+    former: Retriever | None = None,
+    changed: Collection[str] | None = None,
+) -> Retriever:
+    counts = counts or Counts()
+    return Retriever.of(
+        funnel, sorted(features), features, counts, version=3, catalogue=catalogue, former=former, changed=changed
+    )
+
+
 def retriever_of(*sources: Any, cut: int = 20, counts: Counts | None = None) -> Retriever:
     funnel = Funnel.model_validate({"sources": sources, "cut": cut})
-    return Retriever.of(funnel, FEATURES, counts or Counts(), 3)
+    return made_of(funnel, counts=counts)
 
 
 def test_sources_take_turns_and_the_cut_is_theirs_alike() -> None:
@@ -73,12 +89,48 @@ def test_sources_of_the_catalogue_alone_are_lent_to_the_next() -> None:
     former = retriever_of({"source": "fresh", "quota": 2}, ANN)
     counts = Counts()
     counts.follow([ItemChange(9, "p30", was=False, now=True)])
-    made = Retriever.of(former.funnel, FEATURES, counts, 4, former)
+    made = made_of(former.funnel, counts=counts, former=former, changed=())
     assert made.sources[1] is former.sources[1]
     assert 30 in made.retrieve(QUERY)
-    other = Retriever.of(former.funnel, dict(FEATURES), counts, 4, former)
+    other = made_of(former.funnel, counts=counts, catalogue=2, former=former)
     assert other.sources[1] is not former.sources[1]
     assert other.retrieve(QUERY) == made.retrieve(QUERY)
+
+
+class Unread(dict[str, Any]):
+    """Features that must not be read again."""
+
+    def get(self, *_: Any) -> Any:
+        raise AssertionError("read again")
+
+
+def test_after_a_change_of_the_catalogue_only_what_changed_is_read() -> None:
+    former = retriever_of(ANN)
+    changes = {"p00": {}, "p03": {"vector": [0, 1]}, "aa": {"vector": [50, 1]}, "zz": {"vector": [1, 0, 0]}}
+    unread = {item: Unread(features) for item, features in FEATURES.items() if item not in ("p01", *changes)}
+    made = made_of(former.funnel, unread | changes, catalogue=2, former=former, changed=["p01", *changes])
+    anew = made_of(former.funnel, {item: one for item, one in FEATURES.items() if item != "p01"} | changes, catalogue=2)
+    assert made.origins(QUERY) == anew.origins(QUERY)
+    assert [made.ids[row] for row in made.retrieve(QUERY)] == ["aa", "p02", "p04", "p05", "p06"]
+    third = made_of(former.funnel, FEATURES, catalogue=3, former=made, changed=["p01", *changes])
+    assert third.origins(QUERY) == former.origins(QUERY)
+
+
+def test_where_changes_are_missing_everything_is_read() -> None:
+    former = retriever_of(ANN)
+    features = {item: one for item, one in FEATURES.items() if item != "p01"}
+    made = made_of(former.funnel, features, catalogue=2, former=former, changed=[])
+    assert made.origins(QUERY) == made_of(former.funnel, features, catalogue=2).origins(QUERY)
+
+
+def test_vectors_of_a_new_size_take_over_when_they_are_most() -> None:
+    former = retriever_of(ANN)
+    query = Query({"taste": [1, 0, 0]}, "seed")
+    for most in (29, 31):
+        new = {f"p{n:02}": {"vector": [n, 1, 1]} for n in range(most)}
+        made = made_of(former.funnel, FEATURES | new, catalogue=2, former=former, changed=list(new))
+        assert bool(made.retrieve(query)) == (most == 31)
+        assert bool(made.retrieve(QUERY)) == (most == 29)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ def items_of(n: int = 0, *, features: Sequence[Mapping[str, Any]] = (), **known:
     }
     for name, values in known.items():
         arrays[name][:] = values
-    return Items(features or [{}] * n, Standing(**arrays))
+    ids = [f"p{row}" for row in range(n)]
+    return Items(ids, dict(zip(ids, features or [{}] * n, strict=True)), Standing(**arrays))
 
 
 def find(
