@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from service.funnel import NO_FUNNEL, Funnel
 from service.rules import NO_RULES, Rules
 
 LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -79,6 +80,9 @@ class LoopChanges(BaseModel):
     )
     rules: Rules = Field(
         NO_RULES, description="filter, boost, pin, at_most: of every decision, beside the request's own"
+    )
+    funnel: Funnel = Field(
+        NO_FUNNEL, description="sources that find the candidates of a decision in a large catalogue; {}: all are"
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,6 +156,15 @@ class Change:
     at: float = 0.0  # unix seconds; 0: not written down yet
 
 
+class ItemChange(NamedTuple):
+    """One change of a catalogue."""
+
+    version: int  # that it made
+    item: str
+    was: bool  # there before
+    now: bool  # there after it
+
+
 # ---- decisions
 
 
@@ -166,6 +175,13 @@ class SlateItem:
     id: str
     score: float  # the policy's estimate, in units of the reward
     propensity: float  # in (0, 1]: of being drawn for its place, given the places before it
+
+
+class Retrieved(NamedTuple):
+    """The candidates that a funnel found."""
+
+    version: int  # of the counts that its sources were made from
+    rows: tuple[int, ...]  # of the catalogue at the decision's version, by the ids in order, ascending
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +209,7 @@ class Decision:
     folded: bool = False  # whether the policy's bounds were folded over the catalogue beforehand
     rung: str = field(default="ok", compare=False)  # store_down: answered from memory, and stored afterwards
     experiment: Assignment | None = None  # None: it took part in none
+    retrieved: Retrieved | None = None  # None: no funnel narrowed the candidates
 
     def candidates_for(self, place: int) -> int:
         """Return from how many candidates the item at a place, from 0 on, was drawn."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +103,20 @@ async def export_dsjson(redis: Redis, loop: str, file: Path, progress: Progress 
     return done
 
 
+def candidates_of(decision: Decision, items: Mapping[str, Features]) -> Sequence[tuple[str, Features | None]]:
+    """Return the candidates of a decision as a request names them, before exclusions.
+
+    Args:
+        items: the catalogue of then, by the ids in order.
+    """
+    if decision.candidates is not None:
+        return decision.candidates
+    if decision.retrieved is None:
+        return [(item, None) for item in items]
+    ids = list(items)
+    return [(ids[row], None) for row in decision.retrieved.rows]
+
+
 def _part(path: Path) -> Path:
     """Return where to write what is to be renamed to `path` at the end."""
     part = path.with_name(path.name + ".part")
@@ -143,7 +157,7 @@ class _Catalogues:
         items = await self._at(decision.catalogue)
         if items is None:
             return None
-        named = [(item, None) for item in items] if decision.candidates is None else decision.candidates
+        named = candidates_of(decision, items)
         shown = [item.id for item in decision.items]
         out = {*decision.exclude, *(shown[: shown.index(event.item)] if event.item in shown else ())}
         left = {item: items.get(item, {}) if own is None else own for item, own in named if item not in out}

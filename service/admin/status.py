@@ -24,6 +24,7 @@ from service.store import (
     loop_store,
     policy_store,
     profile_store,
+    retrieval_store,
     workers,
 )
 from service.store.decisions import DecisionWriter
@@ -98,6 +99,16 @@ class DataNotice(BaseModel):
     needs_person: bool = Field(description="false: the service has dealt with it by itself")
 
 
+class RetrievalStatus(BaseModel):
+    """What the sources of a funnel are made from."""
+
+    version: int
+    age_s: float = Field(description="seconds since it was published; nothing is published while nothing happens")
+    events: int = Field(description="events counted")
+    items: int = Field(description="items that it knows, of at most 1 000 000")
+    bytes: int
+
+
 class LastChange(BaseModel):
     """The newest administrative change."""
 
@@ -141,6 +152,7 @@ class LoopStatus(BaseModel):
     history_bins: int = Field(0, description="bins of GET /loops/{loop}/history; at most 12 240 are kept")
     history_bytes: int = Field(0, description="that they take in Redis")
     encoders: int = Field(1, description="encoders that are kept, the first among them")
+    retrieval: RetrievalStatus | None = Field(None, description="of a loop with a funnel; null: nothing published yet")
     changes: int = Field(0, description="administrative changes of settings, policies and traffic in GET /changes")
     last_change: LastChange | None = None
     experiment: str | None = Field(None, description="that runs, or is planned: GET /experiments/{name} says more")
@@ -283,12 +295,21 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
         history_bins=history_bins,
         history_bytes=history_bytes,
         encoders=1 + await encoders.count(redis, keys),
+        retrieval=await _retrieval(redis, keys) if record.settings.funnel else None,
         changes=changes,
         last_change=None if last is None else LastChange(at=last.at, by=last.by, what=last.what),
         experiment=None if experiment is None else experiment.name,
         policies=policies,
         **counters,
     )
+
+
+async def _retrieval(redis: Redis, keys: Keys) -> RetrievalStatus | None:
+    found = await retrieval_store.read_summary(redis, keys)
+    if found is None:
+        return None
+    age = round(time.time() - found.published, 3)
+    return RetrievalStatus(version=found.version, age_s=age, events=found.events, items=found.items, bytes=found.bytes)
 
 
 def _short(notice: Mapping[str, Any]) -> DataNotice:

@@ -34,6 +34,7 @@ from service.represent.learned import LearnedSchema
 from service.represent.schema import FeatureSchema
 from service.rules import Rules
 from service.store.activity import Sent
+from service.store.codec import read_retrieved
 
 ID_LENGTH, LOOP_LENGTH = 128, 64
 
@@ -136,6 +137,14 @@ class RecommendedItem(BaseModel):
     propensity: float = Field(description="the exact probability with which this item was drawn for its place")
 
 
+class CandidateSource(BaseModel):
+    """A source of the funnel that found a candidate."""
+
+    source: str
+    rank: int = Field(description="among the items that the source found, from 1")
+    score: float = Field(description="of the source; comparable within one source only")
+
+
 class CandidateChance(BaseModel):
     """What chance of the first place a candidate had."""
 
@@ -143,6 +152,9 @@ class CandidateChance(BaseModel):
     score: float
     propensity: float = Field(description="of the first place; 0: the rules kept it from there")
     rules: list[str] = Field(description="those that concern it")
+    sources: list[CandidateSource] | None = Field(
+        None, description="where the funnel had it from; null: no funnel narrowed the candidates"
+    )
 
 
 class RecommendReply(BaseModel):
@@ -316,6 +328,20 @@ class AssignmentReply(BaseModel):
     share: float = Field(description="the chance of every unit to fall there")
 
 
+class RetrievedRecord(BaseModel):
+    """The candidates that a funnel found."""
+
+    version: int = Field(description="of the counts that its sources were made from; 0: there were none")
+    rows: list[int] = Field(
+        description="places in the catalogue of the decision's version, by the ids in order, from 0"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stored(cls, stored: Any) -> Any:
+        return read_retrieved(stored)._asdict()
+
+
 class DecisionRecord(BaseModel):
     """A decision as it was stored, with everything that a replay of it needs."""
 
@@ -341,6 +367,7 @@ class DecisionRecord(BaseModel):
     rules: dict[str, Any] | None = Field(None, description="of the loop and of the request")
     left: list[int] | None = Field(None, description="under rules: candidates for each place")
     experiment: AssignmentReply | None = Field(None, description="null: it took part in none")
+    retrieved: RetrievedRecord | None = Field(None, description="what the funnel found; null: it narrowed nothing")
 
 
 class LedgerFeedback(BaseModel):

@@ -20,6 +20,7 @@ from service.policies import KINDS, Array, Candidates, Fold, Ranked, Scorer, col
 from service.policies.random import RandomScorer
 from service.records import OUTSIDE, Assignment, PolicyRecord
 from service.represent.stored import AnyEncoder
+from service.retrieve.retriever import Retriever
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class ActiveLoop:
     activity: bool = False  # whether users have states
     assigner: Assigner | None = None  # of the experiment that runs, or is to begin
     release: Mapping[str, Any] | None = None  # policy, id and guard's latency of the release that runs
+    retriever: Retriever | None = None  # None: every item of the catalogue is a candidate
     cumulative: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service.decide.stage import Stage, Traits, passing
 from service.policies import Ids
-from service.records import Features
+from service.records import Features, Retrieved
 from service.represent.misfits import Misfits
 from service.represent.stored import AnyEncoder, Block
 from service.represent.user_state import ItemFields
@@ -78,16 +78,22 @@ class Catalogue:
         exclude: Sequence[str],
         encoder: AnyEncoder,
         misfits: Misfits | None = None,
+        retrieved: Retrieved | None = None,
     ) -> tuple[Sequence[str], Block]:
         """Return the n candidates of one request: their ids, and their item columns.
 
         A candidate with features of its own is used with these; one without has the catalogue's, or none.
+
+        Args:
+            retrieved: the items that are candidates where the request names none; None: all.
 
         Raises:
             KeyError: the catalogue is not encoded for this encoder.
         """
         block = self.block_of(encoder)
         out = set(exclude)
+        if candidates is None and retrieved is not None:
+            return self._few(self._left_of(retrieved, out), block)
         if candidates is None:
             rows = self._but(out)
             return (self.known, block) if rows is None else self._at(rows, block)
@@ -106,6 +112,7 @@ class Catalogue:
         rules: Rules,
         encoder: AnyEncoder,
         misfits: Misfits | None = None,
+        retrieved: Retrieved | None = None,
     ) -> tuple[Sequence[str], Block, Stage]:
         """Return the candidates of `eligible` that pass the filter, and the stage of the other rules.
 
@@ -113,6 +120,12 @@ class Catalogue:
             KeyError: the catalogue is not encoded for this encoder.
             NoCandidates: none passes the filter.
         """
+        if candidates is None and retrieved is not None:
+            few = self._left_of(retrieved, set(exclude))
+            traits = Traits([self.features[self.ids[row]] for row in few.tolist()])
+            rows = passing(rules, traits, None)
+            ids, block = self._few(few[rows], self.block_of(encoder))
+            return ids, block, Stage(rules, traits, rows, ids)
         if candidates is None:
             rows = passing(rules, self.traits, self._but(set(exclude)))
             ids, block = self._at(rows, self.block_of(encoder))
@@ -128,6 +141,14 @@ class Catalogue:
         """Return the rows of all items but these; None: of all."""
         gone = [self.index[item] for item in out if item in self.index]
         return np.delete(np.arange(len(self.ids)), gone) if gone else None
+
+    def _left_of(self, retrieved: Retrieved, out: set[str]) -> NDArray[np.intp]:
+        """Return the rows that a funnel found, without these items."""
+        return np.array([row for row in retrieved.rows if not out or self.ids[row] not in out], dtype=np.intp)
+
+    def _few(self, rows: NDArray[Any], block: Block) -> tuple[Sequence[str], Block]:
+        """Select few items: for these alone, scorers had better look the ids up than for the whole catalogue."""
+        return [self.ids[row] for row in rows.tolist()], block.take(rows)
 
     def _at(self, rows: NDArray[Any], block: Block) -> tuple[Ids, Block]:
         return self.known.take(rows), block.take(rows)

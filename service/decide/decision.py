@@ -1,9 +1,12 @@
-"""One decision: candidates → rows → pmf → floor → draw. Pure: equal inputs give equal decisions, bit for bit."""
+"""One decision: funnel → candidates → rows → pmf → floor → draw.
+
+Pure: equal inputs give equal decisions, bit for bit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -13,9 +16,11 @@ from service.decide.active import ActiveLoop, ServedPolicy
 from service.decide.stage import Stage
 from service.errors import NoCandidates
 from service.policies import Array, Ranked
-from service.records import Assignment, Decision, Features, SlateItem
+from service.records import Assignment, Decision, Features, Retrieved, SlateItem
 from service.represent.misfits import Misfits
 from service.represent.stored import AnyEncoder, Block
+from service.retrieve.retriever import Origin, Retriever
+from service.retrieve.source import Query
 from service.rules import NO_RULES, Rules
 
 
@@ -30,6 +35,7 @@ class Request:
     exclude: Sequence[str]
     k: int
     rules: Rules = NO_RULES  # of the loop and of the request
+    retrieved: Retrieved | None = None  # what the funnel found; None: it is to be asked, if there is one
 
 
 class Pick(NamedTuple):
@@ -115,6 +121,8 @@ def decide(
     if served is None:
         served, experiment = active.assigned(request.user_id, request.decision_id, at=at)
     encoder = served.encoder or active.encoder
+    if request.candidates is None and request.retrieved is None and active.retriever is not None:
+        request = replace(request, retrieved=_retrieved(request, active, active.retriever, misfits))
     ids, block, stage = _eligible(request, active, encoder, misfits)
     rows = encoder.rows(request.context, block, misfits=misfits)  # (n, d)
     ranked, folded = served.rank(rows, ids, request.user_id)
@@ -145,6 +153,7 @@ def decide(
         left=tuple(pick.of for pick in slate) if request.rules else None,
         folded=folded,
         experiment=experiment,
+        retrieved=request.retrieved,
     )
     return decision, rows.dense(np.array([pick.row for pick in slate]))
 
@@ -157,6 +166,7 @@ class Chance:
     score: float  # in units of the reward
     propensity: float  # of being drawn for the first place
     rules: tuple[str, ...]  # those that changed its chance
+    sources: Sequence[Origin] | None = None  # where the funnel had it from; None: no funnel narrowed the candidates
 
 
 def chances(request: Request, active: ActiveLoop, served: ServedPolicy) -> list[Chance]:
@@ -178,12 +188,46 @@ def chances(request: Request, active: ActiveLoop, served: ServedPolicy) -> list[
         pmf = ranked.pmf(None) if stage is None else stage.weighed(ranked.pmf(left), left)
         p[left] = with_floor(pmf, floor)
     low, high = encoder.reward_range or active.settings.reward_range
+    origins = None if request.retrieved is None else _origins(request, active)
     return [
         Chance(
-            ids[row], low + ranked.score(row) * (high - low), float(p[row]), () if stage is None else stage.said(row)
+            ids[row],
+            low + ranked.score(row) * (high - low),
+            float(p[row]),
+            () if stage is None else stage.said(row),
+            None if origins is None else origins.get(ids[row], ()),
         )
         for row in np.argsort(-p, kind="stable").tolist()
     ]
+
+
+def _query(request: Request, active: ActiveLoop) -> Query:
+    return Query(request.context, seed_of(active.name, request.decision_id))
+
+
+def _rows_of(items: Iterable[str], active: ActiveLoop) -> list[int]:
+    """Return the rows of those items that the catalogue has."""
+    return [row for item in items if (row := active.catalogue.index.get(item)) is not None]
+
+
+def _retrieved(request: Request, active: ActiveLoop, retriever: Retriever, misfits: Misfits | None) -> Retrieved:
+    """Ask the funnel."""
+    rows = retriever.retrieve(
+        _query(request, active),
+        exclude=_rows_of(request.exclude, active),
+        pinned=_rows_of((pin.item for pin in request.rules.pin), active),
+        misfits=misfits,
+    )
+    return Retrieved(retriever.version, rows)
+
+
+def _origins(request: Request, active: ActiveLoop) -> dict[str, list[Origin]] | None:
+    """Return item -> where the funnel had it from; None where it would no longer find what it found."""
+    retriever = active.retriever
+    if retriever is None or _retrieved(request, active, retriever, None) != request.retrieved:
+        return None
+    found = retriever.origins(_query(request, active), exclude=_rows_of(request.exclude, active))
+    return {active.catalogue.ids[row]: origins for row, origins in found.items()}
 
 
 def _eligible(
@@ -197,10 +241,10 @@ def _eligible(
     catalogue, stage = active.catalogue, None
     if request.rules:
         ids, block, stage = catalogue.eligible_by_rules(
-            request.candidates, request.exclude, request.rules, encoder, misfits
+            request.candidates, request.exclude, request.rules, encoder, misfits, request.retrieved
         )
     else:
-        ids, block = catalogue.eligible(request.candidates, request.exclude, encoder, misfits)
+        ids, block = catalogue.eligible(request.candidates, request.exclude, encoder, misfits, request.retrieved)
     if not ids:
         raise NoCandidates(
             "candidates",
@@ -219,4 +263,5 @@ def request_of(decision: Decision) -> Request:
         exclude=decision.exclude,
         k=decision.k,
         rules=NO_RULES if decision.rules is None else Rules.model_validate(decision.rules),
+        retrieved=decision.retrieved,
     )

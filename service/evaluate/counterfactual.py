@@ -52,11 +52,13 @@ def opinion(
     assert encoder is not None, "the target has no encoder"
     stage: Stage | None = None
     if decision.rules is None:
-        ids, block = catalogue.eligible(decision.candidates, decision.exclude, encoder)
+        ids, block = catalogue.eligible(decision.candidates, decision.exclude, encoder, retrieved=decision.retrieved)
     else:
         rules = Rules.model_validate(decision.rules)
         try:
-            ids, block, stage = catalogue.eligible_by_rules(decision.candidates, decision.exclude, rules, encoder)
+            ids, block, stage = catalogue.eligible_by_rules(
+                decision.candidates, decision.exclude, rules, encoder, retrieved=decision.retrieved
+            )
         except NoCandidates:
             return None
     [shown] = decision.items

@@ -66,6 +66,7 @@ DECISIONS = {
     "seed": "text",
     "items": "slate",
     "rules": "text",
+    "retrieved": "text",
 }
 POLICIES = {
     "name": "text",
@@ -182,6 +183,7 @@ def decision_row(decision: Decision) -> dict[str, Any]:
         "seed": decision.seed,
         "items": [asdict(item) for item in decision.items],
         "rules": _json(decision.rules),
+        "retrieved": None if decision.retrieved is None else _json(decision.retrieved._asdict()),
     }
 
 

@@ -23,6 +23,7 @@ from service.learn.evaluations import Evaluator
 from service.learn.experiments import TASK as EXPERIMENTS
 from service.learn.experiments import ExperimentKeeper
 from service.learn.historian import Historian
+from service.learn.indexer import Indexer
 from service.learn.profiler import Profiler
 from service.learn.releaser import Releaser
 from service.learn.runner import PolicyRunner
@@ -36,6 +37,7 @@ from service.store.history_store import LEASE as HISTORY
 from service.store.keys import CHANGES, USED, Keys
 from service.store.profile_store import LEASE as PROFILE
 from service.store.release_store import LEASE as RELEASE
+from service.store.retrieval_store import LEASE as RETRIEVAL
 from service.store.upgrade import upgrade
 
 PERIOD_S = 1.0  # of the heartbeat
@@ -122,6 +124,8 @@ class Learner:
             self._run(keys, EXPERIMENTS, ExperimentKeeper(self._redis, keys).run, stop)
         if record.release is not None:
             self._run(keys, RELEASE, Releaser(self._redis, keys).run, stop)
+        if record.settings.funnel:
+            self._run(keys, RETRIEVAL, Indexer(self._redis, keys).run, stop)
         for policy in await policy_store.policy_names(self._redis, keys):
             self._run(keys, policy, PolicyRunner(self._redis, keys, policy, self._settings).run, stop)
 

@@ -20,10 +20,12 @@ from service.decide.active import UNIFORM, ActiveLoop, ServedPolicy, serving
 from service.decide.assignment import Assigner
 from service.decide.catalogue import Catalogue
 from service.errors import NotFound, StoreUnavailable
-from service.records import LoopRecord
+from service.records import ItemChange, LoopRecord
 from service.represent.stored import AnyEncoder, make_encoder, schema_of, stored_encoder
+from service.retrieve.counts import Counts
+from service.retrieve.retriever import Retriever
 from service.store import encoders as encoder_store
-from service.store import item_store, loop_store, policy_store, workers
+from service.store import item_store, loop_store, policy_store, retrieval_store, workers
 from service.store.announcements import listen
 from service.store.codec import encoder_of, unpack
 from service.store.keys import CHANGES, Keys
@@ -34,8 +36,9 @@ POLL_S = 1.0
 LOOK_S = 10.0  # from one look at every loop to the next, for what no announcement told
 AT_ONCE = 100  # loops that are asked for in one round trip
 
-Seen: TypeAlias = tuple[bytes | None, bytes | None, Mapping[str, tuple[str, int] | None]]
-"""What an active loop was made of: its id, its epoch, and the id and newest version of each policy that serves."""
+Seen: TypeAlias = tuple[bytes | None, bytes | None, Mapping[str, tuple[str, int] | None], int]
+"""What an active loop was made of: its id, its epoch, the id and newest version of each policy that serves, and the
+version of the counts of its funnel, 0 where it has none."""
 
 log = structlog.get_logger()
 
@@ -49,7 +52,7 @@ class Follower:
         self._loops: Mapping[str, ActiveLoop] = {}
         self._changed: set[str] = set()
         self._wake, self._refreshing = asyncio.Event(), asyncio.Lock()
-        self._refused: set[tuple[str, int]] = set()  # (policy id, version) not to be tried again
+        self._refused: set[tuple[str, int]] = set()  # (policy id, or key of counts; version) not to be tried again
         self._failing: set[str] = set()  # loops that cannot be loaded, each told once
         self._seen: dict[str, Seen] = {}
         self._due = 0.0  # when all loops are to be looked at, on the monotonic clock
@@ -172,7 +175,16 @@ class Follower:
         for (keys, policy), version in zip(policies, versions, strict=True):
             newest[keys.loop][policy] = version
         epochs = await loop_store.epochs(self._redis, names)
-        return {name: (*epochs[name], newest[name]) for name in names}
+        narrowed = {name: Keys(name, found.id) for name in names if (found := self._narrowed(name)) is not None}
+        counts = dict(
+            zip(narrowed, await retrieval_store.read_versions(self._redis, [*narrowed.values()]), strict=True)
+        )
+        return {name: (*epochs[name], newest[name], counts.get(name, 0)) for name in names}
+
+    def _narrowed(self, name: str) -> ActiveLoop | None:
+        """Return the active loop of this name, if a funnel narrows its candidates."""
+        active = self._loops.get(name)
+        return active if active is not None and active.retriever is not None else None
 
     async def refresh(self, name: str) -> None:
         """Build the loop's newest state beside the old one, check it, swap.
@@ -212,7 +224,9 @@ class Follower:
         newest = await policy_store.latest_versions(self._redis, keys, sorted(policies))
         served = await self._served(keys, record, old, encoders, newest)
         catalogue = await self._catalogue(keys, record, old, encoder, served)
-        served = await asyncio.to_thread(lambda: {name: policy.folded(catalogue) for name, policy in served.items()})
+        retriever, counted = await self._retriever(keys, record, old, catalogue)
+        if retriever is None:  # behind a funnel few of the items are scored
+            served = await asyncio.to_thread(lambda: {one: policy.folded(catalogue) for one, policy in served.items()})
         new = ActiveLoop(
             name=name,
             id=record.id,
@@ -225,6 +239,7 @@ class Follower:
             activity=record.activity,
             assigner=None if experiment is None else Assigner(experiment),
             release=record.release,
+            retriever=retriever,
         )
         await self._look_for_loss()
         if self.store_lost:  # lost while it was read: what was missing then is not gone
@@ -232,7 +247,7 @@ class Follower:
         self._loops = {**self._loops, name: new}
         if old is None or old.epoch != new.epoch:
             await workers.adopt(self._redis, keys, self.worker, new.epoch)
-        self._seen[name] = (record.id.encode(), b"%d" % record.epoch, newest)
+        self._seen[name] = (record.id.encode(), b"%d" % record.epoch, newest, counted)
 
     async def _forget(self, name: str) -> None:
         """Stop serving a loop that was deleted; Redis without any of our data has deleted nothing."""
@@ -257,6 +272,65 @@ class Follower:
             return await asyncio.to_thread(old.catalogue.encoded, live.values())
         version, features = await item_store.read_items(self._redis, keys)
         return await asyncio.to_thread(lambda: Catalogue.of(version, features, encoder).encoded(live.values()))
+
+    async def _retriever(
+        self, keys: Keys, record: LoopRecord, old: ActiveLoop | None, catalogue: Catalogue
+    ) -> tuple[Retriever | None, int]:
+        """Return the funnel, and the newest version of its counts; None where every item is a candidate."""
+        funnel = record.settings.funnel
+        if not funnel or len(catalogue.ids) <= funnel.cut:
+            return None, 0
+        [newest] = await retrieval_store.read_versions(self._redis, [keys])
+        former = old.retriever if old is not None else None
+        version, counts = (0, Counts()) if former is None else (former.version, former.counts)
+        if newest != version and (loaded := await self._load_counts(keys, newest)) is not None:
+            version, counts = loaded
+        elif former is not None and former.funnel == funnel and former.catalogue == catalogue.version:
+            return former, newest
+        if version:  # else nothing is known, and the whole log of changes would have to be read
+            counts.follow(await self._turnover(keys, counts.catalogue))
+        changed: list[str] | None = None
+        if former is not None:
+            changes = await self._turnover(keys, former.catalogue)
+            if {change.version for change in changes} >= {*range(former.catalogue + 1, catalogue.version + 1)}:
+                changed = [change.item for change in changes]
+        made = await asyncio.to_thread(
+            Retriever.of,
+            funnel,
+            catalogue.ids,
+            catalogue.features,
+            counts,
+            version=version,
+            catalogue=catalogue.version,
+            former=former,
+            changed=changed,
+        )
+        return made, newest
+
+    async def _turnover(self, keys: Keys, after: int) -> list[ItemChange]:
+        """Return which items came and went after a version of the catalogue, as far as it is still kept."""
+        found: list[ItemChange] = []
+        while changes := await item_store.read_turnover(self._redis, keys, after):
+            found += changes
+            after = changes[-1].version
+        return found
+
+    async def _load_counts(self, keys: Keys, version: int) -> tuple[int, Counts] | None:
+        """Load counts; None when there are no good ones: those of before stay."""
+        if (refused := (keys.retrieval, version)) in self._refused:
+            return None
+        try:
+            found = await retrieval_store.read_retrieval(self._redis, keys)
+            if found.state is None:
+                raise ValueError("these are not the bytes that were published")
+            counts = await asyncio.to_thread(Counts.load, unpack(found.state))
+        except (ValueError, RuntimeError) as error:  # RuntimeError: a newer version wrote it
+            self._refused.add(refused)
+            self.refused += 1
+            log.error("counts of a funnel refused", loop=keys.loop, version=version, why=str(error))
+            return None
+        self.swaps += 1
+        return found.version, counts
 
     async def _served(
         self,

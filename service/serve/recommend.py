@@ -120,7 +120,8 @@ class Recommender:
     def explain(self, decision: Decision) -> list[Chance] | None:
         """Return the candidates' chances of the first place of a decision, at most 1000, the likeliest first.
 
-        None where the policy or the catalogue has moved on since the decision, or the loop is gone.
+        None where the policy or the catalogue has moved on since the decision, or the loop is gone. Where the funnel
+        has moved on, they do not say where it had them from.
         """
         try:
             active = self._follower.loop(decision.loop)

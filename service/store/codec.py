@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from dataclasses import fields as fields_of
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ from service.records import (
     LoopRecord,
     Note,
     PolicyRecord,
+    Retrieved,
     Retry,
     SlateItem,
     Successor,
@@ -272,6 +274,8 @@ def decision_bytes(decision: Decision) -> bytes:
         more |= {"rules": decision.rules, "left": decision.left}
     if decision.folded:
         more["folded"] = True
+    if decision.retrieved is not None:
+        more["retrieved"] = _retrieved(decision.retrieved)
     return orjson.dumps(
         {
             "v": FORMAT,
@@ -315,6 +319,17 @@ def _assignment(record: Mapping[str, Any]) -> Assignment | None:
     )
 
 
+def _retrieved(retrieved: Retrieved) -> dict[str, Any]:
+    """Write candidates compactly: the gaps between their rows, which have fewer digits."""
+    rows = retrieved.rows
+    return {"version": retrieved.version, "gaps": [row - before for row, before in zip(rows, (0, *rows), strict=False)]}
+
+
+def read_retrieved(stored: Mapping[str, Any]) -> Retrieved:
+    """Read candidates as the record of a decision holds them."""
+    return Retrieved(stored["version"], tuple(accumulate(stored["gaps"])))
+
+
 def read_decision(stored: bytes) -> Decision:
     """Read a decision.
 
@@ -347,6 +362,7 @@ def read_decision(stored: bytes) -> Decision:
         folded=record.get("folded", False),
         rung=record.get("rung", "ok"),
         experiment=_assignment(record),
+        retrieved=read_retrieved(record["retrieved"]) if "retrieved" in record else None,
     )
 
 

@@ -9,7 +9,7 @@ import orjson
 from redis.asyncio import Redis
 
 from service.errors import Conflict, NotFound
-from service.records import Change, Features
+from service.records import Change, Features, ItemChange
 from service.store import change_log
 from service.store.connection import answering, script
 from service.store.keys import CHANGES, Keys
@@ -62,6 +62,25 @@ async def read_some(redis: Redis, keys: Keys, items: Collection[str]) -> dict[st
     async with answering():
         found = await redis.hmget(keys.items, names)
     return {item: orjson.loads(features) for item, features in zip(names, found, strict=True) if features is not None}
+
+
+async def read_turnover(redis: Redis, keys: Keys, after: int, *, most: int = 1000) -> list[ItemChange]:
+    """Return which items came and went after a version, as far as it is still kept: oldest first, whole versions.
+
+    Args:
+        most: changes to read at once; more, where one version has more.
+    """
+    async with answering():
+        found = await redis.xrange(keys.item_log, min=f"{after + 1}-0", count=most)
+        if len(found) == most:
+            last = found[-1][0].decode()
+            found += await redis.xrange(keys.item_log, min=f"({last}", max=last.split("-")[0])
+    return [
+        ItemChange(
+            int(entry.split(b"-")[0]), fields[b"id"].decode(), was=fields[b"was"] != b"", now=fields[b"now"] != b""
+        )
+        for entry, fields in found
+    ]
 
 
 async def read_stand_ins(redis: Redis, keys: Keys, version: int) -> dict[str, dict[str, Any]]:

@@ -186,6 +186,11 @@ class Keys:
         return self.home + "marks"
 
     @property
+    def retrieval(self) -> str:
+        """Hash: v, version, position, catalogue, events, items, digest, state, published. Bounded by the counts."""
+        return self.home + "retrieval"
+
+    @property
     def evaluations(self) -> str:
         """Sorted set: evaluation -> when it was made, in unix seconds. Bounded (`evaluation_store.py`)."""
         return self.home + "evaluations"

@@ -16,10 +16,13 @@ from service.decide.active import UNIFORM
 from service.errors import NotFound
 from service.learn.runner import PolicyRunner
 from service.loop import LoopSettings
+from service.records import ItemChange
 from service.represent.schema import FeatureSchema
+from service.retrieve.counts import Counts
+from service.retrieve.source import Query
 from service.serve.follower import Follower
 from service.settings import Settings
-from service.store import event_log, item_store, loop_store, policy_store, workers
+from service.store import event_log, item_store, loop_store, policy_store, retrieval_store, workers
 from service.store.codec import event_body, pack, row_bytes
 from service.store.connection import end
 from service.store.keys import Keys
@@ -295,3 +298,44 @@ async def test_what_no_announcement_told_is_found_by_the_look_at_everything(
     await loop_store.delete_loop(redis, name)
     await follower._look()
     assert name not in follower.names
+
+
+async def test_a_funnel_is_built_beside_and_serves_on_without_a_learner(
+    redis: Redis, follower: Follower, name: str
+) -> None:
+    funnel = {"sources": [{"source": "fresh", "quota": 2}], "cut": 3}
+    record = new_record(name, LoopSettings.model_validate({"funnel": funnel}), FeatureSchema())
+    assert await loop_store.create_loop(redis, record)
+    keys = Keys(name, record.id)
+    await item_store.change_items(redis, keys, {f"p{n}": {} for n in range(9)})
+    await follower.refresh(name)
+    assert (first := follower.loop(name).retriever) is not None
+    assert first.version == 0
+
+    async def publish(seen: int, state: bytes | None = None) -> None:
+        counts = Counts()
+        counts.follow([ItemChange(1, "p7", was=False, now=True)])
+        written = pack(counts.state()) if state is None else state
+        reach = {"position": "0-0", "catalogue": 1, "events": 0, "items": 1}
+        assert await retrieval_store.save_retrieval(redis, keys, seen=seen, state=written, **reach)  # type: ignore[arg-type]  # a field each
+        await follower.refresh(name)
+
+    await publish(0)
+    assert (second := follower.loop(name).retriever) is not None
+    assert (second.version, second is first) == (1, False)
+    assert 7 in second.retrieve(Query({}, "s"))
+    refused = follower.refused
+    await publish(1, b"no arrays")
+    assert follower.loop(name).retriever is second
+    assert follower.refused == refused + 1
+    await publish(2)
+    assert (third := follower.loop(name).retriever) is not None
+    assert third.version == 3
+    await item_store.change_items(redis, keys, {"newest": {}})
+    await follower.refresh(name)
+    assert (fourth := follower.loop(name).retriever) is not None
+    catalogue = follower.loop(name).catalogue
+    assert catalogue.index["newest"] in fourth.retrieve(Query({}, "s"))
+    await item_store.change_items(redis, keys, {item: None for item in ("p0", "p1", "p2", "p3", "p4", "p5", "p6")})
+    await follower.refresh(name)
+    assert follower.loop(name).retriever is None  # no more items than the cut

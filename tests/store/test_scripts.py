@@ -179,7 +179,8 @@ def everything(url: str, node: ClusterNode) -> None:
             return reply.json() if reply.content else {}
 
         call("PUT", "/loops/shop", {"wait_time": 0.3, "aggregation": "sum", "retention": 1000}, expect=201)
-        call("PUT", "/loops/shop", {"exploration_floor": 0.1, "early_time": 0.2})
+        funnel = {"sources": [{"source": "fresh", "quota": 2}], "cut": 2}
+        call("PUT", "/loops/shop", {"exploration_floor": 0.1, "early_time": 0.2, "funnel": funnel})
         call("POST", "/items", {"items": [{"id": f"p{i}", "features": {"kind": "ab"[i % 2]}} for i in range(4)]})
         call("DELETE", "/items/p3", expect=204)
         for kind in ("linucb", "popularity"):
@@ -208,6 +209,7 @@ def everything(url: str, node: ClusterNode) -> None:
 
         until(settled, "all decisions are settled and learned")
         until(lambda: client.get("/status").json()["loops"]["shop"]["unknown"] == 1, "the early report is given up")
+        until(lambda: client.get("/status").json()["loops"]["shop"]["retrieval"], "the funnel's counts are published")
         [stats] = node.redis.keys("rebound:{shop:0}:*:stats")
         until(lambda: node.redis.hexists(stats, "trimmed"), "the log is trimmed")
         call("PUT", "/loops/shop", {"schema": {"hash_dims": 8}})

@@ -1,0 +1,1 @@
+"""From a large catalogue to the candidates of one decision. Pure: no Redis, no clock, no HTTP."""
