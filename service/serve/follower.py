@@ -141,12 +141,17 @@ class Follower:
             log.warning("redis does not answer; serving from memory")
 
     async def _poll(self) -> None:
-        await self._look_for_loss()
-        if not self.store_lost:
-            await self.open_time.refresh()
+        """Beat, and see whether the data is still there. Once it is known to be lost there are no beats."""
+        if self.store_lost:
+            await self._look_for_loss()
+        else:
+            self._judge(await self.open_time.beat())
 
     async def _look_for_loss(self) -> None:
-        found = await workers.read_identity(self._redis)
+        self._judge(await workers.read_identity(self._redis))
+
+    def _judge(self, found: str | None) -> None:
+        """Take the data for lost if this is not its identity."""
         self._identity = self._identity or found
         lost = found != self._identity
         if lost and not self.store_lost:

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
 
-from service.store.connection import answering, script
-from service.store.keys import OPEN, OUTAGES, WORKERS
+from service.store.connection import answering, exchange, packed, script
+from service.store.keys import OPEN, OUTAGES, STORE, WORKERS
 
 LIMIT_MS = 1000
 MOST_WAIT_MS = 86_400_000  # outages of so long before a decision's ledger time may have moved its deadline
@@ -59,8 +60,26 @@ class OpenTime:
         if self._worker is None:
             self._known = ((await read_opening(self._redis)).closed_ms, "")
         else:
-            closed, beat = await script("beat")(self._redis, (WORKERS, OPEN, OUTAGES), (self._worker, LIMIT_MS))
-            self._known = (int(closed), int(beat))
+            await self.beat()
+
+    async def beat(self) -> str | None:
+        """Beat, and return the identity of the data in Redis (`workers.read_identity`), in one round trip.
+
+        Raises:
+            StoreUnavailable: Redis does not answer, or takes no writes.
+        """
+        assert self._worker is not None, "it only looks"
+        beat, keys, args = script("beat"), (WORKERS, OPEN, OUTAGES), (self._worker, LIMIT_MS)
+        commands = [packed("GET", STORE), packed("EVALSHA", beat.sha, len(keys), *keys, *args)]
+        async with answering():
+            identity, found = await exchange(self._redis, commands)
+            for answer in (identity, found):
+                if isinstance(answer, Exception) and not isinstance(answer, NoScriptError):
+                    raise answer
+        if isinstance(found, NoScriptError):
+            found = await beat(self._redis, keys, args)
+        self._known = (int(found[0]), int(found[1]))
+        return identity.decode() if identity else None
 
     @property
     def stale(self) -> bool:
