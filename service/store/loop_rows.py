@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
+import orjson
 from redis.asyncio import Redis
 
 from service.store.connection import answering
@@ -114,7 +115,8 @@ async def write_rows(redis: Redis, keys: Keys, rows: Sequence[Row], *, later_ms:
     """Write rows as keys of a loop that is not there yet.
 
     Args:
-        later_ms: added to the deadlines of decisions: nobody could report while the loop was gone.
+        later_ms: added to the deadlines of decisions, and of early reports: nobody could report or decide while the
+            loop was gone.
 
     Raises:
         BadRow: a row is none that `read_rows` gives.
@@ -151,12 +153,15 @@ def _write(pipe: Any, name: str, row: Row) -> None:
 
 
 def _shifted(row: Row, later_ms: int) -> Row:
-    """Move the deadlines of decisions, which lie in `pending` and in each decision."""
+    """Move deadlines. They lie in `pending` and in each decision, those of early reports in `early-due` and in each."""
     if row.room == HOME:
         return row
-    if row.key == "pending":
+    if row.key in ("pending", "early-due"):
         return row._replace(value=[(decision, deadline + later_ms) for decision, deadline in row.value])
     if row.key.startswith("decision:"):
         later = [(field, b"%d" % (int(v) + later_ms) if field == b"deadline" else v) for field, v in row.value]
         return row._replace(value=later)
+    if row.key.startswith("early:"):
+        reports = map(orjson.loads, row.value)
+        return row._replace(value=[orjson.dumps([str(int(due) + later_ms), *rest]) for due, *rest in reports])
     return row
