@@ -242,14 +242,17 @@ class Follower:
         encoder: AnyEncoder,
         served: Mapping[str, ServedPolicy],
     ) -> Catalogue:
-        """Return the items, encoded once for each encoder that serves."""
+        """Return the items, encoded once for each encoder that serves: of what is served now, what changed alone."""
         live = {policy.encoder.version: policy.encoder for policy in served.values() if policy.encoder is not None}
-        if old is not None and old.encoder is encoder and old.catalogue.version == record.catalogue:
-            if live.keys() - {encoder.version} == old.catalogue.others.keys():
-                return old.catalogue
-            return await asyncio.to_thread(old.catalogue.encoded, live.values())
-        version, features = await item_store.read_items(self._redis, keys)
-        return await asyncio.to_thread(lambda: Catalogue.of(version, features, encoder).encoded(live.values()))
+        encoders = list(({encoder.version: encoder} | live).values())
+        if old is not None:
+            catalogue = await asyncio.to_thread(old.catalogue.encoded, encoders)
+            if catalogue.version == record.catalogue:
+                return catalogue
+            found = await item_store.read_changes(self._redis, keys, catalogue.version)
+            if found is not None:
+                return await asyncio.to_thread(catalogue.changed, *found, encoders)
+        return await asyncio.to_thread(Catalogue.written, *await item_store.read_written(self._redis, keys), encoders)
 
     async def _served(
         self,

@@ -35,7 +35,7 @@ async def list_items(
 ) -> ItemPage:
     """List the catalogue, in the order of the ids."""
     catalogue = follower.loop(loop).catalogue
-    ids = [item for item in catalogue.ids if item.encode() > after.encode("utf-8", "replace")][: limit + 1]
+    ids = catalogue.page(after, limit + 1)
     items = [Item(id=item, features=dict(catalogue.features[item])) for item in ids[:limit]]
     return ItemPage(items=items, version=catalogue.version, next=ids[limit - 1] if len(ids) > limit else None)
 
@@ -58,7 +58,7 @@ async def put_items(
 async def get_item(item_id: IdInPath, follower: FollowerDep, loop: LoopParam = "default") -> Item:
     """Return one item."""
     catalogue = follower.loop(loop).catalogue
-    if item_id not in catalogue.index:
+    if item_id not in catalogue.features:
         raise NotFound(f"there is no item {item_id!r} in loop {loop!r}", code="unknown_item")
     return Item(id=item_id, features=dict(catalogue.features[item_id]))
 
