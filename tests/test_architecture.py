@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "service/transfer.py": {"service"},
     "service/evaluation.py": {"service"},
     "service/doctor.py": {"service"},
+    "service/over_http.py": {"service.errors"},
     "service/errors.py": set(),
     "service/layout.py": set(),
     "service/rules.py": set(),
