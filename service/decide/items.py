@@ -47,20 +47,17 @@ class Items:
         ids: (n,).
         written: (n,) their features.
         blocks: version of an encoder -> the n items as it encodes them.
+        index: id -> its row.
         known: the ids, with what scorers found for them.
         traits: what rules asked of the items.
-        index: id -> its row.
     """
 
     ids: tuple[str, ...]
     written: Written
     blocks: Mapping[str, Block]
+    index: Mapping[str, int] = field(repr=False)
     known: Ids = field(repr=False)
     traits: Traits = field(repr=False)
-    index: Mapping[str, int] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "index", {item: row for row, item in enumerate(self.ids)})
 
     @classmethod
     def of(cls, items: Mapping[str, bytes], encoders: Iterable[AnyEncoder], misfits: Misfits | None = None) -> Items:
@@ -72,7 +69,7 @@ class Items:
         """
         ids, written = tuple(items), Written(list(items.values()))
         blocks = {encoder.version: _encode(encoder, ids, written, misfits) for encoder in encoders}
-        return cls(ids, written, blocks, Ids(ids), Traits(written))
+        return cls(ids, written, blocks, _index(ids), Ids(ids), Traits(written))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -97,21 +94,34 @@ class Items:
             put: encoded for the same encoders.
         """
         n, m = len(self), len(put)
-        out = [row for item in {*put.ids, *gone} if (row := self.index.get(item)) is not None]
-        places = [bisect_left(self.ids, item) for item in put.ids]
-        # Rows of these items, followed by those of `put`, in the order of all ids.
-        order = np.insert(np.arange(n), places, np.arange(n, n + m))
-        stays = np.ones(n + m, dtype=np.bool_)
-        stays[out] = False
-        order = order[stays[order]]
+        found = [self.index.get(item) for item in put.ids]
+        out = [row for row in (*found, *map(self.index.get, gone)) if row is not None]
+        same = len(out) == m and None not in found  # the ids: each item of `put` takes the place of another
+        # Rows of these items, followed by those of `put`, in the order of the ids.
+        order = np.arange(n)
+        if same:
+            order[out] = np.arange(n, n + m)
+        else:
+            order = np.insert(order, [bisect_left(self.ids, item) for item in put.ids], np.arange(n, n + m))
+            stays = np.ones(n + m, dtype=np.bool_)
+            stays[out] = False
+            order = order[stays[order]]
         at = order.tolist()
-        ids, texts = (*self.ids, *put.ids), [*self.written.texts, *put.written.texts]
+        texts = [*self.written.texts, *put.written.texts]
         written = Written([texts[row] for row in at])
         blocks = {
             version: block.concat([block, put.blocks[version]]).take(order) for version, block in self.blocks.items()
         }
-        known, traits = self.known.merged(put.ids, order), self.traits.merged(put.traits, order, written)
-        return Items(tuple([ids[row] for row in at]), written, blocks, known, traits)
+        traits = self.traits.merged(put.traits, order, written)
+        if same:
+            return Items(self.ids, written, blocks, self.index, self.known, traits)
+        ids = (*self.ids, *put.ids)
+        ids = tuple([ids[row] for row in at])
+        return Items(ids, written, blocks, _index(ids), self.known.merged(put.ids, order), traits)
+
+
+def _index(ids: Sequence[str]) -> dict[str, int]:
+    return {item: row for row, item in enumerate(ids)}
 
 
 def _encode(encoder: AnyEncoder, ids: Sequence[str], written: Written, misfits: Misfits | None = None) -> Block:

@@ -91,7 +91,7 @@ def test_many_items_tokens_are_added_as_those_of_one() -> None:
     rows = np.sort(rng.integers(0, 50, 2000))
     hashes, values = rng.integers(0, 2**64, 2000, dtype=np.uint64), rng.normal(size=2000)
     one_by_one, together = np.zeros((2, 51, 7), dtype=np.float32)
-    for row in range(50):
-        add_own(hashes[rows == row].tolist(), values[rows == row].tolist(), one_by_one[row])
+    for at in range(50):
+        add_own(hashes[rows == at].tolist(), values[rows == at].tolist(), one_by_one[at])
     add_each(hashes, values.astype(np.float32), rows, together)
     assert np.array_equal(one_by_one, together)
