@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from math import isqrt
 
 import numpy as np
 import orjson
@@ -23,15 +22,14 @@ from service.represent.stored import AnyEncoder, Block
 from service.represent.user_state import ItemFields
 from service.rules import Rules
 
-FEW = 4  # √n times this many changes are kept beside n items
-
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
     """Immutable. Changes are kept beside the items that they change, so that a change costs what changed.
 
-    Both are put together when the changes have become many; and for a request that takes all items, from then on with
-    every change. Then the rows of a block are in the order of the ids, so that a replay sees the same rows.
+    Both are put together when that costs no more than was spent on keeping them apart; and for a request that takes all
+    items, from then on with every change. Then the rows of a block are in the order of the ids, so that a replay sees
+    the same rows.
     """
 
     version: int
@@ -39,6 +37,7 @@ class Catalogue:
     base: Items
     recent: Items  # put since `base` was made, some in the place of items there
     gone: frozenset[str] = frozenset()  # items of `base` that were deleted since
+    copied: int = 0  # items of `recent` and `gone`, summed over the versions since `base` was made
     features: Mapping[str, Features] = field(init=False, repr=False)
     fields: ItemFields = field(init=False, repr=False)  # that states of users hold
 
@@ -75,17 +74,16 @@ class Catalogue:
             changes: id -> features as JSON, None to delete, of all items that changed since this version.
             encoders: for which this catalogue is encoded.
         """
-        none = Items.of({}, encoders)
-        base, recent, gone = (
-            (self.whole, none, frozenset[str]()) if self._scanned else (self.base, self.recent, self.gone)
-        )
         put = {item: text for item, text in sorted(changes.items()) if text is not None}
         deleted = changes.keys() - put.keys()
+        base, recent = (self.whole, Items.of({}, encoders)) if self._scanned else (self.base, self.recent)
         recent = recent.merged(Items.of(put, encoders), deleted)
-        gone = frozenset((gone | {item for item in deleted if item in base.index}) - put.keys())
-        if self._scanned or len(recent) + len(gone) > FEW * isqrt(len(base)):
-            base, recent, gone = base.merged(recent, gone), none, frozenset()
-        return self._kept_whole(replace(self, version=version, base=base, recent=recent, gone=gone))
+        gone = {*(() if self._scanned else self.gone), *(item for item in deleted if item in base.index)} - put.keys()
+        copied = self.copied + len(recent) + len(gone)
+        if self._scanned or copied > len(base):
+            base, recent, gone, copied = base.merged(recent, gone), Items.of({}, encoders), set(), 0
+        new = replace(self, version=version, base=base, recent=recent, gone=frozenset(gone), copied=copied)
+        return self._kept_whole(new)
 
     @cached_property
     def whole(self) -> Items:

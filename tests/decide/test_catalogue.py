@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.decide.catalogue import FEW, Catalogue
+from service.decide.catalogue import Catalogue
 from service.decide.items import Items
 from service.policies import ItemIndex
 from service.represent.encoder import Encoder
@@ -171,11 +171,17 @@ def test_only_what_changed_is_encoded(scanned: bool) -> None:
     assert catalogue.features["p007"] == {"kind": "x"}
 
 
-def test_changes_beside_the_items_are_few() -> None:
-    catalogue = catalogue_of(100)
-    for version in range(2, 200):
-        catalogue = catalogue.changed(version, written({f"new{version}": {}, f"p{version}": None}), [ENCODER])
-        assert len(catalogue.recent) + len(catalogue.gone) <= FEW * len(catalogue.base) ** 0.5
+@pytest.mark.parametrize(("batch", "most"), [(1, 32), (30, 170)])
+def test_changes_beside_the_items_are_few(batch: int, most: int) -> None:
+    """About √(2 b n) of them, for n items and b changes at once: then a merge costs as much as they cost before."""
+    catalogue, merges = catalogue_of(400), 0
+    for version in range(2, 102):
+        base = catalogue.base
+        change: dict[str, Any] = {f"new{version}-{number}": {} for number in range(batch - 1)}
+        catalogue = catalogue.changed(version, written({**change, f"p{version}": None}), [ENCODER])
+        assert len(catalogue.recent) + len(catalogue.gone) <= most * (len(catalogue.base) / 400) ** 0.5
+        merges += catalogue.base is not base
+    assert 3 <= merges <= 30
 
 
 def test_another_encoder_encodes_all_and_one_that_is_not_used_is_dropped() -> None:
