@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,14 +74,18 @@ async def read_written(redis: Redis, keys: Keys) -> tuple[int, dict[str, bytes]]
             return await _read_at_once(redis, keys)
         version, changes = found
         items |= {item.encode(): features for item, features in changes.items()}
-    return version, {item.decode(): items[item] for item in sorted(items) if items[item] is not None}
+    return version, await asyncio.to_thread(_sorted, items)
+
+
+def _sorted(items: Mapping[bytes, bytes | None]) -> dict[str, bytes]:
+    return {item.decode(): features for item in sorted(items) if (features := items[item]) is not None}
 
 
 async def _read_at_once(redis: Redis, keys: Keys) -> tuple[int, dict[str, bytes]]:
     async with answering(), redis.pipeline(transaction=True) as pipe:
         pipe.hget(keys.record, "catalogue").hgetall(keys.items)
         said, items = await pipe.execute()
-    return int(said or 0), {item.decode(): items[item] for item in sorted(items)}
+    return int(said or 0), await asyncio.to_thread(_sorted, items)
 
 
 async def read_changes(redis: Redis, keys: Keys, since: int) -> tuple[int, dict[str, bytes | None]] | None:
