@@ -295,15 +295,10 @@ def propose(
 
 
 def _source(url: str | None, redis: str | None, data: Path) -> Any:
-    """What to look into: a service's URL before a Redis before a data folder.
-
-    The key for a URL is a variable, never an option: other users of the machine see the options of a process.
-    """
+    """What to look into: a service's URL before a Redis before a data folder."""
     from service import doctor as doctors
 
-    settings = read_settings(redis_url=redis)
-    key = settings.admin_keys[0].get_secret_value() if settings.admin_keys else None
-    return doctors.Source(url=url, key=key, redis=settings.redis_url, data=data)
+    return doctors.Source(url=url, key=_first_key(), redis=read_settings(redis_url=redis).redis_url, data=data)
 
 
 @app.command()
@@ -404,6 +399,75 @@ def import_log(
         f"[green]✓[/] {done.new:,} events imported" + (f"; {known:,} were there before" if known else ""),
         highlight=False,
     )
+
+
+items_app = typer.Typer(no_args_is_help=True)
+app.add_typer(items_app, name="items")
+
+
+@items_app.callback()
+def items() -> None:
+    """Items: a loop's catalogue, from a file and into a file."""
+
+
+Served = Annotated[str, typer.Option("--url", help="A running service; its key: the first of REBOUND_ADMIN_KEYS.")]
+
+
+@items_app.command("import")
+def import_items(
+    file: Annotated[Path, typer.Argument(help="JSON lines; or Parquet, if its name ends in .parquet.")],
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    url: Served = "http://127.0.0.1:8000",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check the file; no service is needed.")] = False,
+) -> None:
+    """Put the items of a file into a loop's catalogue, in batches of 1 000. Items that are there are replaced.
+
+    A line of JSON is what `POST /items` takes: `{"id": "sku-9", "features": {"category": "toy", "price": 4.5}}`. A
+    table of Parquet has a column `id`, and a column for each field, or one, `features`, with a JSON object as text;
+    it needs an extra: `pip install 'rebound[parquet]'`.
+
+    The file is checked as a whole first: one with a fault changes nothing, and row and field are named. Cut off, it
+    may be run again. Items that the file lacks stay; `DELETE /items/{id}` removes one.
+
+    Examples: `rebound items import products.parquet --loop shop`, `rebound items import products.jsonl --dry-run`
+    """
+    from service import transfer
+
+    with _told():
+        if dry_run:
+            count = transfer.check_items(file, errors)
+            console.print(f"[green]✓[/] {count:,} items, each as it should be; nothing was changed", highlight=False)
+            return
+        count, missing = transfer.import_items(transfer.Service(url, _first_key(), loop), file, errors)
+    console.print(f"[green]✓[/] {count:,} items imported", highlight=False)
+    if missing:
+        console.print(f"[yellow]•[/] not served yet by {escape(', '.join(sorted(missing)))}", highlight=False)
+
+
+@items_app.command("export")
+def export_items(
+    file: Annotated[Path, typer.Argument(help="A new file: JSON lines; or Parquet, if its name ends in .parquet.")],
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    url: Served = "http://127.0.0.1:8000",
+) -> None:
+    """Write a loop's catalogue into a file that `rebound items import` takes, sorted by id.
+
+    It appears whole or not at all. It is read a page of 1 000 items at a time: what changes meanwhile may be missing
+    or be there.
+
+    Example: `rebound items export products.jsonl --loop shop`
+    """
+    from service import transfer
+
+    with _told():
+        count = transfer.export_items(transfer.Service(url, _first_key(), loop), file, errors)
+    console.print(f"[green]✓[/] {escape(str(file))}: {count:,} items", highlight=False, soft_wrap=True)
+
+
+def _first_key() -> str | None:
+    """The key for a URL. It is a variable, never an option: other users of the machine see a process's options."""
+    keys = read_settings().admin_keys
+    return keys[0].get_secret_value() if keys else None
 
 
 @contextmanager

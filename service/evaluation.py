@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +16,7 @@ from rich.table import Table
 
 from service.admin.evaluation import WHY, described, evaluate, target_of
 from service.errors import ReboundError
+from service.over_http import call
 from service.store.connection import connect
 
 LOOK_S = 0.5  # from one look at a service's evaluation to the next
@@ -55,39 +53,21 @@ def evaluate_there(url: str, key: str | None, loop: str, request: Request, error
     """
     where = "?" + urllib.parse.urlencode({"loop": loop})
     path = f"{url.rstrip('/')}/evaluations"
-    said = _call("POST", path + where, key, request)
+    said = call("POST", path + where, key, request)
     mine = f"{path}/{said['id']}"
     try:
         with _bar(errors) as progress:
             while said["status"] in ("waiting", "running"):
                 progress(said["done"], said["total"])
                 time.sleep(LOOK_S)
-                said = _call("GET", mine + where, key)
+                said = call("GET", mine + where, key)
     except KeyboardInterrupt:
-        _call("POST", f"{mine}/cancel{where}", key)
+        call("POST", f"{mine}/cancel{where}", key)
         raise
     if said["status"] != "done":
         raise ReboundError(f"it was {said['status']}" + (f": {said['error']['detail']}" if said["error"] else ""))
     found: Found = said["result"]
     return found
-
-
-def _call(method: str, url: str, key: str | None, body: Request | None = None) -> Any:
-    headers = {} if key is None else {"X-API-Key": key}
-    data = None if body is None else json.dumps(body).encode()
-    if data is not None:
-        headers["Content-Type"] = "application/json"
-    request = urllib.request.Request(url, data=data, headers=headers, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as reply:
-            return json.loads(reply.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            try:
-                detail = json.loads(error.read())["detail"]
-            except (ValueError, KeyError, TypeError):
-                detail = f"{url} answers {error.code}"
-        raise ReboundError(detail) from error
 
 
 @contextmanager

@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "service/evaluation.py": {"service"},
     "service/experiment.py": {"service"},
     "service/doctor.py": {"service"},
+    "service/over_http.py": {"service.errors"},
     "service/errors.py": set(),
     "service/layout.py": set(),
     "service/rules.py": set(),

@@ -274,7 +274,8 @@ class ItemBatch(Body):
 
 class ItemPage(BaseModel):
     items: list[Item]
-    version: int = Field(description="of the catalogue")
+    count: int = Field(description="items of the whole catalogue")
+    version: int = Field(description="of the catalogue; a page shows one version, and the next may show a later one")
     next: str | None = Field(description="pass as `after` for the next page; null: this was the last")
 
 

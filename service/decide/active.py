@@ -46,20 +46,22 @@ class ServedPolicy:
             return self.scorer.rank(Candidates(rows.columns(0, self.columns), ids, user)), False
         return Ranked(self.scorer, self.fold.estimate(rows.context, at)), True
 
-    def folded(self, catalogue: Catalogue) -> ServedPolicy:
-        """Fold the scorer's bounds over a catalogue.
+    def folded(self, catalogue: Catalogue | None) -> ServedPolicy:
+        """Fold the scorer's bounds over a catalogue; None: over none.
 
         A function of the version, the encoder and the catalogue. There is no fold if the scorer has no bounds, if the
         encoder has hashed columns, or if it would be too large (`service/policies/fold.py`).
         """
-        if self.fold is not None and self.fold.ids is catalogue.known:
-            return self
         products = None if self.encoder is None else self.encoder.products
-        bounds = None if products is None else self.scorer.bounds(catalogue.known)
-        if self.encoder is None or products is None or bounds is None:
+        if catalogue is None or self.encoder is None or products is None or self.scorer.bounds(()) is None:
+            return self if self.fold is None else replace(self, fold=None)
+        items = catalogue.whole
+        z = items.blocks[self.encoder.version].z
+        if self.fold is not None and self.fold.ids is items.known and self.fold.z is z:
             return self
-        z = catalogue.block_of(self.encoder).z
-        return replace(self, fold=Fold.of(bounds, products.first(self.columns), z, catalogue.known))
+        bounds = self.scorer.bounds(items.known)
+        fold = None if bounds is None else Fold.of(bounds, products.first(self.columns), z, items.known)
+        return replace(self, fold=fold)
 
 
 UNIFORM = ServedPolicy("random", "", 0, RandomScorer())

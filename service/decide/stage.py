@@ -7,7 +7,7 @@ was drawn with, under the rules and given the places before.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,20 +26,41 @@ class Traits:
 
     def __init__(self, features: Sequence[Mapping[str, Any]]) -> None:
         self._features = features
-        self._known: dict[Any, NDArray[Any]] = {}
+        self._known: dict[Any, Any] = {}
 
     def __len__(self) -> int:
         return len(self._features)
 
     def holding(self, condition: Condition) -> NDArray[np.bool_]:
         """Return which items meet a condition, (n,)."""
-        return self._remembered(condition, lambda: _holding(condition, self._features))
+        found: NDArray[np.bool_] = self._remembered(condition, lambda: _holding(condition, self._features))
+        return found
 
     def kinds(self, field: str) -> NDArray[np.intp]:
         """Return the number of each item's value of a field, (n,); `NO_KIND` where it has none, or a list."""
-        return self._remembered(field, lambda: _kinds([value_at(one, field) for one in self._features]))
+        return self._kinds(field).found
 
-    def _remembered(self, key: Any, find: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    def _kinds(self, field: str) -> _Kinds:
+        return cast(_Kinds, self._remembered(field, lambda: _kinds(field, self._features, {})))
+
+    def merged(self, put: Traits, order: NDArray[np.intp], features: Sequence[Mapping[str, Any]]) -> Traits:
+        """Return the traits of these items followed by those of `put`, at `order`. Only `put` is asked anew.
+
+        Another thread may ask these items meanwhile.
+
+        Args:
+            features: in the new order.
+        """
+        merged = Traits(features)
+        for key, known in dict(self._known).items():
+            if isinstance(known, _Kinds):
+                kinds = _kinds(key, put._features, dict(known.numbers))
+                merged._known[key] = _Kinds(np.concatenate([known.found, kinds.found])[order], kinds.numbers)
+            else:
+                merged._known[key] = np.concatenate([known, put.holding(key)])[order]
+        return merged
+
+    def _remembered(self, key: Any, find: Callable[[], Any]) -> Any:
         found = self._known.get(key)
         if found is None:
             if len(self._known) == REMEMBERED:
@@ -137,12 +158,16 @@ def _levels(value: Any) -> set[str]:
     return {level_of(one) for one in value} if isinstance(value, list) else {level_of(value)}
 
 
-def _kinds(values: Sequence[Any]) -> NDArray[np.intp]:
-    numbers: dict[str, int] = {}
-    return np.array(
-        [
-            NO_KIND if value is None or isinstance(value, list) else numbers.setdefault(level_of(value), len(numbers))
-            for value in values
-        ],
-        dtype=np.intp,
+class _Kinds(NamedTuple):
+    found: NDArray[np.intp]  # (n,) number of each item's level
+    numbers: dict[str, int]  # level -> its number
+
+
+def _kinds(field: str, features: Sequence[Mapping[str, Any]], numbers: dict[str, int]) -> _Kinds:
+    """Number the items' levels of a field; new ones are added to `numbers`."""
+    values = (value_at(one, field) for one in features)
+    found = (
+        NO_KIND if value is None or isinstance(value, list) else numbers.setdefault(level_of(value), len(numbers))
+        for value in values
     )
+    return _Kinds(np.fromiter(found, dtype=np.intp, count=len(features)), numbers)

@@ -22,7 +22,7 @@ from service.policies.item_index import Ids
 from service.policies.linalg import blocks, packed_index
 
 MOST_NUMBERS = 1 << 24  # of a fold: 128 MiB
-MOST_PRODUCTS = 1 << 26  # that making a fold adds up: about a second
+MOST_PRODUCTS = 1 << 24  # that making a fold adds up: about a quarter of a second
 FEW = 4  # the stacks of a selection are read alone where it is less than 1 / FEW of the catalogue
 
 
@@ -34,11 +34,12 @@ class Fold:
 
     Attributes:
         ids: of the n items.
+        z: (n, p), their columns.
     """
 
     def __init__(self, bounds: Bounds, products: Products, z: Array, ids: Ids) -> None:
         """Fold the bounds of n items, whose columns z (n, p) are."""
-        self.ids, self._width = ids, bounds.width
+        self.ids, self.z, self._width = ids, z, bounds.width
         self._columns, left = np.unique(products.left, return_inverse=True)  # (q,) of the context that rows use
         q, n = len(self._columns), len(z)
         pairs, (upper_left, upper_right) = q * (q + 1) // 2, packed_index(q)

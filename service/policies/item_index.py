@@ -35,16 +35,31 @@ class Ids(Sequence[str]):
         """Select the ids at `at` (n,), in that order."""
         return Ids(self._ids, self, at)
 
+    def merged(self, put: Sequence[str], order: Array) -> Ids:
+        """Return these ids followed by those of `put`, at `order`. What was found for these is looked up no more.
+
+        Another thread may ask these ids for rows meanwhile.
+        """
+        all_ids = (*self._ids, *put)
+        merged = Ids(tuple([all_ids[at] for at in order.tolist()]))
+        for reference in self._found.keyrefs():
+            finder = reference()
+            if finder is not None and (rows := self._found.get(finder)) is not None:
+                merged._keep(finder, np.concatenate([rows, finder.find(put)])[order])
+        return merged
+
+    def _keep(self, finder: Finder, rows: Array) -> Array:
+        rows.flags.writeable = False
+        self._found[finder] = rows
+        return rows
+
     def rows(self, finder: Finder) -> Array:
         """Return the rows (n,) that a finder has for the ids."""
         if self._whole is not None:
             part: Array = self._whole.rows(finder)[self._at]
             return part
         rows = self._found.get(finder)
-        if rows is None:
-            rows = self._found[finder] = finder.find(self._ids)
-            rows.flags.writeable = False
-        return rows
+        return self._keep(finder, finder.find(self._ids)) if rows is None else rows
 
     def within(self, whole: Ids) -> Array | slice | None:
         """Return where these ids stand in `whole`; None if they are neither it nor taken from it."""

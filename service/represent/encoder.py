@@ -34,7 +34,7 @@ from service.represent.fields import AnyField
 from service.represent.item_cache import ItemCache, Packed, rows_of
 from service.represent.misfits import Misfits, Side
 from service.represent.schema import FeatureSchema
-from service.represent.tokens import Tokens, add_own, add_up, mix, token_hash
+from service.represent.tokens import Tokens, add_each, add_own, add_up, mix, token_hash
 
 Array = NDArray[Any]
 
@@ -169,21 +169,16 @@ class Encoder:
         misfits = Misfits() if misfits is None else misfits
         n, side = len(features), self._item
         columns = np.zeros((n, len(side.columns)), dtype=np.float32)
-        hashed = np.zeros((n, self.schema.hash_dims), dtype=np.float32)
-        encoded = [
-            side.encode(item, its_columns, its_hashed, misfits, item_id)
-            for item, its_columns, its_hashed, item_id in zip(
-                features, columns, hashed, ids if ids is not None and self.schema.item_ids else [None] * n, strict=True
-            )
-        ]
-        columns *= side.share
+        hashes, values, counts = side.encode_all(features, columns, misfits, ids if self.schema.item_ids else None)
         z = np.ones((n, 1 + len(side.columns)))
-        z[:, 1:] = columns
-        m = max((len(tokens) for tokens, _ in encoded), default=0)
-        pad = [0] * m
-        tokens = np.array([(some + pad)[:m] for some, _ in encoded], dtype=np.uint64).reshape(n, m)
-        values = np.array([(some + pad)[:m] for _, some in encoded], dtype=np.float64).reshape(n, m)
-        return ItemBlock(self.version, z, hashed, tokens, values)
+        z[:, 1:] = columns * np.float32(side.share)
+        hashed = np.zeros((n, self.schema.hash_dims), dtype=np.float32)
+        if len(hashes):
+            add_each(hashes, values.astype(np.float32), np.repeat(np.arange(n), counts), hashed)
+        there = np.arange(counts.max(initial=0)) < counts[:, None]  # (n, m)
+        tokens, padded = np.zeros(there.shape, dtype=np.uint64), np.zeros(there.shape)
+        tokens[there], padded[there] = hashes, values
+        return ItemBlock(self.version, z, hashed, tokens, padded)
 
     def sent(
         self, features: Sequence[Mapping[str, Any]], ids: Sequence[str], *, misfits: Misfits | None = None
@@ -279,15 +274,45 @@ class _Side:
         return range(where.start, where.stop)
 
     def encode(
-        self, features: Mapping[str, Any], fields: Array, hashed: Array, misfits: Misfits, own_id: str | None = None
+        self, features: Mapping[str, Any], fields: Array, hashed: Array, misfits: Misfits
     ) -> tuple[list[int], list[float]]:
         """Encode one JSON object into the zeros of `fields` (columns,), unscaled, and `hashed` (hash_dims,).
-
-        An empty object has `own_id`, if there is one, as its only token.
 
         Returns:
             The tokens' hashes and their scaled values.
         """
+        found = self._read(features, fields, misfits)
+        if not found.names:
+            return [], []
+        scale = self.share / math.sqrt(len(found.names))
+        hashes = [token_hash(name, self._person) for name in found.names]
+        values = [scale * weight for weight in found.weights]
+        add_own(hashes, values, hashed)
+        return hashes, values
+
+    def encode_all(
+        self, features: Sequence[Mapping[str, Any]], fields: Array, misfits: Misfits, ids: Sequence[str] | None
+    ) -> tuple[Array, Array, Array]:
+        """Encode n JSON objects into the zeros of `fields` (n, columns), unscaled. An empty one's token is its id.
+
+        Returns:
+            The hashes (N,) uint64 and the scaled values (N,) of all tokens, and how many each object has (n,).
+        """
+        hashes: list[int] = []
+        weights: list[float] = []
+        counts: list[int] = []
+        person = self._person
+        for row, one in enumerate(features):
+            found = self._read(one, fields[row], misfits, None if ids is None else ids[row])
+            hashes += [token_hash(name, person) for name in found.names]
+            weights += found.weights
+            counts.append(len(found.names))
+        of_each = np.array(counts, dtype=np.intp)
+        scale = self.share / np.sqrt(np.maximum(of_each, 1))
+        return np.array(hashes, dtype=np.uint64), np.repeat(scale, of_each) * np.array(weights), of_each
+
+    def _read(self, features: Mapping[str, Any], fields: Array, misfits: Misfits, own_id: str | None = None) -> Tokens:
+        """Write the declared fields of a JSON object into `fields`; return the tokens of all others."""
         found = Tokens(self._name, misfits)
         if own_id is not None and not features and self._hash_dims:
             found.add_id(own_id)
@@ -301,10 +326,4 @@ class _Side:
                 reason = field.write(value, fields[columns])
                 if reason is not None:
                     misfits.add(self._name, name, reason)
-        if not found.names:
-            return [], []
-        scale = self.share / math.sqrt(len(found.names))
-        hashes = [token_hash(name, self._person) for name in found.names]
-        values = [scale * weight for weight in found.weights]
-        add_own(hashes, values, hashed)
-        return hashes, values
+        return found

@@ -347,6 +347,11 @@ class ItemColumns:
     def take(self, indices: Sequence[int] | Array) -> ItemColumns:
         return ItemColumns(self.version, self.z[np.asarray(indices, dtype=np.intp)])
 
+    @staticmethod
+    def concat(blocks: Sequence[ItemColumns]) -> ItemColumns:
+        """Join blocks of one encoder, one after the other."""
+        return ItemColumns(blocks[0].version, np.concatenate([block.z for block in blocks]))
+
     def packed(self) -> list[Packed]:
         """Copy each item's arrays."""
         return [(z,) for z in rows_of(self.z)]

@@ -230,8 +230,8 @@ class Follower:
         served = await self._served(keys, record, old, encoders, newest)
         catalogue = await self._catalogue(keys, record, old, encoder, served)
         retriever, counted = await self._retriever(keys, record, old, catalogue)
-        if retriever is None:  # behind a funnel few of the items are scored
-            served = await asyncio.to_thread(lambda: {one: policy.folded(catalogue) for one, policy in served.items()})
+        scored = catalogue if retriever is None else None  # behind a funnel few of the items are
+        served = await asyncio.to_thread(lambda: {one: policy.folded(scored) for one, policy in served.items()})
         new = ActiveLoop(
             name=name,
             id=record.id,
@@ -269,21 +269,24 @@ class Follower:
         encoder: AnyEncoder,
         served: Mapping[str, ServedPolicy],
     ) -> Catalogue:
-        """Return the items, encoded once for each encoder that serves."""
+        """Return the items, encoded once for each encoder that serves: of what is served now, what changed alone."""
         live = {policy.encoder.version: policy.encoder for policy in served.values() if policy.encoder is not None}
-        if old is not None and old.encoder is encoder and old.catalogue.version == record.catalogue:
-            if live.keys() - {encoder.version} == old.catalogue.others.keys():
-                return old.catalogue
-            return await asyncio.to_thread(old.catalogue.encoded, live.values())
-        version, features = await item_store.read_items(self._redis, keys)
-        return await asyncio.to_thread(lambda: Catalogue.of(version, features, encoder).encoded(live.values()))
+        encoders = list(({encoder.version: encoder} | live).values())
+        if old is not None:
+            catalogue = await asyncio.to_thread(old.catalogue.encoded, encoders)
+            if catalogue.version == record.catalogue:
+                return catalogue
+            found = await item_store.read_changes(self._redis, keys, catalogue.version)
+            if found is not None:
+                return await asyncio.to_thread(catalogue.changed, *found, encoders)
+        return await asyncio.to_thread(Catalogue.written, *await item_store.read_written(self._redis, keys), encoders)
 
     async def _retriever(
         self, keys: Keys, record: LoopRecord, old: ActiveLoop | None, catalogue: Catalogue
     ) -> tuple[Retriever | None, int]:
         """Return the funnel, and the newest version of its counts; None where every item is a candidate."""
         funnel = record.settings.funnel
-        if not funnel or len(catalogue.ids) <= funnel.cut:
+        if not funnel or len(catalogue.features) <= funnel.cut:
             return None, 0
         [newest] = await retrieval_store.read_versions(self._redis, [keys])
         former = old.retriever if old is not None else None
@@ -299,10 +302,11 @@ class Follower:
             changes = await self._turnover(keys, former.catalogue)
             if {change.version for change in changes} >= {*range(former.catalogue + 1, catalogue.version + 1)}:
                 changed = [change.item for change in changes]
+        items = await asyncio.to_thread(lambda: catalogue.whole)
         made = await asyncio.to_thread(
             Retriever.of,
             funnel,
-            catalogue.ids,
+            items.ids,
             catalogue.features,
             counts,
             version=version,

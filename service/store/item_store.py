@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -16,6 +17,8 @@ from service.store.keys import CHANGES, Keys
 from service.store.loop_store import new_epoch
 
 ITEM_LOG = 100_000  # changes of the catalogue that can be undone, for replays
+MOST_CHANGES = 10_000  # that are read from the log; with more, all items are read
+AT_ONCE = 5_000  # items that are read in one round trip, about
 
 
 async def change_items(
@@ -46,12 +49,66 @@ async def change_items(
 
 
 async def read_items(redis: Redis, keys: Keys) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Return (catalogue version, item id -> features), read at one instant, sorted by id."""
+    """Return (catalogue version, item id -> features) of one instant, sorted by id."""
+    version, items = await read_written(redis, keys)
+    return version, {item: orjson.loads(features) for item, features in items.items()}
+
+
+async def read_written(redis: Redis, keys: Keys) -> tuple[int, dict[str, bytes]]:
+    """Return (catalogue version, item id -> features as JSON) of one instant, sorted by id.
+
+    Items are read some at a time, so that a large catalogue holds up neither Redis nor this process. What changed
+    meanwhile is read from the log of changes. Where that does not reach back so far, they are read all at once.
+    """
+    async with answering(), redis.pipeline(transaction=True) as pipe:
+        pipe.hget(keys.record, "catalogue").hscan(keys.items, count=AT_ONCE)
+        said, (cursor, items) = await pipe.execute()
+    version = int(said or 0)
+    if cursor:
+        async with answering():
+            while cursor:
+                cursor, some = await redis.hscan(keys.items, cursor, count=AT_ONCE)
+                items |= some
+        found = await read_changes(redis, keys, version)
+        if found is None:
+            return await _read_at_once(redis, keys)
+        version, changes = found
+        items |= {item.encode(): features for item, features in changes.items()}
+    return version, await asyncio.to_thread(_sorted, items)
+
+
+def _sorted(items: Mapping[bytes, bytes | None]) -> dict[str, bytes]:
+    return {item.decode(): features for item in sorted(items) if (features := items[item]) is not None}
+
+
+async def _read_at_once(redis: Redis, keys: Keys) -> tuple[int, dict[str, bytes]]:
+    async with answering(), redis.pipeline(transaction=True) as pipe:
+        pipe.hget(keys.record, "catalogue").hgetall(keys.items)
+        said, items = await pipe.execute()
+    return int(said or 0), await asyncio.to_thread(_sorted, items)
+
+
+async def read_changes(redis: Redis, keys: Keys, since: int) -> tuple[int, dict[str, bytes | None]] | None:
+    """Return (catalogue version, item id -> features as JSON, None: deleted) of what changed since a version.
+
+    Returns:
+        None if the log of changes does not reach back so far, or more than `MOST_CHANGES` were made.
+    """
     async with answering(), redis.pipeline(transaction=True) as pipe:
         pipe.hget(keys.record, "catalogue")
-        pipe.hgetall(keys.items)
-        version, items = await pipe.execute()
-    return int(version or 0), {item.decode(): orjson.loads(items[item]) for item in sorted(items)}
+        pipe.xrange(keys.item_log, min=f"{since + 1}-0", count=MOST_CHANGES + 1)
+        said, later = await pipe.execute()
+    version = int(said or 0)
+    if version < since or len(later) > MOST_CHANGES or not _reaches_back(later, since, version):
+        return None
+    return version, {fields[b"id"].decode(): fields[b"now"] or None for _, fields in later}
+
+
+def _reaches_back(later: Sequence[tuple[bytes, Any]], since: int, version: int) -> bool:
+    """Return whether entries of the log are all that was changed after the version `since` until `version`."""
+    reached = {int(entry.split(b"-")[0]) for entry, _ in later}
+    whole = not later or later[0][0].endswith(b"-1")  # else the log begins within a version
+    return whole and set(range(since + 1, version + 1)) <= reached
 
 
 async def read_some(redis: Redis, keys: Keys, items: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -108,9 +165,7 @@ async def read_items_at(redis: Redis, keys: Keys, version: int) -> dict[str, dic
     now, items = await read_items(redis, keys)
     async with answering():
         later = await redis.xrange(keys.item_log, min=f"{version + 1}-0")
-    reached = {int(entry.split(b"-")[0]) for entry, _ in later}
-    whole = not later or later[0][0].endswith(b"-1")  # else the log begins within a version
-    if not (version <= now and set(range(version + 1, now + 1)) <= reached and whole):
+    if version > now or not _reaches_back(later, version, now):
         raise Conflict(f"catalogue version {version} of loop {keys.loop!r} is no longer kept", code="version_gone")
     for entry, fields in reversed(later):
         if int(entry.split(b"-")[0]) > now:  # came in after `items` was read

@@ -94,7 +94,7 @@ def test_a_service_that_does_not_answer_the_question_says_why(service: str, monk
     with pytest.raises(ReboundError, match="there is no kind 'magic'"):
         evaluate_there(service, None, "default", REQUEST | {"targets": [{"kind": "magic"}]}, quiet)
     ended = {"id": "x", "status": "failed", "error": {"detail": "it broke"}, "done": 0, "total": None}
-    monkeypatch.setattr(evaluation, "_call", lambda *_: ended)
+    monkeypatch.setattr(evaluation, "call", lambda *_: ended)
     with pytest.raises(ReboundError, match="it was failed: it broke"):
         evaluate_there(service, None, "default", REQUEST, quiet)
 
@@ -108,7 +108,7 @@ def test_an_interrupted_command_cancels_what_it_asked_for(monkeypatch: pytest.Mo
             raise KeyboardInterrupt
         return {"id": "x", "status": "waiting", "error": None, "done": 0, "total": None}
 
-    monkeypatch.setattr(evaluation, "_call", call)
+    monkeypatch.setattr(evaluation, "call", call)
     monkeypatch.setattr(evaluation, "LOOK_S", 0)
     with pytest.raises(KeyboardInterrupt):
         evaluate_there("http://there", "key", "shop", REQUEST, Console(quiet=True))

@@ -141,8 +141,11 @@ def run_in_process(
                 active = replace(active, served={kind: served})
         moment = world.at(step)
         catalogue = encode_catalogue(moment.catalogue)
-        if catalogue.version != active.catalogue.version or active.catalogue.others.keys() != {trainer.encoder}:
-            active = replace(active, catalogue=catalogue.encoded([trainer.current_encoder]))
+        if catalogue.version == active.catalogue.version:
+            catalogue = active.catalogue
+        catalogue = catalogue.encoded([active.encoder, trainer.current_encoder])
+        if catalogue is not active.catalogue:
+            active = replace(active, catalogue=catalogue)
         decision, rows = decide(
             Request(
                 decision_id=f"{world.seed}-{step}",
@@ -216,7 +219,7 @@ def past_entries(
     world: worlds.World[Any], size: int, record: PolicyRecord, catalogue: Catalogue, encoder: Encoder
 ) -> Iterator[Entry]:
     """Generate the log of an import of `size` random impressions, and a request to train if the policy needs one."""
-    block_of = {item: catalogue.block.take([row]) for item, row in catalogue.index.items()}
+    block_of = {item: catalogue.block.take([row]) for row, item in enumerate(catalogue.ids)}
     for number, impression in enumerate(world.history(size), start=1):
         [row] = encoder.encode(impression["context"], block_of[impression["item_id"]])
         yield Event(

@@ -217,6 +217,19 @@ def test_a_fold_belongs_to_one_catalogue(folded: ActiveLoop) -> None:
     assert fitting.folded
 
 
+def test_a_fold_is_made_anew_where_features_changed_and_dropped_where_it_is_not_wanted(folded: ActiveLoop) -> None:
+    [served] = folded.served.values()
+    before = folded.catalogue
+    changed = before.changed(2, {"p4": b'{"kind": "x"}'}, [folded.encoder])
+    assert changed.whole.known is before.whole.known  # the ids are the same
+    again = served.folded(changed)
+    decision, _ = decide(request(k=12), replace(folded, served={"linucb": again}, catalogue=changed), at=AT)
+    plain, _ = decide(request(k=12), replace(folded, served={"linucb": served.folded(None)}, catalogue=changed), at=AT)
+    assert (decision.folded, plain.folded) == (True, False)
+    assert [item.id for item in decision.items] == [item.id for item in plain.items]
+    assert [item.score for item in decision.items] == pytest.approx([item.score for item in plain.items], rel=1e-6)
+
+
 def test_without_bounds_or_with_hashed_columns_there_is_no_fold(folded: ActiveLoop) -> None:
     assert served_of("fixed", Fixed()).folded(folded.catalogue).fold is None
     policy = LinUCB(ENCODER.d, LinUCBParams())

@@ -24,6 +24,7 @@ from service.records import START, Event
 from service.serve.feedback import FeedbackJoiner
 from service.serve.misfit_counter import MisfitCounter
 from service.serve.recommend import Recommender
+from service.serve.release_counter import ReleaseCounter
 from service.settings import Settings
 from service.store import event_log, policy_store
 from service.store.connection import connect
@@ -187,7 +188,8 @@ class Worker:
 
     def follow(self, active: ActiveLoop) -> None:
         follower, writer = Follows(active), DecisionWriter(self._commit, buffer=0)
-        self._recommender = Recommender(follower, writer, MisfitCounter(self.redis), NoActivity(), SETTINGS)
+        misfits, released = MisfitCounter(self.redis), ReleaseCounter(self.redis)
+        self._recommender = Recommender(follower, writer, misfits, NoActivity(), released, SETTINGS)
         self._joiner, self._loop = FeedbackJoiner(follower, self._commit), active.name
 
     async def decide(self, name: str, k: int, displayed: bool) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.represent.tokens import MAX_TOKENS
+from service.represent.tokens import MAX_TOKENS, add_each, add_own
 from tests.represent.builders import MIXED, encoder, row
 
 
@@ -83,3 +83,15 @@ def test_many_tokens_in_one_column_stay_short() -> None:
     e = encoder(hash_dims=1)
     many = {"tags": ["same"] * MAX_TOKENS}
     assert np.linalg.norm(e.encode(many, e.items([many]))) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_many_items_tokens_are_added_as_those_of_one() -> None:
+    """Bit for bit, whose sums of float32 depend on their order."""
+    rng = np.random.default_rng(1)
+    rows = np.sort(rng.integers(0, 50, 2000))
+    hashes, values = rng.integers(0, 2**64, 2000, dtype=np.uint64), rng.normal(size=2000)
+    one_by_one, together = np.zeros((2, 51, 7), dtype=np.float32)
+    for at in range(50):
+        add_own(hashes[rows == at].tolist(), values[rows == at].tolist(), one_by_one[at])
+    add_each(hashes, values.astype(np.float32), rows, together)
+    assert np.array_equal(one_by_one, together)

@@ -339,3 +339,36 @@ async def test_a_funnel_is_built_beside_and_serves_on_without_a_learner(
     await item_store.change_items(redis, keys, {item: None for item in ("p0", "p1", "p2", "p3", "p4", "p5", "p6")})
     await follower.refresh(name)
     assert follower.loop(name).retriever is None  # no more items than the cut
+
+
+async def test_of_a_changed_catalogue_what_changed_is_read(
+    redis: Redis, follower: Follower, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = await make(redis, name)
+    await item_store.change_items(redis, keys, {"a": {"x": 1}, "b": {"x": 1}, "c": {}})
+    await follower.refresh(name)
+    before = follower.loop(name).catalogue
+    assert before.block is before.block
+
+    async def all_items(*_: object) -> None:
+        raise AssertionError("all items are read")
+
+    monkeypatch.setattr(item_store, "read_written", all_items)
+    await item_store.change_items(redis, keys, {"a": None, "b": {"x": 2}})
+    await item_store.change_items(redis, keys, {"d": {"x": 3}})
+    await follower.refresh(name)
+    after = follower.loop(name).catalogue
+    assert (after.version, after.ids, after.features["b"]) == (3, ("b", "c", "d"), {"x": 2})
+    assert (before.ids, before.features["b"]) == (("a", "b", "c"), {"x": 1})
+
+
+async def test_who_is_too_far_behind_reads_all_items(
+    redis: Redis, follower: Follower, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = await make(redis, name)
+    await item_store.change_items(redis, keys, {"a": {}, "b": {}})
+    await follower.refresh(name)
+    monkeypatch.setattr(item_store, "MOST_CHANGES", 1)
+    await item_store.change_items(redis, keys, {"a": None, "c": {}})
+    await follower.refresh(name)
+    assert (follower.loop(name).catalogue.version, follower.loop(name).catalogue.ids) == (2, ("b", "c"))

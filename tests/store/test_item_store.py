@@ -15,7 +15,7 @@ from service.errors import Conflict, NotFound
 from service.records import LoopRecord
 from service.store import codec, item_store, loop_store
 from service.store.connection import connect
-from service.store.item_store import change_items, read_items, read_items_at
+from service.store.item_store import change_items, read_changes, read_items, read_items_at, read_written
 from service.store.keys import Keys
 from tests.builders import loop_of, store_loop
 
@@ -117,3 +117,51 @@ async def test_a_version_that_never_was_is_refused(redis: Redis, keys: Keys) -> 
     await change_items(redis, keys, {"a": {}})
     with pytest.raises(Conflict):
         await read_items_at(redis, keys, 2)
+
+
+async def test_what_changed_is_read_alone(redis: Redis, keys: Keys) -> None:
+    await change_items(redis, keys, {"a": {"x": 1}, "b": {}, "c": {}})
+    await change_items(redis, keys, {"a": {"x": 2}, "b": None})
+    await change_items(redis, keys, {"b": {"x": 3}, "c": None})
+    assert await read_changes(redis, keys, 1) == (3, {"a": b'{"x":2}', "b": b'{"x":3}', "c": None})
+    assert await read_changes(redis, keys, 3) == (3, {})
+    assert await read_changes(redis, keys, 4) is None, "a version that never was"
+
+
+async def test_who_is_too_far_behind_is_told_so(redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        await change_items(redis, keys, {f"p{number}": {}, f"q{number}": {}})
+    monkeypatch.setattr(item_store, "MOST_CHANGES", 4)
+    assert await read_changes(redis, keys, 0) is None
+    assert (await read_changes(redis, keys, 1) or (0,))[0] == 3
+    monkeypatch.undo()
+    await redis.xtrim(keys.item_log, minid="2-2", approximate=False)
+    assert await read_changes(redis, keys, 1) is None, "the log begins within version 2"
+    assert await read_changes(redis, keys, 2) == (3, {"p2": b"{}", "q2": b"{}"})
+    await redis.delete(keys.item_log)
+    assert await read_changes(redis, keys, 2) is None
+
+
+@pytest.mark.parametrize("log", ["kept", "gone"])
+async def test_items_that_change_while_they_are_read(
+    redis: Redis, keys: Keys, log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All come as they were at one instant. Redis keeps a hash of more than 512 items so that it is read in parts."""
+    await change_items(redis, keys, {f"p{number:03}": {"x": 0} for number in range(600)})
+    monkeypatch.setattr(item_store, "AT_ONCE", 10)
+    inner, parts = redis.hscan, 0
+
+    async def meanwhile(*args: Any, **options: Any) -> Any:
+        nonlocal parts
+        parts += 1
+        if parts == 20:
+            await change_items(redis, keys, {"p000": None, "p001": {"x": 1}, "p599": {"x": 1}, "p6": {"x": 1}})
+            if log == "gone":
+                await redis.delete(keys.item_log)
+        return await inner(*args, **options)
+
+    monkeypatch.setattr(redis, "hscan", meanwhile)
+    version, items = await read_written(redis, keys)
+    assert (version, parts > 20) == (2, True)
+    assert list(items) == sorted([*(f"p{number:03}" for number in range(1, 600)), "p6"])
+    assert {item for item, features in items.items() if features == b'{"x":1}'} == {"p001", "p599", "p6"}

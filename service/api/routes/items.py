@@ -33,11 +33,19 @@ async def list_items(
     limit: Annotated[int, Query(ge=1, le=BATCH)] = 100,
     after: Annotated[str, Query(description="`next` of the page before")] = "",
 ) -> ItemPage:
-    """List the catalogue, in the order of the ids."""
+    """List the catalogue, in the order of the ids: that of their code points.
+
+    What changes meanwhile may be missing or be there. An item that stays is listed once.
+    """
     catalogue = follower.loop(loop).catalogue
-    ids = [item for item in catalogue.ids if item.encode() > after.encode("utf-8", "replace")][: limit + 1]
+    ids = catalogue.page(after, limit + 1)
     items = [Item(id=item, features=dict(catalogue.features[item])) for item in ids[:limit]]
-    return ItemPage(items=items, version=catalogue.version, next=ids[limit - 1] if len(ids) > limit else None)
+    return ItemPage(
+        items=items,
+        count=len(catalogue.features),
+        version=catalogue.version,
+        next=ids[limit - 1] if len(ids) > limit else None,
+    )
 
 
 @router.post("/items", responses=WRITES)
@@ -58,7 +66,7 @@ async def put_items(
 async def get_item(item_id: IdInPath, follower: FollowerDep, loop: LoopParam = "default") -> Item:
     """Return one item."""
     catalogue = follower.loop(loop).catalogue
-    if item_id not in catalogue.index:
+    if item_id not in catalogue.features:
         raise NotFound(f"there is no item {item_id!r} in loop {loop!r}", code="unknown_item")
     return Item(id=item_id, features=dict(catalogue.features[item_id]))
 
