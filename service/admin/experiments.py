@@ -227,6 +227,12 @@ async def put_experiment(
     async def attempt(seen: LoopRecord) -> int:
         at = await now(redis)
         await _check_policies(redis, seen, asked)
+        if seen.release is not None:
+            raise Conflict(
+                f"a release of policy {seen.release['policy']!r} moves traffic of loop {seen.name!r}, which would be"
+                " taken for the experiment's; wait, or cancel it",
+                code="release_runs",
+            )
         old = seen.experiments.get(name)
         _check_state(seen, name, at)
         new = _changed(old, name, asked, at)

@@ -104,6 +104,12 @@ async def _check(redis: Redis, seen: LoopRecord, name: str, steps: Sequence[floa
             f"a release of policy {seen.release['policy']!r} runs in loop {seen.name!r}; wait, or cancel it",
             code="release_runs",
         )
+    if (experiment := seen.experiment_at(await now(redis))) is not None:
+        raise Conflict(
+            f"experiment {experiment.name!r} has traffic of loop {seen.name!r}, and would be taken for the release's;"
+            " end it first",
+            code="experiment_runs",
+        )
     share = seen.traffic.get(name, 0.0)
     if list(steps) != sorted(set(steps)):
         raise InvalidRequest("steps", "each must be larger than the one before")

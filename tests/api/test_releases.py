@@ -123,3 +123,16 @@ def test_what_cannot_be_released_names_its_field(client: httpx.Client, shop: str
         assert refused.status_code == 422
         assert refused.json()["errors"][0]["field"] == named
     assert client.get("/traffic", params={"loop": shop}).json() == {"old": 1.0}
+
+
+def test_a_loop_has_an_experiment_or_a_release(client: httpx.Client, shop: str) -> None:
+    """Each would take the other's traffic for its own."""
+    of_shop = {"loop": shop}
+    arms = {"control": {"policy": "old", "share": 0.5}, "new": {"policy": "good", "share": 0.5}}
+    client.put("/experiments/test", params=of_shop, json={"arms": arms}).raise_for_status()
+    refused = release(client, shop, "good")
+    assert (refused.status_code, refused.json()["code"]) == (409, "experiment_runs")
+    client.post("/experiments/test/end", params=of_shop).raise_for_status()
+    release(client, shop, "good").raise_for_status()
+    refused = client.put("/experiments/other", params=of_shop, json={"arms": arms})
+    assert (refused.status_code, refused.json()["code"]) == (409, "release_runs")
