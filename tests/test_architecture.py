@@ -79,7 +79,7 @@ MAY_IMPORT = {
     },
     "service/learn": FOUNDATION | {"service.learn", "service.policies", "service.store"},
     "service/learn/experiments.py": FOUNDATION | {"service.evaluate", "service.store", "service.learn.bell"},
-    "service/learn/indexer.py": FOUNDATION | {"service.retrieve", "service.store", "service.learn.bell"},
+    "service/learn/indexer.py": FOUNDATION | {"service.retrieve", "service.store", "service.learn.log_fold"},
     "service/learn/fitter.py": FOUNDATION | {"service.represent", "service.store"},
     "service/learn/profiler.py": FOUNDATION
     | {"service.represent", "service.store", "service.learn.fitter", "service.learn.log_fold"},

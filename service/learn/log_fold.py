@@ -79,6 +79,16 @@ class LogFold(ABC):
         """Write the result and `position` down, if what is written stands at `_saved`; False when it does not."""
 
     @property
+    def _wanted(self) -> bool:
+        """Whether the loop asks for this fold; it ends where it does not."""
+        return True
+
+    @property
+    def _dirty(self) -> bool:
+        """Whether something was counted that is not written down."""
+        return self.position != self._saved
+
+    @property
     def _eager(self) -> bool:
         """Whether the next entries are waited for, on a connection."""
         return False
@@ -109,7 +119,6 @@ class LogFold(ABC):
         Raises:
             NotFound: the loop is gone.
         """
-        await self._read_loop()
         position = await self._read_position()
         (end,) = await event_log.ends(self._redis, [self._keys])
         return order(end) > order(position)
@@ -134,7 +143,7 @@ class LogFold(ABC):
             entries = await event_log.read(self._redis, self._keys, self.position)
         if entries:
             await self._take(entries)
-        if self.position != self._saved and time.monotonic() >= self.due_at:
+        if self._dirty and time.monotonic() >= self.due_at:
             await self.save()
         return len(entries)
 
@@ -162,7 +171,7 @@ class LogFold(ABC):
         self.due_at = now + max(self.period_s, (now - started) / SHARE)
 
     async def run(self, stop: asyncio.Event, bell: Bell) -> None:
-        """Count until `stop`, or until the loop is gone; at the end write down what was counted and let go.
+        """Count until `stop`, or until the loop is gone or does not want it; at the end write it down and let go.
 
         While the loop is not used and there is nothing to count it holds no lease, and sleeps until the bell rings.
         """
@@ -170,6 +179,9 @@ class LogFold(ABC):
         while not stop.is_set():
             rung = bell.next
             try:
+                await self._read_loop()
+                if not self._wanted:
+                    return
                 if not bell.awake and not await self._behind():
                     await rest(stop, rung)
                     continue
@@ -202,7 +214,7 @@ class LogFold(ABC):
 
     async def _hold(self, stop: asyncio.Event, bell: Bell) -> None:
         renewed, read = time.monotonic(), 1
-        while not stop.is_set() and (read or bell.awake or self.position != self._saved):
+        while not stop.is_set() and self._wanted and (read or bell.awake or self._dirty):
             read = await self.step()
             if read < 1000:
                 await self._at_rest()
@@ -213,7 +225,7 @@ class LogFold(ABC):
             if read < 1000:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), GATHER_S if self._eager else POLL_S)
-        if self.position != self._saved:
+        if self._dirty:
             await self.save()
         await self._lease.release()
         self._left = self._saved

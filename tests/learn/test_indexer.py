@@ -9,9 +9,10 @@ import pytest
 from redis.asyncio import Redis
 
 from service.funnel import Funnel
-from service.learn import indexer
+from service.learn import log_fold
 from service.learn.bell import Bell
-from service.learn.indexer import CountedElsewhere, Indexer
+from service.learn.indexer import Indexer
+from service.learn.log_fold import CountedElsewhere
 from service.records import LoopRecord
 from service.retrieve.counts import Counts
 from service.store import event_log, item_store, loop_store, retrieval_store
@@ -81,8 +82,8 @@ async def test_garbled_counts_are_made_again_from_the_log(redis: Redis, keys: Ke
 async def test_it_counts_while_the_loop_has_a_funnel_and_rests_while_nothing_happens(
     redis: Redis, keys: Keys, loop: LoopRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexer, "POLL_S", 0.01)
-    monkeypatch.setattr(indexer, "LEASE_MS", 40)
+    monkeypatch.setattr(log_fold, "POLL_S", 0.01)
+    monkeypatch.setattr(log_fold, "LEASE_MS", 40)
     narrowed = replace(loop, settings=loop.settings.model_copy(update={"funnel": FUNNEL}))
     await redis.hset(keys.record, mapping=loop_fields(narrowed))
     bell, stop = Bell(awake=False), asyncio.Event()
