@@ -83,12 +83,12 @@ CASES = [
         for kind, encoder in [
             ("popularity", "declared"),
             ("linucb", "declared"),
-            ("linucb", "learned"),
             ("adaptive", "declared"),
             ("adaptive", "learned"),
             ("adaptive", "hashed"),
         ]
     ),
+    *(Case("linucb", "learned", n) for n in (50, 1000)),  # 10 000 in test_folded_cost.py: it takes a minute to teach
     *(
         Case("adaptive", encoder, 50, sent)
         for sent in ("ids", "features", "new")
