@@ -53,11 +53,14 @@ class Tokens:
 
     def add_field(self, name: str, value: Any) -> None:
         """Add the tokens of one undeclared field: all, or as many as the limit leaves room for."""
-        short = type(value) is str and len(value) <= MAX_STRING and len(name) <= MAX_STRING
-        if short and len(self.names) < MAX_TOKENS:  # most are: the same as below, in a third of the time
-            self.names.append(f".{name}={value}")
-            self.weights.append(1.0)
-            return
+        # Most are short texts and booleans: the same as below, in a third of the time.
+        if len(name) <= MAX_STRING and len(self.names) < MAX_TOKENS:
+            if type(value) is bool:
+                value = LITERALS[value]
+            if type(value) is str and len(value) <= MAX_STRING:
+                self.names.append(f".{name}={value}")
+                self.weights.append(1.0)
+                return
         try:
             self._add_member("", name, value, 1)
         except _TooManyValues:
