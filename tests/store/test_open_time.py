@@ -12,7 +12,7 @@ from service.store import open_time
 from service.store.decisions import join_feedback, next_due_in, read_ledger, settle_due
 from service.store.group_commit import GroupCommit
 from service.store.keys import OPEN, Keys
-from service.store.open_time import OpenTime, closed_since, read_opening
+from service.store.open_time import OpenTime, closed_since, open_times, read_opening
 from tests.builders import decision_of, loop_of, store_decisions, store_loop
 from tests.waiting import until_async
 
@@ -48,6 +48,10 @@ async def test_silence_is_no_open_time(quiet_redis: Redis) -> None:
     assert 60.0 <= found.last.until - found.last.since < 60.5
     assert await closed_since(quiet_redis, round(1000 * found.last.since) - 1) == found.closed_ms
     assert await closed_since(quiet_redis, round(1000 * found.last.until)) == 0
+    since, until = (round(1000 * end) for end in (found.last.since, found.last.until))
+    before, *within, after, later = await open_times(quiet_redis, [since - 7, since, until - 9, until, until + 5])
+    assert within == [since - (before_it := found.closed_ms - (until - since)), within[0]], "it stands still"
+    assert (before, after, later) == (since - 7 - before_it, within[0], within[0] + 5)
 
 
 async def test_the_outages_that_are_told_one_by_one_are_bounded(quiet_redis: Redis) -> None:
