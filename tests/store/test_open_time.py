@@ -48,10 +48,18 @@ async def test_silence_is_no_open_time(quiet_redis: Redis) -> None:
     assert 60.0 <= found.last.until - found.last.since < 60.5
     assert await closed_since(quiet_redis, round(1000 * found.last.since) - 1) == found.closed_ms
     assert await closed_since(quiet_redis, round(1000 * found.last.until)) == 0
-    since, until = (round(1000 * end) for end in (found.last.since, found.last.until))
-    before, *within, after, later = await open_times(quiet_redis, [since - 7, since, until - 9, until, until + 5])
-    assert within == [since - (before_it := found.closed_ms - (until - since)), within[0]], "it stands still"
-    assert (before, after, later) == (since - 7 - before_it, within[0], within[0] + 5)
+
+
+async def test_open_time_of_then_stands_still_during_an_outage(quiet_redis: Redis) -> None:
+    worker = OpenTime(quiet_redis, "one")
+    await worker.refresh()
+    await silence(quiet_redis, 60_000)
+    await worker.refresh()
+    last = (await read_opening(quiet_redis)).last
+    assert last is not None
+    since, until = round(1000 * last.since), round(1000 * last.until)
+    found = await open_times(quiet_redis, [since - 7, since, until - 9, until, until + 5])
+    assert found == [since - 7, since, since, since, since + 5]
 
 
 async def test_the_outages_that_are_told_one_by_one_are_bounded(quiet_redis: Redis) -> None:
