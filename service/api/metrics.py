@@ -172,14 +172,17 @@ class _Stored(Collector):
         )
         profiled = CounterMetricFamily("rebound_profiled_events", "Events in the profile", labels=["loop"])
         size = GaugeMetricFamily("rebound_profile_bytes", "Bytes of the profile", labels=["loop"])
+        history = GaugeMetricFamily("rebound_history_bytes", "Bytes of the history in Redis", labels=["loop"])
         for loop, status in self._loops.items():
             for (code, person), count in Counted((n.code, n.needs_person) for n in status.notices).items():
                 notices.add_metric([loop, code, str(person).lower()], count)
             profiled.add_metric([loop], status.profiled)
             size.add_metric([loop], status.profile_bytes)
+            history.add_metric([loop], status.history_bytes)
         yield notices
         yield profiled
         yield size
+        yield history
 
     def _of_policies(self) -> Iterator[Metric]:
         for field, (name, text) in POLICY_GAUGES.items():

@@ -21,7 +21,7 @@ function ticks(low, high, most) {
 
 // Round times of the reader's clock: at most so many, and none so near to an end that its text would not fit.
 function hours(from, to, most) {
-  const step = [10, 30, 60, 300, 600, 1800, 3600, 10800, 21600, 43200, 86400, 7 * 86400, 30 * 86400, 91 * 86400].find((size) => (to - from) / size <= most) ?? 365 * 86400;
+  const step = [10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 10800, 21600, 43200, 86400, 7 * 86400, 30 * 86400, 91 * 86400].find((size) => (to - from) / size <= most) ?? 365 * 86400;
   const shift = -60 * new Date(to * 1000).getTimezoneOffset();
   const found = [];
   for (let x = Math.ceil((from + shift) / step) * step - shift; x <= to; x += step) {
@@ -96,7 +96,8 @@ export class Chart {
     const grid = ticks(low, high, 4).map((value) =>
       svg("g", {}, svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }),
         svg("text", { class: "tick", x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, tick(value))));
-    const most = Math.max(2, Math.floor((width - LEFT) / 100));
+    const span = to - from;
+    const most = Math.max(2, Math.floor((width - LEFT) / (span > 2 * 86400 && span <= 14 * 86400 ? 130 : 80)));
     const times = hours(from, to, most).map((x) =>
       svg("text", { class: "tick", x: this.#x(x), y: HEIGHT - 8, "text-anchor": "middle" }, when(x, to - from)));
     const noted = marks.map((mark) =>

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 import orjson
@@ -60,22 +60,26 @@ class Sums:
     wwr: float = 0.0  # Σ w² r
     wwrr: float = 0.0  # Σ w² r²
 
-    def count(self, r: float, w: float, *, first: bool) -> None:
-        """Count an item; the first of its slate counts its decision, too."""
-        self.decisions += first
-        self.items += 1
-        self.r += r
-        self.rr += r * r
-        self.w += w
-        self.ww += w * w
-        self.wr += w * r
-        self.wwr += w * w * r
-        self.wwrr += w * w * r * r
+    @classmethod
+    def of(cls, r: float, w: float, *, first: bool) -> Sums:
+        """Return the sums of one item; the first of its slate counts its decision, too."""
+        ww = w * w
+        return cls(int(first), 1, r, r * r, w, ww, w * r, ww * r, ww * r * r)
 
     def __iadd__(self, other: Sums) -> Sums:
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        self.decisions += other.decisions
+        self.items += other.items
+        self.r += other.r
+        self.rr += other.rr
+        self.w += other.w
+        self.ww += other.ww
+        self.wr += other.wr
+        self.wwr += other.wwr
+        self.wwrr += other.wwrr
         return self
+
+    def __iter__(self) -> Iterator[float]:
+        yield from (self.decisions, self.items, self.r, self.rr, self.w, self.ww, self.wr, self.wwr, self.wwrr)
 
 
 Bin: TypeAlias = dict[tuple[str, str], Sums]  # (policy, rung) -> sums
@@ -89,41 +93,46 @@ def bins_of(event: Event) -> list[BinId]:
     if event.source == "import" or event.policy is None or not event.n or not event.propensity:
         return []
     came = order(event.position)[0] / 1000
-    made = min(came if event.decided is None else event.decided, came)  # no clock is ahead of the log's
-    bins = [BinId(step, math.floor(made / step)) for step in KEPT]
-    return [bin for bin in bins if alive(bin, event.position)]
+    made = came if event.decided is None or event.decided > came else event.decided  # no clock is ahead of the log's
+    numbers = [(step, made // step, came // step - kept) for step, kept in KEPT.items()]
+    return [BinId(step, int(number)) for step, number, gone in numbers if number > gone]
 
 
-def count(bin: Bin, event: Event) -> None:
-    """Count an event in one of its bins."""
-    assert event.policy is not None
-    assert event.n is not None
-    assert event.propensity is not None
-    policy = event.policy
-    if (policy, event.rung) not in bin:
-        named = {name for name, _ in bin} - {OTHER}
-        if policy not in named and len(named) >= MOST_POLICIES:
-            policy = OTHER
-    sums = bin.setdefault((policy, event.rung), Sums())
-    sums.count(event.reward, 1.0 / (event.n * event.propensity), first=event.place == 0)
+def add(event: Event, bins: Iterable[Bin]) -> None:
+    """Count an event in its bins: the content of those that `bins_of` names, of which there is at least one."""
+    policy, n, p = event.policy, event.n, event.propensity
+    assert policy is not None
+    assert n is not None
+    assert p is not None
+    item = Sums.of(event.reward, 1.0 / (n * p), first=event.place == 0)
+    for bin in bins:
+        name = policy
+        if (policy, event.rung) not in bin:
+            named = {name for name, _ in bin} - {OTHER}
+            if policy not in named and len(named) >= MOST_POLICIES:
+                name = OTHER
+        if (name, event.rung) in bin:
+            bin[name, event.rung] += item
+        else:
+            bin[name, event.rung] = replace(item)
 
 
 def alive(bin: BinId, position: str) -> bool:
     """Return whether a bin is still kept when the log has come to this position."""
-    return bin.number > math.floor(order(position)[0] / 1000 / bin.step) - KEPT[bin.step]
+    return bin.number > order(position)[0] / 1000 // bin.step - KEPT[bin.step]
 
 
 def expired(since: str, until: str) -> Iterator[BinId]:
     """Yield all bins that are alive at the position `since` and no longer at `until`."""
     for step, kept in KEPT.items():
-        before, now = (math.floor(order(position)[0] / 1000 / step) for position in (since, until))
+        before, now = (int(order(position)[0] / 1000 // step) for position in (since, until))
         for number in range(before - kept + 1, min(now - kept, before) + 1):
             yield BinId(step, number)
 
 
 def dump(bin: Bin) -> bytes:
     """Write a bin as JSON."""
-    return orjson.dumps([[policy, rung, *astuple(sums)] for (policy, rung), sums in bin.items()])
+    return orjson.dumps([[policy, rung, *sums] for (policy, rung), sums in bin.items()])
 
 
 def load(stored: bytes) -> Bin:
@@ -144,8 +153,10 @@ def merged(found: Mapping[BinId, Bin], step: int) -> dict[int, Bin]:
     for one in sorted(found):
         into = wider.setdefault(one.start // step * step, {})
         for place, sums in found[one].items():
-            total = into.setdefault(place, Sums())
-            total += sums
+            if place in into:
+                into[place] += sums
+            else:
+                into[place] = replace(sums)
     return wider
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from redis.asyncio import Redis
 
-from service.evaluate.history import Bin, BinId, alive, bins_of, count, dump, expired, load
+from service.evaluate.history import Bin, BinId, add, alive, bins_of, dump, expired, load
 from service.learn.log_fold import LogFold
 from service.records import START, Entry, Event
 from service.store import history_store
@@ -33,13 +33,12 @@ class Historian(LogFold):
         return await self._read_position()
 
     async def _take(self, entries: Sequence[Entry]) -> None:
-        found = [(entry, bins_of(entry)) for entry in entries if isinstance(entry, Event)]
+        found = [(entry, bins) for entry in entries if isinstance(entry, Event) and (bins := bins_of(entry))]
         new = sorted({bin for _, bins in found for bin in bins} - self._bins.keys())
         stored = await history_store.read_bins(self._redis, self._keys, [bin.name for bin in new])
         self._bins |= {bin: load(stored[bin.name]) if bin.name in stored else {} for bin in new}
         for event, bins in found:
-            for bin in bins:
-                count(self._bins[bin], event)
+            add(event, [self._bins[bin] for bin in bins])
         self.position = entries[-1].position
         if len(self._bins) > MOST_HELD:
             self.due_at = 0.0

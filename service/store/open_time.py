@@ -120,9 +120,10 @@ async def closed_since(redis: Redis, ms: int) -> int:
 
 
 async def open_times(redis: Redis, times_ms: Sequence[int]) -> list[int]:
-    """Return what open time was at these times of Redis, in ms; before the newest hundred outages it is too late."""
+    """Return what open time was at these times of Redis, in ms; before the newest hundred outages it is too early."""
     closed_ms, outages = (await read_opening(redis)).closed_ms, await _outages(redis)
-    return [ms - closed_ms + sum(until - since for since, until in outages if until > ms) for ms in times_ms]
+    later = [sum(until - max(since, ms) for since, until in outages if until > ms) for ms in times_ms]
+    return [ms - closed_ms + closed for ms, closed in zip(times_ms, later, strict=True)]
 
 
 async def _outages(redis: Redis) -> list[tuple[int, int]]:

@@ -28,8 +28,8 @@ def shown(number: int = 0, *, at: float = 0.0, after: float = 0.0, **changes: ob
 def fold(events: Sequence[Event], into: dict[BinId, Bin] | None = None) -> dict[BinId, Bin]:
     found = {} if into is None else into
     for event in events:
-        for bin in history.bins_of(event):
-            history.count(found.setdefault(bin, {}), event)
+        if bins := history.bins_of(event):
+            history.add(event, [found.setdefault(bin, {}) for bin in bins])
     return found
 
 

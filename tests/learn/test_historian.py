@@ -62,8 +62,7 @@ async def folded(redis: Redis, keys: Keys) -> dict[str, bytes]:
     async for entries in event_log.scan(redis, keys):
         for entry in entries:
             assert isinstance(entry, Event)
-            for bin in history.bins_of(entry):
-                history.count(bins.setdefault(bin, {}), entry)
+            history.add(entry, [bins.setdefault(bin, {}) for bin in history.bins_of(entry)])
             position = entry.position
     return {bin.name: history.dump(sums) for bin, sums in bins.items() if history.alive(bin, position)}
 

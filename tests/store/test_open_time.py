@@ -12,7 +12,7 @@ from service.store import open_time
 from service.store.decisions import join_feedback, next_due_in, read_ledger, settle_due
 from service.store.group_commit import GroupCommit
 from service.store.keys import OPEN, STORE, Keys
-from service.store.open_time import OpenTime, closed_since, read_opening
+from service.store.open_time import OpenTime, closed_since, open_times, read_opening
 from service.store.workers import store_identity
 from tests.builders import decision_of, loop_of, store_decisions, store_loop
 from tests.waiting import until_async
@@ -64,6 +64,18 @@ async def test_a_beat_tells_the_identity_of_the_data(quiet_redis: Redis) -> None
         before = await read_opening(quiet_redis)
         assert await worker.beat() == known
         assert (await read_opening(quiet_redis)).known_ms > before.known_ms
+
+
+async def test_open_time_of_then_stands_still_during_an_outage(quiet_redis: Redis) -> None:
+    worker = OpenTime(quiet_redis, "one")
+    await worker.refresh()
+    await silence(quiet_redis, 60_000)
+    await worker.refresh()
+    last = (await read_opening(quiet_redis)).last
+    assert last is not None
+    since, until = round(1000 * last.since), round(1000 * last.until)
+    found = await open_times(quiet_redis, [since - 7, since, until - 9, until, until + 5])
+    assert found == [since - 7, since, since, since, since + 5]
 
 
 async def test_the_outages_that_are_told_one_by_one_are_bounded(quiet_redis: Redis) -> None:
