@@ -473,6 +473,81 @@ def retry_letters(
     console.print(f"[green]✓[/] {retried:,} to be learned once more")
 
 
+users_app = typer.Typer(no_args_is_help=True)
+app.add_typer(users_app, name="users")
+
+
+@users_app.callback()
+def users() -> None:
+    """Users: what is kept of one, and his erasure."""
+
+
+UserId = Annotated[str, typer.Argument(help="The user's id, as in requests.")]
+
+
+@users_app.command("export")
+def export_user(
+    user: UserId,
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+) -> None:
+    """Print all that is kept of a user, a line of JSON each: his state, activity, decisions, and events of the log.
+
+    Example: `rebound users export u17 --loop shop > u17.ndjson`
+    """
+    import orjson
+
+    from service.admin.users import all_of_user, lines_of
+
+    async def write(connection: Connection) -> None:
+        async for page in all_of_user(connection, loop, user):
+            for line in lines_of(page):
+                sys.stdout.write(orjson.dumps(line).decode() + "\n")
+
+    _on_redis(redis, data, write)
+
+
+@users_app.command("erase")
+def erase_user(
+    user: UserId,
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+) -> None:
+    """Erase a user from a loop: what is kept of him, and what policies learned from it. A learner does it.
+
+    `rebound users erasures` says how far it is.
+
+    Example: `rebound users erase u17 --loop shop`
+    """
+    from service.admin.users import erase_user as ask
+
+    made = _on_redis(redis, data, lambda connection: ask(connection, loop, user, by="rebound users erase"))
+    console.print(f"[green]✓[/] erasure {made.id} is queued", highlight=False)
+
+
+@users_app.command("erasures")
+def list_erasures(
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+) -> None:
+    """List the erasures of a loop, newest first: how far each is, what was deleted, and what remains.
+
+    Example: `rebound users erasures --loop shop`
+    """
+    from rich.table import Table
+
+    from service.admin.users import list_erasures as listed
+
+    table = Table("erasure", "step", "decisions", "activity", "events", "waits for", "remains")
+    for one in _on_redis(redis, data, lambda connection: listed(connection, loop)):
+        counts = (f"{one.decisions:,}", f"{one.activity:,}", f"{one.events:,}")
+        table.add_row(one.id, one.step, *counts, escape(", ".join(one.waits_for)), escape("; ".join(one.remains)))
+    console.print(table if table.rows else "no erasures")
+
+
 T = TypeVar("T")
 
 
@@ -679,3 +754,33 @@ def _params(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         fail(f"--params {text}: expected a JSON object", code=2)
     return found
+
+
+@app.command()
+def experiment(
+    name: Annotated[str | None, typer.Argument(help="Of the experiment; left out: all.")] = None,
+    loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all figures.")] = False,
+    redis: Redis = None,
+    data: Data = Path(".rebound"),
+) -> None:
+    """Say what an experiment shows so far: which policy is better, or how many days it takes to know.
+
+    Look as often as you like: the intervals hold at every look at once. `PUT /experiments/NAME` makes an experiment.
+
+    Exit code 1: do not trust it, or a guard rail is broken.
+
+    Example: `rebound experiment prices --loop shop`
+    """
+    import orjson
+
+    from service import experiment as experiments
+
+    found = _on_redis(redis, data, lambda connection: experiments.look(connection, loop, name))
+    if as_json:
+        said = [one.model_dump(mode="json") for one in found]
+        sys.stdout.write(orjson.dumps(said, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        experiments.show(console, found)
+    if any(one.code in ("mismatch", "broken") for one in found):
+        raise typer.Exit(1)

@@ -28,6 +28,21 @@ class Layout(NamedTuple):
         return x[..., :start], x[..., start:end], x[..., end:]
 
 
+class Products(NamedTuple):
+    """How rows are made where every column is a product of one of the context's columns and one of the item's:
+
+    x[i, j] = z[i, right[j]] · context[left[j]] · scale[j].
+    """
+
+    left: Array  # (d,) columns of the context
+    right: Array  # (d,) columns of z
+    scale: Array  # (d,) float32
+
+    def first(self, columns: int | None) -> Products:
+        """Select the first columns of a row; None: all."""
+        return Products(self.left[:columns], self.right[:columns], self.scale[:columns])
+
+
 class Rows:
     """One context with each of n items: X (n, d), not multiplied out.
 
@@ -43,12 +58,13 @@ class Rows:
         right: (q,) columns of z, each below `plain`.
         weight: (q,) float32.
         plain: the first column of z that stands in the row as it is.
+        context: (c,) float32, the context's columns, which `weight` was made of; None: not known.
     """
 
-    __slots__ = ("plain", "right", "weight", "z")
+    __slots__ = ("context", "plain", "right", "weight", "z")
 
-    def __init__(self, z: Array, right: Array, weight: Array, plain: int) -> None:
-        self.z, self.right, self.weight, self.plain = z, right, weight, plain
+    def __init__(self, z: Array, right: Array, weight: Array, plain: int, context: Array | None = None) -> None:
+        self.z, self.right, self.weight, self.plain, self.context = z, right, weight, plain, context
 
     @classmethod
     def of(cls, x: Array) -> Rows:

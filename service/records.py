@@ -6,7 +6,7 @@ They are plain data. `store/codec.py` says how each is written to Redis, and in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,6 +26,50 @@ def order(position: str) -> tuple[int, int]:
 
 
 # ---- what a loop has once
+
+OUTSIDE = ""  # stands for an arm where a unit is left out of an experiment
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the policies that an experiment compares."""
+
+    policy: str
+    share: float  # of the units that take part, in (0, 1)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A comparison of policies on units that are drawn by chance."""
+
+    name: str
+    id: str  # new for every experiment that is made; units fall by it
+    version: int  # from 1 on; rises when units move between arms: results begin anew
+    arms: Mapping[str, Arm]  # one is called `control`
+    spans: Sequence[tuple[str, int]]  # (arm or OUTSIDE, parts of `PARTS`), in order: who is where (`assignment.py`)
+    unit: str  # user | decision
+    metric: str  # a name of `METRICS` (`service/evaluate/experiment.py`), as in `guardrails`
+    guardrails: Mapping[str, float]  # metric -> drop that is tolerated, as a share of the control's mean
+    minimum_effect: float  # the smallest lift that matters, as such a share
+    confidence: float
+    holdout: float  # share of the units that is left out, in [0, 1)
+    starts: float  # unix seconds
+    ends: float | None  # unix seconds; None: not known yet
+
+    def ended(self, at: float) -> bool:
+        """Return whether it is over at a time."""
+        return self.ends is not None and at >= self.ends
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Where a unit of an experiment fell. Decisions and their events carry it."""
+
+    experiment: str  # its name
+    id: str  # of the experiment
+    version: int
+    arm: str  # OUTSIDE: the unit is left out, and served by the loop's traffic
+    share: float  # the chance of every unit to fall there
 
 
 @dataclass(frozen=True)
@@ -49,6 +93,12 @@ class LoopRecord:
     newest: Mapping[str, Any] | None = None  # encoder, position and catalogue of the newest successor; None: no such
     declared: str | None = None  # version of the encoder that a person declared last; None: the service fits its own
     activity: bool = False  # whether activity was ever sent
+    experiments: Mapping[str, Experiment] = field(default_factory=dict)  # by name; one at most has not ended
+    release: Mapping[str, Any] | None = None  # policy, id and guard's latency of the release that runs; None: none
+
+    def experiment_at(self, at: float) -> Experiment | None:
+        """Return the experiment that has not ended at a time, begun or not."""
+        return next((one for one in self.experiments.values() if not one.ended(at)), None)
 
     @property
     def encoder_of_imports(self) -> str:
@@ -71,6 +121,7 @@ class PolicyRecord:
     version: int = 0  # the newest; 0: no snapshot yet
     position: str = START  # the last entry of the log that it has learned from
     events: int = 0  # learned
+    erased: int = 0  # the newest of the versions that were deleted because they had learned what was erased; 0: none
     set_aside: int = 0  # of `events`, those that it could not learn, and has not learned since
     skipped: int = 0  # events that the log no longer held when the policy began to learn
     bytes: int = 0  # of the learned state and the newest snapshot
@@ -155,6 +206,9 @@ class Decision:
     items: tuple[SlateItem, ...]
     rules: Mapping[str, Any] | None = None  # of the loop and of the request; None: there were none
     left: tuple[int, ...] | None = None  # under rules: candidates for each place; None: one less for each
+    folded: bool = False  # whether the policy's bounds were folded over the catalogue beforehand
+    rung: str = field(default="ok", compare=False)  # store_down: answered from memory, and stored afterwards
+    experiment: Assignment | None = None  # None: it took part in none
     retrieved: Retrieved | None = None  # None: no funnel narrowed the candidates
 
     def candidates_for(self, place: int) -> int:
@@ -185,6 +239,10 @@ class Event:
     features: Features | None = None  # of the item, as it was shown; {}: it has none; None: they are not written here
     encoder: str | None = None  # version of the encoder that wrote `x`; None: the one that the loop was made with
     at: float | None = None  # unix seconds: when an imported event happened; None: when it entered the log
+    decided: float | None = None  # unix seconds: of its decision; None: imported, or written by an older version
+    rung: str = "ok"  # of its decision
+    place: int = 0  # in the slate of its decision
+    experiment: Assignment | None = None  # of its decision
 
     @property
     def time(self) -> float:
@@ -234,6 +292,17 @@ class Successor:
 
 
 @dataclass(frozen=True, slots=True)
+class Erasure:
+    """The events of a user were erased from the log before this entry. Who has learned them begins anew.
+
+    It names neither the user nor the events: a replay meets the log without them.
+    """
+
+    position: str
+    events: int  # appended to the log before this entry, whatever of them it still holds
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """An entry that teaches nothing, such as an alarm that version 0.1 wrote down."""
 
@@ -259,7 +328,7 @@ class Retry:
     event: Event | Unreadable  # at this position
 
 
-Entry: TypeAlias = Event | Training | Successor | Note | Unreadable | Retry
+Entry: TypeAlias = Event | Training | Successor | Erasure | Note | Unreadable | Retry
 
 
 @dataclass(frozen=True, slots=True)

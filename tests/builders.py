@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -14,9 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from redis.asyncio import Redis
 
+from service.decide.assignment import divided, outside
 from service.loop import LoopSettings
 from service.policies import Arrays, Batch, Candidates, Policy, Scorer, part
-from service.records import Decision, Event, LoopRecord, PolicyRecord, SlateItem
+from service.records import OUTSIDE, Arm, Decision, Event, Experiment, LoopRecord, PolicyRecord, SlateItem
 from service.store.codec import event_body, loop_fields, row_bytes
 from service.store.decisions import DecisionWriter, PendingDecision
 from service.store.group_commit import GroupCommit
@@ -124,6 +126,27 @@ async def store_loop(redis: Redis, record: LoopRecord) -> Keys:
     return Keys(record.name, record.id)
 
 
+def experiment_of(shares: Mapping[str, float] | None = None, *, holdout: float = 0.0, **changes: Any) -> Experiment:
+    """Build an experiment that runs for ever; each arm has the policy of its name."""
+    shares = shares or {"control": 0.5, "bold": 0.5}
+    made = Experiment(
+        name="prices",
+        id="1f2e",
+        version=1,
+        arms={name: Arm(name, share) for name, share in shares.items()},
+        spans=divided(outside(), {name: (1 - holdout) * share for name, share in shares.items()} | {OUTSIDE: holdout}),
+        unit="user",
+        metric="reward",
+        guardrails={},
+        minimum_effect=0.05,
+        confidence=0.95,
+        holdout=holdout,
+        starts=0.0,
+        ends=None,
+    )
+    return replace(made, **changes)
+
+
 def policy_of(kind: str = "linucb", *, name: str = "", retention: int = 1_000_000, **params: Any) -> PolicyRecord:
     """Build a policy's record as it is when the policy is made, under the name of its kind unless one is given."""
     return PolicyRecord(name or kind, new_id(), kind, params, seed=0, retention=retention)
@@ -178,6 +201,10 @@ def body_of(event: Event) -> bytes:
         version=event.version,
         features=event.features,
         encoder=event.encoder,
+        decided=event.decided,
+        rung=event.rung,
+        place=event.place,
+        experiment=event.experiment,
     )
 
 

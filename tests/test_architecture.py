@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "service/backup.py": {"service"},
     "service/transfer.py": {"service"},
     "service/evaluation.py": {"service"},
+    "service/experiment.py": {"service"},
     "service/doctor.py": {"service"},
     "service/errors.py": set(),
     "service/layout.py": set(),
@@ -76,10 +77,13 @@ MAY_IMPORT = {
         "service.store",
     },
     "service/learn": FOUNDATION | {"service.learn", "service.policies", "service.store"},
+    "service/learn/experiments.py": FOUNDATION | {"service.evaluate", "service.store", "service.learn.bell"},
     "service/learn/indexer.py": FOUNDATION | {"service.retrieve", "service.store", "service.learn.bell"},
     "service/learn/fitter.py": FOUNDATION | {"service.represent", "service.store"},
     "service/learn/profiler.py": FOUNDATION
-    | {"service.represent", "service.store", "service.learn.bell", "service.learn.fitter"},
+    | {"service.represent", "service.store", "service.learn.fitter", "service.learn.log_fold"},
+    "service/learn/historian.py": FOUNDATION | {"service.evaluate.history", "service.store", "service.learn.log_fold"},
+    "service/learn/releaser.py": FOUNDATION | {"service.evaluate", "service.learn.bell", "service.store"},
     "service/admin": FOUNDATION
     | {
         "service.admin",

@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from service.admin.encoders import encoder_for
 from service.decide.active import UNIFORM, ServedPolicy, serving
 from service.decide.catalogue import Catalogue
-from service.errors import NotFound
+from service.errors import Conflict, NotFound
 from service.evaluate.propensities import PropensityCheck, PropensityChecker
 from service.evaluate.replay import same_decision
 from service.learn.trainer import Trainer
@@ -29,7 +29,7 @@ from service.policies import NumericalError, same_arrays
 from service.records import Decision, Entry, Event, LoopRecord, PolicyRecord, order
 from service.represent.stored import AnyEncoder
 from service.represent.user_state import USER, Activity, ItemFields, user_state
-from service.store import activity, encoders, event_log, item_store, loop_store, policy_store
+from service.store import activity, encoders, erasure_store, event_log, item_store, loop_store, policy_store
 from service.store.codec import encoder_of, unpack
 from service.store.decisions import read_stored_decision
 from service.store.keys import Keys
@@ -62,9 +62,11 @@ async def audit_learning(redis: Redis, loop: str) -> dict[str, bool]:
 
     Raises:
         NotFound: there is no such loop.
+        Conflict: a user is being erased.
     """
     record = await loop_store.read_loop(redis, loop)
     keys = Keys(loop, record.id)
+    await _check_erasures(redis, keys)
     found = {}
     for name in await policy_store.policy_names(redis, keys):
         policy, state = await _checkpoint(redis, keys, name)
@@ -77,6 +79,21 @@ async def audit_learning(redis: Redis, loop: str) -> dict[str, bool]:
         again = {array: again[array] for array in again if array in stored}
         found[name] = same_arrays(stored, again) and trainer.events == policy.events
     return found
+
+
+async def _check_erasures(redis: Redis, keys: Keys) -> None:
+    """Refuse an audit while the log is without events that a policy has learned.
+
+    Raises:
+        Conflict.
+    """
+    for erasure in await erasure_store.list_erasures(redis, keys):
+        if erasure.step in ("events", "traces", "learning"):
+            raise Conflict(
+                f"a user is being erased from loop {keys.loop!r} (erasure {erasure.id}), and policies learn the log "
+                "anew: audit it afterwards",
+                code="erasure_under_way",
+            )
 
 
 async def _checkpoint(redis: Redis, keys: Keys, name: str) -> tuple[PolicyRecord, bytes | None]:
@@ -124,9 +141,11 @@ async def audit_decisions(redis: Redis, loop: str, *, most: int = 1000) -> Repla
 
     Raises:
         NotFound: there is no such loop.
+        Conflict: a user is being erased.
     """
     record = await loop_store.read_loop(redis, loop)
     keys = Keys(loop, record.id)
+    await _check_erasures(redis, keys)
     decisions = await _newest(redis, keys, most)
     served = await _served(redis, record, {(d.policy, d.version) for d in decisions})
     known = {policy.encoder.version: policy.encoder for policy in served.values() if policy.encoder is not None}
@@ -134,6 +153,7 @@ async def audit_decisions(redis: Redis, loop: str, *, most: int = 1000) -> Repla
         if (encoder := await _encoder(redis, record, version)) is not None:
             known[version] = encoder
     catalogues: dict[tuple[int, str], Catalogue | None] = {}
+    folded: dict[str, ServedPolicy] = {}  # policy -> its fold of last, the likeliest to be needed next: they are large
     same, different, gone = 0, [], 0
     for decision in decisions:
         encoder, policy = known.get(decision.encoder), served.get((decision.policy, decision.version))
@@ -143,6 +163,10 @@ async def audit_decisions(redis: Redis, loop: str, *, most: int = 1000) -> Repla
             if place not in catalogues:
                 catalogues[place] = await _catalogue(redis, keys, decision.catalogue, encoder)
             catalogue = catalogues[place]
+        if policy is not None and catalogue is not None and decision.folded:
+            last = folded.get(decision.policy)
+            policy = (last if last is not None and last.version == decision.version else policy).folded(catalogue)
+            folded[decision.policy] = policy
         if encoder is None or catalogue is None or policy is None:
             gone += 1
         elif (policy.encoder or encoder).version == encoder.version and same_decision(

@@ -33,15 +33,11 @@ async def dead_letters(redis: Redis, loop: str, policy: str | None = None) -> li
     """
     record = await loop_store.read_loop(redis, loop)
     keys = Keys(loop, record.id)
-    start = order(await event_log.start(redis, keys))
     found = []
     for one in await _policies(redis, keys, policy):
-        letters = await policy_store.read_letters(redis, keys, one.name)
-        found += [
-            Listed(one.name, letter.position, letter.why)
-            for letter in _open(letters)
-            if order(letter.position) >= start
-        ]
+        letters = list(_open(await policy_store.read_letters(redis, keys, one.name)))
+        held = await event_log.held(redis, keys, [letter.position for letter in letters])
+        found += [Listed(one.name, letter.position, letter.why) for letter in letters if letter.position in held]
     return found
 
 

@@ -49,7 +49,7 @@ async def put_loop(
 
     Raises:
         InvalidRequest: the name is no loop name, the settings do not fit together, or the schema is too large.
-        Conflict: the reward range would change, and there are policies or events of the old one.
+        Conflict: the reward range would change, and there are policies, events or early reports of the old one.
 
     A schema may change at any time. Where there are policies or events, it is appended to the log as a successor of
     the one before: every policy learns the log again through it, and moves.
@@ -163,11 +163,12 @@ async def _used(redis: Redis, seen: LoopRecord) -> bool:
 
 
 async def _check_unused(redis: Redis, seen: LoopRecord, what: str) -> None:
-    """Raise Conflict when policies, decisions or events were made with the loop's reward range."""
-    if await _used(redis, seen):
+    """Raise Conflict when policies, decisions, events or early reports were made with the loop's reward range."""
+    early = (await event_log.read_stats(redis, Keys(seen.name, seen.id)))["early_waiting"]
+    if early or await _used(redis, seen):
         raise Conflict(
-            f"policies, decisions or events of loop {seen.name!r} were made with its {what}; make a new loop and "
-            "import the log",
+            f"policies, decisions, events or early reports of loop {seen.name!r} were made with its {what}; make a new "
+            "loop and import the log",
             code=f"{what}_in_use",
         )
 

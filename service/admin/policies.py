@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from service.admin.change import change
 from service.admin.encoders import encoder_for
+from service.admin.releases import ReleaseStatus, release_status
 from service.admin.validation import checked_params
 from service.decide.active import build_scorer
 from service.errors import Conflict, NotFound
@@ -19,6 +20,7 @@ from service.policies import KINDS
 from service.records import Change, LoopRecord, PolicyRecord
 from service.store import change_log, event_log, loop_store, policy_store
 from service.store.codec import encoder_of, unpack
+from service.store.connection import now
 from service.store.keys import Keys
 
 
@@ -31,6 +33,7 @@ class PolicyDescription:
     share: float
     pinned: int | None
     kept_versions: list[int]
+    release: ReleaseStatus | None = None  # the newest
     summary: dict[str, Any] | None = None
 
 
@@ -91,7 +94,7 @@ async def delete_policy(redis: Redis, loop: str, name: str, *, by: str) -> None:
 
     Raises:
         NotFound: there is no such loop or policy.
-        Conflict: the policy serves.
+        Conflict: the policy serves, or is in an experiment.
     """
 
     async def attempt(seen: LoopRecord) -> int:
@@ -99,6 +102,11 @@ async def delete_policy(redis: Redis, loop: str, name: str, *, by: str) -> None:
             raise NotFound(f"there is no policy {name!r} in loop {loop!r}", code="unknown_policy")
         if seen.traffic.get(name):
             raise Conflict(f"policy {name!r} serves; give its traffic to another one first", code="policy_serves")
+        experiment = seen.experiment_at(await now(redis))
+        if experiment is not None and name in {arm.policy for arm in experiment.arms.values()}:
+            raise Conflict(
+                f"policy {name!r} is in experiment {experiment.name!r}; end that first", code="experiment_runs"
+            )
         before: dict[str, Any] = {"policy": name}
         with suppress(Conflict):  # a record that cannot be read can be deleted
             record = await policy_store.read_policy(redis, Keys(seen.name, seen.id), name)
@@ -120,10 +128,11 @@ async def describe(redis: Redis, loop: str, name: str, *, summary: bool = False)
     stats = await event_log.read_stats(redis, keys)
     return PolicyDescription(
         record=policy,
-        lag=lag(stats, policy),
+        lag=event_log.lag(stats, policy),
         share=record.traffic.get(name, 0.0),
         pinned=record.pins.get(name),
         kept_versions=await policy_store.kept_versions(redis, keys, name),
+        release=await release_status(redis, keys, name),
         summary=await _summary(redis, record, policy) if summary else None,
     )
 
@@ -150,8 +159,3 @@ async def describe_all(redis: Redis, loop: str) -> list[PolicyDescription]:
         except NotFound:  # deleted this very moment
             continue
     return found
-
-
-def lag(stats: Mapping[str, int], policy: PolicyRecord) -> int:
-    """Return how many events of the log a policy has still to learn."""
-    return max(0, stats.get("events", 0) - policy.skipped - policy.events)

@@ -11,14 +11,16 @@ from pydantic import BaseModel, Field
 from redis.asyncio import Redis
 
 from service.admin.evaluations import EvaluationStatus, unfinished
-from service.admin.policies import lag
+from service.admin.releases import ReleaseStatus, release_status
 from service.errors import NotFound, StoreUnavailable
 from service.serve.follower import Follower
 from service.store import (
     activity,
     change_log,
     encoders,
+    erasure_store,
     event_log,
+    history_store,
     loop_store,
     policy_store,
     profile_store,
@@ -84,6 +86,7 @@ class PolicyStatus(BaseModel):
     encoder_since: Swap | None = Field(description="when it took that up; null: it began with it")
     encoder_swaps: int = Field(description="encoders that it took up, since it was made")
     trial: Trial | None = Field(description="the trial of a successor that goes on")
+    release: ReleaseStatus | None = Field(None, description="the newest; GET /policies/{name}/release says more")
 
 
 class DataNotice(BaseModel):
@@ -135,6 +138,9 @@ class LoopStatus(BaseModel):
     activity_user_bytes: int = Field(0, description="most bytes of one user's activity, without Redis's own")
     imported: int = Field(0, description="events imported")
     events: int = Field(0, description="events appended to the log")
+    erased: int = Field(0, description="events deleted from the log because a user was erased")
+    erased_pending: int = Field(0, description="decisions deleted for it while they waited: they have no event")
+    erasures: int = Field(0, description="erasures that have not ended: GET /erasures lists them")
     pending: int = Field(0, description="decisions that wait for their feedback, or for their display")
     dead_letters: int = Field(0, description="entries of the log that some policy could not learn: set aside")
     misfits: dict[str, int] = Field(description="`side/field/reason` of values that could not be used -> how often")
@@ -143,10 +149,13 @@ class LoopStatus(BaseModel):
     )
     profiled: int = Field(0, description="events that the profile has counted")
     profile_bytes: int = Field(0, description="of the profile")
+    history_bins: int = Field(0, description="bins of GET /loops/{loop}/history; at most 12 240 are kept")
+    history_bytes: int = Field(0, description="that they take in Redis")
     encoders: int = Field(1, description="encoders that are kept, the first among them")
     retrieval: RetrievalStatus | None = Field(None, description="of a loop with a funnel; null: nothing published yet")
     changes: int = Field(0, description="administrative changes of settings, policies and traffic in GET /changes")
     last_change: LastChange | None = None
+    experiment: str | None = Field(None, description="that runs, or is planned: GET /experiments/{name} says more")
     policies: dict[str, PolicyStatus]
     problem: str | None = Field(None, description="why the loop cannot be read; DELETE /loops/{loop} removes it")
 
@@ -259,7 +268,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
             version=stored.version,
             events=stored.events,
             set_aside=stored.set_aside,
-            lag=lag(stats, stored),
+            lag=event_log.lag(stats, stored),
             bytes=stored.bytes,
             snapshot_age_s=None if stored.published is None else round(time.time() - stored.published, 3),
             alarms=stored.alarms[-1]["number"] if stored.alarms else 0,
@@ -268,10 +277,14 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
             encoder_since=said.get("since"),
             encoder_swaps=said.get("swaps", 0),
             trial=said.get("trial"),
+            release=await release_status(redis, keys, policy),
         )
     behind = any(found.lag and (found.snapshot_age_s or STALE_S) >= STALE_S for found in policies.values())
     profiled, notices, profile_bytes = await profile_store.read_summary(redis, keys)
+    history_bins, history_bytes = await history_store.size(redis, keys)
     changes, last = await change_log.newest(redis, keys)
+    experiment = record.experiment_at(time.time())
+    stats["erasures"] = await erasure_store.count_unfinished(redis, keys)
     counters = {name: stats[name] for name in stats.keys() & LoopStatus.model_fields.keys()}
     return LoopStatus(
         learning=bool(stats.get("events")) and bool(policies) and not behind,
@@ -279,10 +292,13 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
         notices=[_short(notice) for notice in notices],
         profiled=profiled,
         profile_bytes=profile_bytes,
+        history_bins=history_bins,
+        history_bytes=history_bytes,
         encoders=1 + await encoders.count(redis, keys),
         retrieval=await _retrieval(redis, keys) if record.settings.funnel else None,
         changes=changes,
         last_change=None if last is None else LastChange(at=last.at, by=last.by, what=last.what),
+        experiment=None if experiment is None else experiment.name,
         policies=policies,
         **counters,
     )

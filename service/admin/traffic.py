@@ -6,18 +6,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from redis.asyncio import Redis
 
 from service.admin.adoption import Adoption, adoption
 from service.admin.change import change
 from service.admin.encoders import encoder_for
+from service.admin.releases import change_traffic
 from service.decide.active import build_scorer
 from service.errors import Conflict, InvalidRequest
 from service.records import Change, LoopRecord
 from service.serve.follower import Follower
-from service.store import loop_store, policy_store
+from service.store import policy_store
 from service.store.codec import encoder_of, unpack
+from service.store.connection import now
 from service.store.keys import Keys
 
 
@@ -38,7 +39,7 @@ async def set_traffic(redis: Redis, follower: Follower, loop: str, shares: Mappi
                 )
         traffic = {name: share for name, share in shares.items() if share > 0}
         noted = Change(by, "split traffic", seen.traffic, traffic)
-        return await loop_store.change_loop(redis, seen, {"traffic": orjson.dumps(traffic)}, noted)
+        return await change_traffic(redis, seen, {"traffic": traffic}, noted)
 
     if not math.isclose(total := sum(shares.values()), 1.0, abs_tol=1e-9):
         raise InvalidRequest("traffic", f"the shares sum to {total:g}, not to 1")
@@ -50,15 +51,21 @@ async def activate(redis: Redis, follower: Follower, loop: str, name: str, *, by
 
     Raises:
         NotFound: there is no such loop or policy.
+        Conflict: an experiment has some of the traffic.
     """
 
     async def attempt(seen: LoopRecord) -> int:
         await policy_store.read_policy(redis, Keys(seen.name, seen.id), name)
+        if (experiment := seen.experiment_at(await now(redis))) is not None:
+            raise Conflict(
+                f"experiment {experiment.name!r} has traffic of loop {loop!r}; end that first "
+                f"(POST /experiments/{experiment.name}/end)",
+                code="experiment_runs",
+            )
         pins = {policy: version for policy, version in seen.pins.items() if policy != name}
         after: dict[str, Any] = {"traffic": {name: 1.0}, "pins": pins}
         noted = Change(by, "activate policy", {"traffic": seen.traffic, "pins": seen.pins}, after)
-        changes = {field: orjson.dumps(value) for field, value in after.items()}
-        return await loop_store.change_loop(redis, seen, changes, noted)
+        return await change_traffic(redis, seen, after, noted)
 
     return await _adopted(redis, follower, *await change(redis, loop, attempt))
 
@@ -68,7 +75,7 @@ async def rollback(redis: Redis, follower: Follower, loop: str, name: str, versi
 
     Raises:
         NotFound: there is no such loop or policy, or the version is not kept.
-        Conflict: its snapshot does not load.
+        Conflict: its snapshot does not load, or it had learned from a user who was erased.
     """
 
     async def attempt(seen: LoopRecord) -> int:

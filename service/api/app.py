@@ -30,13 +30,28 @@ from service.api.keys import KeyRing
 from service.api.metrics import Metrics
 from service.api.problems import MEDIA_TYPE, documented, for_status, invalid, render
 from service.api.replies import HotRoutes
-from service.api.routes import changes, dead_letters, decisions, docs, evaluations, items, loops, policies, status
+from service.api.routes import (
+    changes,
+    console,
+    dead_letters,
+    decisions,
+    docs,
+    evaluations,
+    experiments,
+    items,
+    loops,
+    policies,
+    releases,
+    status,
+    users,
+)
 from service.errors import Forbidden, InvalidRequest, RateLimited, ReboundError, StoreUnavailable, Unauthorized
 from service.serve.activity import ActivityKeeper
 from service.serve.feedback import FeedbackJoiner
 from service.serve.follower import Follower
 from service.serve.misfit_counter import MisfitCounter
 from service.serve.recommend import Recommender
+from service.serve.release_counter import ReleaseCounter
 from service.settings import Settings
 from service.store.connection import connect, end
 from service.store.decisions import DecisionWriter
@@ -54,13 +69,29 @@ Errors are problem details (RFC 9457) with a stable `code`."""
 TAGS = [
     {"name": "decide", "description": "Ask for items, report rewards, look a decision up."},
     {"name": "items", "description": "What there is to recommend, and the import of a historical log."},
-    {"name": "policies", "description": "Kinds, policies, traffic, rollback."},
+    {"name": "policies", "description": "Kinds, policies, traffic, releases, rollback."},
     {"name": "evaluations", "description": "Would another policy have been better? From the log, or a refusal."},
+    {"name": "experiments", "description": "Which policy is better, on people? With intervals that hold at any time."},
     {"name": "loops", "description": "Decision problems, each with its own catalogue, policies, log and settings."},
+    {"name": "users", "description": "What is kept of one user, and his erasure."},
     {"name": "status", "description": "Is it up, is it ready, is it learning?"},
 ]
 
-ROUTES = (decisions, items, policies, dead_letters, evaluations, loops, changes, status, docs)
+ROUTES = (
+    decisions,
+    items,
+    policies,
+    releases,
+    dead_letters,
+    evaluations,
+    experiments,
+    loops,
+    users,
+    changes,
+    status,
+    docs,
+    console,
+)
 
 # Checked by the guard; declared here for /docs and for generated clients.
 KEY = APIKeyHeader(name="X-API-Key", auto_error=False, description="a key of this service, if keys are set")
@@ -100,16 +131,17 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
             decisions = DecisionWriter(commit, buffer=settings.buffer_decisions, usable=follower.store_usable)
             stack.push_async_callback(decisions.close)
             await _when_there(redis, follower)
-            misfits = MisfitCounter(redis)
+            misfits, released = MisfitCounter(redis), ReleaseCounter(redis)
             tasks = [
                 *follower.run(),
                 asyncio.create_task(misfits.run()),
+                asyncio.create_task(released.run()),
                 asyncio.create_task(_count(metrics, follower, decisions)),
             ]
             for task in tasks:
                 task.add_done_callback(_end_worker)
             activity = ActivityKeeper(follower, redis, commit)
-            recommender = Recommender(follower, decisions, misfits, activity, settings)
+            recommender = Recommender(follower, decisions, misfits, activity, released, settings)
             hot.routes = HotRoutes(recommender, FeedbackJoiner(follower, commit), activity, metrics)
             try:
                 yield State(

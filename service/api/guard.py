@@ -23,8 +23,8 @@ from service.errors import (
     UnsupportedEncoding,
 )
 
-OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})  # a browser sends no key for a page
-OPEN_FOLDER = "/assets/"  # the scripts and styles of these pages
+OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", "/console"})  # a browser sends no key for a page
+OPEN_FOLDERS = ("/assets/", "/console/")  # the scripts and styles of these pages
 FOR_CLIENTS = frozenset({"/recommend", "/feedback", "/activity"})
 DEFECT = "this is a defect of the service; its log has the details, under the request id"
 
@@ -87,7 +87,7 @@ class Guard:
             RateLimited: the key calls too often.
             Forbidden: the key's role does not allow this.
         """
-        if path in OPEN or path.startswith(OPEN_FOLDER):
+        if path in OPEN or path.startswith(OPEN_FOLDERS):
             return ANYBODY
         given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
         key = self._keys.find(given)

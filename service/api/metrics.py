@@ -37,6 +37,7 @@ LOOP_COUNTERS = {  # field of LoopStatus -> (name, help)
     "defaulted": ("rebound_items_defaulted", "Items whose reward was the default: no feedback by the deadline"),
     "imported": ("rebound_events_imported", "Events imported"),
     "events": ("rebound_events", "Events appended to the log"),
+    "erased": ("rebound_events_erased", "Events deleted from the log because a user was erased"),
     "dead_letters": ("rebound_dead_letters", "Entries of the log that some policy could not learn: set aside"),
 }
 POLICY_GAUGES = {  # field of PolicyStatus -> (name, help)
@@ -188,3 +189,11 @@ class _Stored(Collector):
                     if (value := getattr(found, field)) is not None:
                         gauge.add_metric([loop, policy], value)
             yield gauge
+        release = GaugeMetricFamily(
+            "rebound_policy_release", "1 for the state of its newest release", labels=["loop", "policy", "state"]
+        )
+        for loop, status in self._loops.items():
+            for policy, found in status.policies.items():
+                if found.release is not None:
+                    release.add_metric([loop, policy, found.release.state], 1)
+        yield release

@@ -23,10 +23,13 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
+from service.admin.experiments import ExperimentReply
+from service.admin.releases import ReleaseStatus
 from service.admin.status import Alarm
 from service.api.problems import ID, MANY, OBJECT, ONE
 from service.loop import LOOP_NAME, Finite, LoopChanges, LoopSettings
 from service.policies import KindInfo
+from service.records import Event
 from service.represent.learned import LearnedSchema
 from service.represent.schema import FeatureSchema
 from service.rules import Rules
@@ -315,6 +318,16 @@ class LedgerItem(BaseModel):
     propensity: float
 
 
+class AssignmentReply(BaseModel):
+    """Where a decision fell in an experiment."""
+
+    experiment: str
+    id: str
+    version: int
+    arm: str = Field(description="empty: it was left out, and served by the loop's traffic")
+    share: float = Field(description="the chance of every unit to fall there")
+
+
 class RetrievedRecord(BaseModel):
     """The candidates that a funnel found."""
 
@@ -353,6 +366,7 @@ class DecisionRecord(BaseModel):
     items: list[LedgerItem]
     rules: dict[str, Any] | None = Field(None, description="of the loop and of the request")
     left: list[int] | None = Field(None, description="under rules: candidates for each place")
+    experiment: AssignmentReply | None = Field(None, description="null: it took part in none")
     retrieved: RetrievedRecord | None = Field(None, description="what the funnel found; null: it narrowed nothing")
 
 
@@ -578,6 +592,7 @@ class PolicyReply(BaseModel):
     kept_versions: list[int] = Field(description="versions that a rollback can go to, oldest first")
     published: float | None = Field(description="unix time of the newest version")
     alarms: list[Alarm] = Field(description="changes of the world that it noticed: the newest 100, oldest first")
+    release: ReleaseStatus | None = Field(description="its newest release, in short")
     summary: dict[str, Any] | None = Field(None, description="what the policy tells of its learned state")
 
 
@@ -588,6 +603,95 @@ class PolicyList(BaseModel):
 
 class KindList(BaseModel):
     kinds: list[KindInfo]
+
+
+# ---- releases
+
+
+class GuardBody(Body):
+    reward_drop: Finite = Field(
+        0.02,
+        gt=0,
+        description="of a decision's mean reward, in its units: a step goes on when a larger one is excluded",
+    )
+    lag: int = Field(10_000, strict=True, ge=0, description="events that the policy may have still to learn")
+    latency_ms: Finite | None = Field(None, gt=0, description="at most 5 % of its decisions may take longer")
+    degraded: Finite | None = Field(None, ge=0, le=1, description="share of its decisions that may be degraded")
+
+
+class ReleaseBody(Body):
+    model_config = _example(steps=[0.01, 0.1, 0.5, 1], guard={"reward_drop": 0.02})
+
+    steps: list[Annotated[Finite, Field(gt=0, le=1)]] = Field(
+        default=[0.01, 0.1, 0.5, 1.0], min_length=1, max_length=20, description="shares of the traffic, rising"
+    )
+    guard: GuardBody = Field(default_factory=GuardBody)
+    confidence: Finite = Field(0.95, ge=0.5, le=0.9999, description="that no step goes the wrong way")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, body: Any) -> Any:
+        """Leave out what is null, also in the guard: it is not given."""
+        if not isinstance(body, dict):
+            return body
+        given = _without_nulls(body)
+        if isinstance(given.get("guard"), dict):
+            given["guard"] = _without_nulls(given["guard"])
+        return given
+
+
+class GroupSeen(BaseModel):
+    events: int = Field(description="decisions of this step with their final rewards; of a slate each item")
+    users: float = Field(description="how many of them count: one who has most of the decisions counts for little")
+    reward: float | None = Field(description="mean of a decision")
+
+
+class Range(BaseModel):
+    estimate: float
+    low: float
+    high: float
+
+
+class LookReply(BaseModel):
+    at: float
+    share: float
+    course: Literal["go on", "wait", "go back"]
+    why: str
+    policy: GroupSeen = Field(description="the policy's users")
+    others: GroupSeen
+    difference: Range | None = Field(description="in reward, policy - others; holds at every look; null: too few users")
+    lag: int = Field(description="events that the policy had still to learn")
+    decisions: int = Field(description="that the policy answered since the release began, as the next two")
+    slow: int = Field(description="those that took longer than the guard's latency")
+    degraded: int
+
+
+class StepTaken(BaseModel):
+    at: float
+    share: float
+    why: str
+
+
+class ReleaseReply(BaseModel):
+    id: str
+    policy: str
+    by: str
+    state: Literal["running", "done", "rolled_back", "cancelled"]
+    why: str = Field(description="what the newest look said, or why it ended")
+    share: float = Field(description="of the traffic, that the release gave last")
+    step: int = Field(description="at which it stands or ended, from 1 on")
+    steps: list[float]
+    guard: GuardBody
+    confidence: float
+    before: dict[str, float] = Field(description="the traffic to which it goes back")
+    created: float = Field(description="unix time, as all times here")
+    begun: float = Field(description="when this step began")
+    counting: bool = Field(description="decisions count; false: not every worker has adopted the step yet, or it ended")
+    ended: float | None
+    taken: list[StepTaken] = Field(description="changes of the traffic")
+    looks: list[LookReply] = Field(
+        description="oldest first, at most 50: the newest, and of those before it each that saw a tenth more events"
+    )
 
 
 class TrainingReply(BaseModel):
@@ -619,12 +723,6 @@ class EvaluationBody(Body):
     segment: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
         None, description="a field of the context, such as `device.os`: its 10 most frequent levels are judged, too"
     )
-
-
-class Range(BaseModel):
-    estimate: float
-    low: float
-    high: float
 
 
 class Refused(BaseModel):
@@ -699,6 +797,54 @@ class EvaluationList(BaseModel):
     evaluations: list[EvaluationReply] = Field(description="newest first; the newest 20 are kept")
 
 
+class MarkBody(Body):
+    """What happened."""
+
+    model_config = _example(text="spring campaign", at=1764275400.0)
+
+    text: str = Field(min_length=1, max_length=200, strict=True)
+    at: Finite | None = Field(None, description="unix seconds; default: now")
+
+
+# ---- experiments
+
+
+class ArmBody(Body):
+    policy: Name
+    share: Finite = Field(ge=0.001, le=0.999, description="of the units that take part; those of all arms sum to 1")
+
+
+class ExperimentBody(Body):
+    model_config = _example(
+        arms={"control": {"policy": "adaptive", "share": 0.5}, "linear": {"policy": "linucb", "share": 0.5}},
+        guardrails={"reported": 0.05},
+        minimum_effect=0.02,
+    )
+
+    arms: dict[str, ArmBody] = Field(description="2 to 10, one of them called `control`")
+    unit: Literal["user", "decision"] = Field(
+        "user", description="what falls into an arm; a request without user_id is no user's, and takes no part"
+    )
+    metric: str = Field(
+        "reward",
+        description="reward: of an item shown; reported: share of items shown with feedback; shown: items of a unit",
+    )
+    guardrails: dict[str, Annotated[Finite, Field(gt=0, lt=1)]] = Field(
+        default_factory=dict, description="metric -> drop that is tolerated, as a share of the control's mean"
+    )
+    minimum_effect: Finite = Field(
+        0.05, ge=0.001, le=10, description="the smallest lift that matters, as a share of the control's mean"
+    )
+    confidence: Finite = Field(0.95, ge=0.5, le=0.9999, description="that the intervals hold, at every look at once")
+    holdout: Finite = Field(0.0, ge=0, le=0.999, description="share of the units that is left to the loop's traffic")
+    starts: Time | None = Field(None, description="ISO 8601 or unix seconds; default: now, or as it is")
+    ends: Time | None = Field(None, description="null: until it is ended")
+
+
+class ExperimentList(BaseModel):
+    experiments: list[ExperimentReply] = Field(description="oldest first; at most 20 are kept")
+
+
 class Ready(BaseModel):
     status: Literal["ready"]
     loops: int = Field(description="how many are loaded; their names are for those who have a key")
@@ -713,3 +859,68 @@ class Rollback(Body):
 
 
 Traffic = dict[Name, Annotated[Finite, Field(ge=0, le=1)]]
+
+
+# ---- users
+
+
+class UserActivity(BaseModel):
+    number: int = Field(description="among all that was accepted of this user, from 1")
+    at: float = Field(description="unix seconds")
+    item_id: str
+    type: str
+
+
+class UserEvent(BaseModel):
+    """An event of the log, but for the row that the encoder made of it."""
+
+    position: str = Field(description="in the log")
+    at: float = Field(description="unix seconds")
+    decision_id: str
+    item_id: str
+    reward: float
+    source: Literal["feedback", "default", "import"]
+    context: dict[str, Any]
+    features: dict[str, Any] | None = Field(description="of the item, as it was shown; null: they are not kept here")
+    n: int | None = Field(description="candidates that were eligible; null: the import did not say")
+    propensity: float | None
+    policy: str | None
+    version: int
+    encoder: str | None = Field(description="version of the encoder of its row; null: the loop's first")
+    slate_position: int | None = Field(description="among all items shown in the loop, from 0 on")
+
+    @classmethod
+    def of(cls, event: Event) -> UserEvent:
+        """Show an event."""
+        shown = {name: getattr(event, name) for name in cls.model_fields.keys() - {"at", "item_id"}}
+        return cls(at=event.time, item_id=event.item, **shown)
+
+
+class UserReply(BaseModel):
+    user_id: str
+    loop: str
+    activity: list[UserActivity] = Field(description="that is kept, oldest first; on the first page only, as `state`")
+    state: dict[str, Any] = Field(description="what decisions see of it, in the context, under `@user`")
+    decisions: list[DecisionLedger] = Field(description="that the ledger holds, in no order")
+    events: list[UserEvent] = Field(description="that the log holds, in its order, after all decisions")
+    next: str | None = Field(description="pass as `after` for the next page; null: this was the last")
+
+
+class ErasureReply(BaseModel):
+    id: str
+    digest: str = Field(description="of the user's id; the log of changes names it")
+    by: str = Field(description="name of the key, or of the command")
+    created: float = Field(description="unix seconds")
+    step: Literal["decisions", "activity", "events", "traces", "learning", "search", "files", "done"] = Field(
+        description="that a learner is at, or is to do next"
+    )
+    ended: float | None = Field(description="unix seconds; null: it goes on")
+    decisions: int = Field(description="deleted from the ledger")
+    activity: int = Field(description="activities deleted")
+    events: int = Field(description="deleted from the log")
+    waits_for: list[str] = Field(description="policies, and `the profile`, that have still to learn the log anew")
+    remains: list[str] = Field(description="where the id still stands, and what to do")
+
+
+class ErasureList(BaseModel):
+    erasures: list[ErasureReply] = Field(description="newest first; the newest 100 are kept")

@@ -6,16 +6,19 @@ A request reads one `ActiveLoop` and works on it to its end, so no request ever 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import accumulate
+from typing import Any
 
+from service.decide.assignment import Assigner
 from service.decide.catalogue import Catalogue
+from service.layout import Rows
 from service.loop import LoopSettings
-from service.policies import KINDS, Array, Scorer, columns_for, new_scorer
+from service.policies import KINDS, Array, Candidates, Fold, Ranked, Scorer, columns_for, new_scorer
 from service.policies.random import RandomScorer
-from service.records import PolicyRecord
+from service.records import OUTSIDE, Assignment, PolicyRecord
 from service.represent.stored import AnyEncoder
 from service.retrieve.retriever import Retriever
 
@@ -30,6 +33,33 @@ class ServedPolicy:
     scorer: Scorer
     encoder: AnyEncoder | None = None  # whose rows the scorer takes; None: the loop's
     columns: int | None = None  # of a row that the scorer takes, the first ones; None: all
+    fold: Fold | None = None  # of the scorer's bounds over the catalogue; None: every row is scored
+
+    def rank(self, rows: Rows, ids: Sequence[str], user: str | None) -> tuple[Ranked, bool]:
+        """Score n candidates, by the fold if all of them are items of its catalogue.
+
+        Returns:
+            The candidates, scored, and whether they were by the fold.
+        """
+        at = None if self.fold is None else self.fold.places(ids)
+        if self.fold is None or at is None or rows.context is None:
+            return self.scorer.rank(Candidates(rows.columns(0, self.columns), ids, user)), False
+        return Ranked(self.scorer, self.fold.estimate(rows.context, at)), True
+
+    def folded(self, catalogue: Catalogue) -> ServedPolicy:
+        """Fold the scorer's bounds over a catalogue.
+
+        A function of the version, the encoder and the catalogue. There is no fold if the scorer has no bounds, if the
+        encoder has hashed columns, or if it would be too large (`service/policies/fold.py`).
+        """
+        if self.fold is not None and self.fold.ids is catalogue.known:
+            return self
+        products = None if self.encoder is None else self.encoder.products
+        bounds = None if products is None else self.scorer.bounds(catalogue.known)
+        if self.encoder is None or products is None or bounds is None:
+            return self
+        z = catalogue.block_of(self.encoder).z
+        return replace(self, fold=Fold.of(bounds, products.first(self.columns), z, catalogue.known))
 
 
 UNIFORM = ServedPolicy("random", "", 0, RandomScorer())
@@ -48,14 +78,24 @@ class ActiveLoop:
     served: Mapping[str, ServedPolicy]
     epoch: int
     activity: bool = False  # whether users have states
+    assigner: Assigner | None = None  # of the experiment that runs, or is to begin
+    release: Mapping[str, Any] | None = None  # policy, id and guard's latency of the release that runs
     retriever: Retriever | None = None  # None: every item of the catalogue is a candidate
     cumulative: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cumulative", tuple(accumulate(self.traffic.values()))[:-1])
 
+    def assigned(self, user_id: str | None, decision_id: str, *, at: float) -> tuple[ServedPolicy, Assignment | None]:
+        """Return the policy that serves a decision, and where the decision fell if it takes part in an experiment."""
+        found = None if self.assigner is None else self.assigner.assignment(user_id, decision_id, at=at)
+        if found is None or found.arm == OUTSIDE:
+            return self.policy_for(user_id or decision_id), found
+        assert self.assigner is not None
+        return self.served[self.assigner.experiment.arms[found.arm].policy], found
+
     def policy_for(self, user: str) -> ServedPolicy:
-        """Return the policy that serves this user: the same one for as long as the traffic stays as it is."""
+        """Return the policy that the traffic gives this user: the same one for as long as it stays as it is."""
         if not self.traffic:
             return UNIFORM
         if not self.cumulative:

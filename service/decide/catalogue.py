@@ -59,7 +59,12 @@ class Catalogue:
         }
         return replace(self, others=blocks)
 
-    def _block_of(self, encoder: AnyEncoder) -> Block:
+    def block_of(self, encoder: AnyEncoder) -> Block:
+        """Return the items, encoded by an encoder.
+
+        Raises:
+            KeyError: the catalogue is not encoded for it.
+        """
         return self.block if encoder.version == self.block.version else self.others[encoder.version]
 
     def shown(self, candidates: Sequence[tuple[str, Features | None]] | None, items: Sequence[str]) -> list[Features]:
@@ -85,7 +90,7 @@ class Catalogue:
         Raises:
             KeyError: the catalogue is not encoded for this encoder.
         """
-        block = self._block_of(encoder)
+        block = self.block_of(encoder)
         out = set(exclude)
         if candidates is None and retrieved is not None:
             return self._few(self._left_of(retrieved, out), block)
@@ -119,11 +124,11 @@ class Catalogue:
             few = self._left_of(retrieved, set(exclude))
             traits = Traits([self.features[self.ids[row]] for row in few.tolist()])
             rows = passing(rules, traits, None)
-            ids, block = self._few(few[rows], self._block_of(encoder))
+            ids, block = self._few(few[rows], self.block_of(encoder))
             return ids, block, Stage(rules, traits, rows, ids)
         if candidates is None:
             rows = passing(rules, self.traits, self._but(set(exclude)))
-            ids, block = self._at(rows, self._block_of(encoder))
+            ids, block = self._at(rows, self.block_of(encoder))
             return ids, block, Stage(rules, self.traits, rows, ids)
         out = set(exclude)
         left = [pair for pair in candidates if pair[0] not in out]

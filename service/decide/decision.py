@@ -15,8 +15,8 @@ import numpy as np
 from service.decide.active import ActiveLoop, ServedPolicy
 from service.decide.stage import Stage
 from service.errors import NoCandidates
-from service.policies import Array, Candidates, Ranked
-from service.records import Decision, Features, Retrieved, SlateItem
+from service.policies import Array, Ranked
+from service.records import Assignment, Decision, Features, Retrieved, SlateItem
 from service.represent.misfits import Misfits
 from service.represent.stored import AnyEncoder, Block
 from service.retrieve.retriever import Origin, Retriever
@@ -100,14 +100,16 @@ def decide(
     *,
     at: float,
     served: ServedPolicy | None = None,
+    experiment: Assignment | None = None,
     misfits: Misfits | None = None,
 ) -> tuple[Decision, Array]:
     """Decide on one request.
 
     Args:
         at: the time of the decision, in unix seconds.
-        served: the policy to use (for replays). By default the traffic split chooses it by the user, or by the
-            decision where there is no user.
+        served: the policy to use (for replays). By default the experiment that runs, or else the traffic split,
+            chooses it by the user, or by the decision where there is no user.
+        experiment: where the decision fell then (for replays).
         misfits: counts the values that the encoder could not use.
 
     Returns:
@@ -116,13 +118,14 @@ def decide(
     Raises:
         NoCandidates: nothing is eligible.
     """
-    served = served or active.policy_for(request.user_id or request.decision_id)
+    if served is None:
+        served, experiment = active.assigned(request.user_id, request.decision_id, at=at)
     encoder = served.encoder or active.encoder
     if request.candidates is None and request.retrieved is None and active.retriever is not None:
         request = replace(request, retrieved=_retrieved(request, active, active.retriever, misfits))
     ids, block, stage = _eligible(request, active, encoder, misfits)
     rows = encoder.rows(request.context, block, misfits=misfits)  # (n, d)
-    ranked = served.scorer.rank(Candidates(rows.columns(0, served.columns), ids, request.user_id))
+    ranked, folded = served.rank(rows, ids, request.user_id)
     seed = seed_of(active.name, request.decision_id)
     floor = active.settings.exploration_floor
     slate = draw_slate(ranked, k=request.k, floor=floor, seed=seed, stage=stage)
@@ -148,6 +151,8 @@ def decide(
         items=tuple(SlateItem(ids[pick.row], low + pick.score * (high - low), pick.propensity) for pick in slate),
         rules=request.rules.as_json if request.rules else None,
         left=tuple(pick.of for pick in slate) if request.rules else None,
+        folded=folded,
+        experiment=experiment,
         retrieved=request.retrieved,
     )
     return decision, rows.dense(np.array([pick.row for pick in slate]))
@@ -175,7 +180,7 @@ def chances(request: Request, active: ActiveLoop, served: ServedPolicy) -> list[
     encoder = served.encoder or active.encoder
     ids, block, stage = _eligible(request, active, encoder, None)
     rows = encoder.rows(request.context, block)
-    ranked = served.scorer.rank(Candidates(rows.columns(0, served.columns), ids, request.user_id))
+    ranked, _ = served.rank(rows, ids, request.user_id)
     floor = active.settings.exploration_floor
     left = np.arange(len(ids)) if stage is None else stage.left(0, [])
     p = np.zeros(len(ids))

@@ -18,5 +18,5 @@ def same_decision(
     settings = loop.settings.model_copy(update={"exploration_floor": decision.exploration_floor})
     # Its own name: a loop that was restored from a backup may have another one now, and draws depend on it.
     active = ActiveLoop(decision.loop, loop.id, settings, encoder, catalogue, {}, {}, loop.epoch)
-    again, _ = decide(request_of(decision), active, at=decision.at, served=served)
+    again, _ = decide(request_of(decision), active, at=decision.at, served=served, experiment=decision.experiment)
     return again == replace(decision, items=again.items) and again.items == decision.items

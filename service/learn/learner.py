@@ -1,6 +1,6 @@
-"""The process `rebound learn`: a runner for every policy of every loop, a sweeper and a profiler for each loop.
+"""The process `rebound learn`: a runner for every policy of every loop; a sweeper, a profiler, a historian for each.
 
-It has evaluations done, too.
+It takes the steps of releases, has evaluations done, and erases users, too.
 """
 
 from __future__ import annotations
@@ -18,9 +18,14 @@ from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable, UnreadableRecord
 from service.learn.bell import Bell, rest
+from service.learn.eraser import Eraser
 from service.learn.evaluations import Evaluator
+from service.learn.experiments import TASK as EXPERIMENTS
+from service.learn.experiments import ExperimentKeeper
+from service.learn.historian import Historian
 from service.learn.indexer import Indexer
 from service.learn.profiler import Profiler
+from service.learn.releaser import Releaser
 from service.learn.runner import PolicyRunner
 from service.learn.sweeper import Sweeper
 from service.settings import Settings
@@ -28,8 +33,10 @@ from service.store import event_log, loop_store, policy_store, workers
 from service.store.announcements import listen
 from service.store.codec import NewerFormat
 from service.store.connection import connect, end
+from service.store.history_store import LEASE as HISTORY
 from service.store.keys import CHANGES, USED, Keys
 from service.store.profile_store import LEASE as PROFILE
+from service.store.release_store import LEASE as RELEASE
 from service.store.retrieval_store import LEASE as RETRIEVAL
 from service.store.upgrade import upgrade
 
@@ -66,6 +73,7 @@ class Learner:
         self._unreadable: set[str] = set()  # loops that cannot be read, each told once
         self._identity: str | None = None  # of the data, when it was first seen
         self._evaluator = Evaluator(redis, settings)
+        self._eraser = Eraser(redis)
 
     async def follow(self, stop: asyncio.Event) -> None:
         """Start a task for every loop and policy that has none; wake the loops whose log has grown.
@@ -111,6 +119,11 @@ class Learner:
         known.state = state
         self._run(keys, "", Sweeper(self._redis, keys).run, stop)
         self._run(keys, PROFILE, Profiler(self._redis, keys).run, stop)
+        self._run(keys, HISTORY, Historian(self._redis, keys).run, stop)
+        if record.experiments:
+            self._run(keys, EXPERIMENTS, ExperimentKeeper(self._redis, keys).run, stop)
+        if record.release is not None:
+            self._run(keys, RELEASE, Releaser(self._redis, keys).run, stop)
         if record.settings.funnel:
             self._run(keys, RETRIEVAL, Indexer(self._redis, keys).run, stop)
         for policy in await policy_store.policy_names(self._redis, keys):
@@ -146,6 +159,7 @@ class Learner:
                 self._repeat(self._beat, stop, asyncio.Event(), every_s=PERIOD_S),
                 self._repeat(lambda: self._look(stop), stop, self._wake),
                 self._repeat(lambda: self._evaluate(stop), stop, asyncio.Event(), every_s=PERIOD_S),
+                self._repeat(lambda: self._erase(stop), stop, asyncio.Event(), every_s=PERIOD_S),
             )
         finally:
             await end(listening)
@@ -209,6 +223,10 @@ class Learner:
     async def _evaluate(self, stop: asyncio.Event) -> None:
         if await self._data_is_ours():
             await self._evaluator.step(stop)
+
+    async def _erase(self, stop: asyncio.Event) -> None:
+        if await self._data_is_ours():
+            await self._eraser.step(stop)
 
     async def _data_is_ours(self) -> bool:
         """Return whether Redis holds the data that this learner began with."""

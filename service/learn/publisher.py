@@ -57,15 +57,22 @@ class Publisher:
         period = max(self._settings.publish_period_ms / 1000, self._cost_s / SHARE)
         return self._last + period - time.monotonic()
 
-    async def publish(self, trainer: Trainer) -> bool:
-        """Write state, position and alarms, and a new version if what is served would change; False: lease lost."""
+    async def publish(self, trainer: Trainer, *, anew: bool = False) -> bool:
+        """Write state, position and alarms, and a new version if what is served would change; False: lease lost.
+
+        Args:
+            anew: the log was learned anew, without what was erased from it. All versions of before are deleted.
+        """
         state, snapshot, cpu_s = await asyncio.to_thread(_serialise, trainer)
-        new = snapshot != self._published and (self._servable or not trainer.policy.batch_trained)
+        changed = snapshot != self._published and (self._servable or not trainer.policy.batch_trained)
+        new = anew or changed
         record = replace(
             self.record,
             position=trainer.position,
             events=trainer.events,
             set_aside=trainer.set_aside,
+            skipped=trainer.skipped,
+            erased=self.record.version if anew else self.record.erased,
             alarms=trainer.alarms,
             encoding=trainer.encoding,
             version=self.record.version + new,
@@ -81,6 +88,7 @@ class Publisher:
             letters=letters.values() if letters != self._letters else None,
             encoder=trainer.swapped,
             schemas={version: schema for version, schema in schemas.items() if version not in self._known},
+            anew=anew,
             most_encoders=MOST_OF_A_POLICY if trainer.encoder != self._encoder else None,
         )
         if done:
@@ -88,6 +96,7 @@ class Publisher:
             self._encoder = trainer.encoder if new else self._encoder
             self._alarm = trainer.alarms[-1]["number"] if trainer.alarms else 0
             self._published = snapshot if new else self._published
+            self._servable = self._servable or anew
             self.dirty = False
             self._last = time.monotonic()
             cost = cpu_s + self._last - started

@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -42,6 +41,10 @@ class LeaseLost(Exception):
     """Another learner writes this policy now, or the policy is gone."""
 
 
+class Erased(Exception):
+    """The policy has learned what was erased from the log since."""
+
+
 class PolicyRunner:
     """Learns one policy. `step` is one iteration; `run` loops it; `drain` runs it until the log is empty."""
 
@@ -53,6 +56,7 @@ class PolicyRunner:
         self._publisher: Publisher
         self._told: dict[str, Any]  # what the service's log knows of encoders
         self._alone_until: str | None = None  # entries are learned one by one up to here: one of them is poison
+        self._quiet_to = START  # learning anew after an erasure: nothing is written down before the log's newest
         self._left: tuple[str, str, int] | None = None  # what was written when the lease was let go for want of work
 
     async def open(self) -> bool:
@@ -72,26 +76,29 @@ class PolicyRunner:
             return True
         self._alone_until = None
         letters = await self._retained(await policy_store.read_letters(self._redis, self._keys, self._name))
-        resumed = await self._load(loop, record, letters)
-        if not resumed and record.position == START:
-            stats = await event_log.read_stats(self._redis, self._keys)
-            record = replace(record, skipped=stats.get("trimmed", 0))
+        state = await policy_store.read_state(self._redis, self._keys, self._name)
+        await self._load(loop, record, letters, state)
         self._publisher = Publisher(self._lease, self._settings, record)
-        if resumed:
+        if state is not None:
             self._publisher.resume(self._trainer)
         return True
 
-    async def _load(self, loop: LoopRecord, record: PolicyRecord, letters: Mapping[str, DeadLetter]) -> bool:
-        """Make the trainer; False where there is no checkpoint to go on from."""
+    async def _load(
+        self, loop: LoopRecord, record: PolicyRecord, letters: Mapping[str, DeadLetter], state: bytes | None
+    ) -> None:
+        """Make the trainer, with the checkpoint to go on from; None: from the log's start."""
         schemas = await encoders.read_schemas(self._redis, self._keys, record.needs)
         self._trainer = Trainer.of(loop, record, schemas, letters)
-        state = await policy_store.read_state(self._redis, self._keys, self._name)
-        if state is not None and not self._trainer.resume(record, unpack(state)):
+        self._quiet_to = START
+        if state is None:
+            self._trainer.clean_to = await event_log.newest_erasure(self._redis, self._keys)
+            stats = await event_log.read_stats(self._redis, self._keys)
+            self._trainer.skipped = stats.get("trimmed", 0) + stats.get("erased", 0)
+        elif not self._trainer.resume(record, unpack(state)):
             await asyncio.to_thread(self._trainer.note_items, self._log_until(record.position))
         if (catalogue := self._trainer.catalogue) is not None:
             self._trainer.stand_in(await item_store.read_stand_ins(self._redis, self._keys, catalogue))
         self._told = self._trainer.encoding
-        return state is not None
 
     async def _read(self) -> tuple[LoopRecord, PolicyRecord]:
         loop = await loop_store.read_loop(self._redis, self._keys.loop)
@@ -149,6 +156,8 @@ class PolicyRunner:
                 trained |= await self._apply(part)
         except Poisoned as poisoned:
             await self._go_around(poisoned)
+        except Erased:
+            await self._begin_anew()
         self._publisher.touch(trained=trained)
 
     def _parts(self, entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
@@ -181,21 +190,37 @@ class PolicyRunner:
         else:
             self._alone_until = last
         loop, _ = await self._read()
-        await self._load(loop, self._publisher.record, letters)
-        while entries := await event_log.read(self._redis, self._keys, self._trainer.position, until=until):
-            await self._apply(entries)
+        state = await policy_store.read_state(self._redis, self._keys, self._name)
+        await self._load(loop, self._publisher.record, letters, state)
+        try:
+            while entries := await event_log.read(self._redis, self._keys, self._trainer.position, until=until):
+                await self._apply(entries)
+        except Erased:
+            await self._begin_anew()
         await self._publish()
+
+    async def _begin_anew(self) -> None:
+        """Throw away what was learned, and learn the log from its start.
+
+        The checkpoint of before stays until all erasures that the log holds are behind; a crash begins this again.
+        """
+        letters = await self._retained(self._trainer.letters)
+        loop, record = await self._read()
+        await self._load(loop, record, letters, None)
+        self._quiet_to = self._trainer.clean_to
+        log.info("learning the log anew: a user was erased from it", loop=self._keys.loop, policy=self._name)
 
     async def _retained(self, letters: Mapping[str, DeadLetter]) -> dict[str, DeadLetter]:
         """Return those whose entries the log still holds."""
-        start = order(await event_log.start(self._redis, self._keys)) if letters else (0, 0)
-        return {position: letter for position, letter in letters.items() if order(position) >= start}
+        held = await event_log.held(self._redis, self._keys, list(letters))
+        return {position: letter for position, letter in letters.items() if position in held}
 
     async def _apply(self, entries: Sequence[Entry]) -> bool:
         """Learn from entries, and do what is due after each; return whether the policy was trained.
 
         Raises:
             Poisoned: the policy raised; the trainer is of no use any more.
+            Erased: nor is it here.
         """
         trained = False
         while entries:
@@ -204,6 +229,8 @@ class PolicyRunner:
                 log.error("dead letter", loop=self._keys.loop, position=letter.position, why=letter.why)
             if done.refused:
                 await event_log.set_aside(self._redis, self._keys, done.refused)
+            if done.erased:
+                raise Erased
             for alarm in done.alarms:
                 log.warning("the world has changed", loop=self._keys.loop, policy=self._name, **alarm)
             if done.training_due:
@@ -261,8 +288,11 @@ class PolicyRunner:
         return event_log.scan_in_thread(self._redis, self._keys, until=position, loop=loop, newest=newest)
 
     async def _publish(self) -> None:
-        if not await self._publisher.publish(self._trainer):
+        if order(self._trainer.position) < order(self._quiet_to):
+            return
+        if not await self._publisher.publish(self._trainer, anew=self._quiet_to != START):
             raise LeaseLost(self._name)
+        self._quiet_to = START
 
     async def run(self, stop: asyncio.Event, bell: Bell) -> None:
         """Learn until `stop`, or until the policy is gone; at the end publish what was learned and let go.

@@ -23,6 +23,7 @@ from service.records import (
     START,
     DeadLetter,
     Entry,
+    Erasure,
     Event,
     Features,
     LoopRecord,
@@ -50,6 +51,7 @@ class Applied:
 
     read: int  # entries that were applied: all, or up to one after which a training is due
     training_due: bool = False  # call `train` with the log up to `position`, then apply the rest
+    erased: bool = False  # the policy has learned what was erased: throw it away, and learn the log from its start
     successor: Successor | None = None  # call `relearn` with the log up to `position`, then apply the rest
     refused: list[Unreadable] = field(default_factory=list)  # for the dead letters
     alarms: list[Mapping[str, Any]] = field(default_factory=list)  # changes of the world that were noticed
@@ -86,6 +88,10 @@ class Trainer:
         schemas: version -> schema of other encoders: of the one that the policy began with, if that is not the first.
         letters: position -> dead letter of the policy.
 
+    Attributes:
+        clean_to: position of an erasure. What it and those before it erased was gone when this trainer began to learn.
+        skipped: events that the log no longer held when it began.
+
     Raises:
         ValueError: there is no such kind, or no schema of the encoder that the policy began with.
     """
@@ -116,7 +122,8 @@ class Trainer:
         self._since: dict[str, Any] | None = None  # at which event the policy took up its encoder
         self._challenger: Challenger | None = None
         self._successor: Successor | None = None  # that `relearn` is due for
-        self.position, self.events, self.set_aside = START, 0, 0
+        self.position, self.events, self.set_aside, self.skipped = START, 0, 0, 0
+        self.clean_to = START
         self.letters = dict(letters or {})
         self.alarms: list[Mapping[str, Any]] = []  # the newest ALARMS_KEPT, oldest first
         self._record, self._reward_range, self._retention = record, reward_range, record.retention
@@ -222,6 +229,7 @@ class Trainer:
                 " another name; it learns the retained log, and the old one serves on meanwhile"
             ) from error
         self.position, self.events, self.set_aside = record.position, record.events, record.set_aside
+        self.skipped = record.skipped
         self.alarms = list(record.alarms)
         if OWN + "items" not in state:
             return False
@@ -305,11 +313,16 @@ class Trainer:
                 self._learn_all(run, done)
                 run = []
                 self._retry(entry, done)
+            elif isinstance(entry, Erasure):
+                self._learn_all(run, done)
+                run = []
+                self.skipped = entry.events - self.events
+                done.erased = order(entry.position) > order(self.clean_to)
             elif isinstance(entry, Successor):
                 done.successor = self._successor = entry if order(entry.position) > order(self._after) else None
             else:
                 done.training_due = self._asked_to_train(entry)
-            if done.training_due or done.successor is not None:
+            if done.training_due or done.successor is not None or done.erased:
                 break
         self._learn_all(run, done)
         if done.read:

@@ -7,6 +7,7 @@ from service.policies.base import (
     Array,
     Arrays,
     Batch,
+    Bounds,
     Candidates,
     NumericalError,
     Params,
@@ -19,6 +20,7 @@ from service.policies.base import (
     part,
     same_arrays,
 )
+from service.policies.fold import Fold
 from service.policies.item_index import Ids, ItemIndex
 from service.policies.kinds import KINDS, KindInfo, PolicyClass, columns_for, describe_kinds, new_policy, new_scorer
 
@@ -27,7 +29,9 @@ __all__ = [
     "Array",
     "Arrays",
     "Batch",
+    "Bounds",
     "Candidates",
+    "Fold",
     "Ids",
     "ItemIndex",
     "KindInfo",

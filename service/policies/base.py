@@ -120,6 +120,14 @@ class Ranked:
         return self._scorer.pmf(self._estimates if left is None else self._estimates[left])
 
 
+class Bounds(NamedTuple):
+    """Upper confidence bounds xᵀm + width √(xᵀ S x) of n items' rewards at a row x, each S positive semi-definite."""
+
+    models: Array  # (m, d + 1, d): S, and m as the last row
+    rows: Array  # (n,): the model of each item
+    width: float
+
+
 class Scorer(ABC):
     """The serving half of a policy: immutable, built from one snapshot.
 
@@ -140,6 +148,10 @@ class Scorer(ABC):
     def rank(self, candidates: Candidates) -> Ranked:
         """Score the candidates of one request. The result's pmf is that of `pmf` on `estimate`, up to rounding."""
         return Ranked(self, self.estimate(candidates))
+
+    def bounds(self, items: Sequence[str]) -> Bounds | None:
+        """Return the bounds of n items if `estimate` computes one for each, and nothing else; else None."""
+        return None
 
     def summary(self) -> dict[str, Any]:
         """Describe the learned state for `GET /policies/{name}`; JSON-serialisable."""

@@ -46,6 +46,12 @@ class Ids(Sequence[str]):
             rows.flags.writeable = False
         return rows
 
+    def within(self, whole: Ids) -> Array | slice | None:
+        """Return where these ids stand in `whole`; None if they are neither it nor taken from it."""
+        if self is whole:
+            return slice(None)
+        return self._at if self._whole is whole else None
+
     @overload
     def __getitem__(self, row: int) -> str: ...
     @overload

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 from pydantic import Field
 
-from service.policies.base import Array, Arrays, Batch, Candidates, Params, Policy, Scorer, expect, greedy_pmf
+from service.policies.base import (
+    Array,
+    Arrays,
+    Batch,
+    Bounds,
+    Candidates,
+    Params,
+    Policy,
+    Scorer,
+    expect,
+    greedy_pmf,
+)
 from service.policies.item_index import ItemIndex
 from service.policies.item_ridge import ItemRidge
 from service.policies.linalg import matvec, unpack
@@ -94,6 +105,9 @@ class LinUCBScorer(Scorer):
         variance = np.maximum(np.vecdot(y[:, :-1], x), 0.0)  # rounding may leave it just below 0
         score: Array = y[:, -1] + self._alpha * np.sqrt(variance)
         return score[:, None]
+
+    def bounds(self, items: Sequence[str]) -> Bounds | None:
+        return Bounds(self._model, self._items.rows(items), self._alpha)
 
     def pmf(self, estimates: Array) -> Array:
         return greedy_pmf(estimates[:, 0])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Self
 
 import numpy as np
 from pydantic import Field
 
-from service.policies.base import Array, Arrays, Batch, Candidates, Policy, expect
+from service.policies.base import Array, Arrays, Batch, Bounds, Candidates, Policy, expect
 from service.policies.item_ridge import ItemRidge
 from service.policies.linalg import matvec, root_of_inverse, unpack
 from service.policies.linucb import LinUCBParams, LinUCBScorer
@@ -109,6 +109,9 @@ class LinUCBHybridScorer(LinUCBScorer):
         super().__init__(snapshot, d, params)
         self._model[:, -1] += params.ridge * (self._model[:, :-1] @ expect(snapshot, "beta", (d,)))
         self._root = params.ridge * expect(snapshot, "root", (d, d))
+
+    def bounds(self, items: Sequence[str]) -> Bounds | None:
+        return None
 
     def estimate(self, candidates: Candidates) -> Array:
         x = candidates.x.astype(np.float64)  # (n, d)

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.layout import Layout, Rows
+from service.layout import Layout, Products, Rows
 from service.represent.fields import AnyField
 from service.represent.item_cache import ItemCache, Packed, rows_of
 from service.represent.misfits import Misfits, Side
@@ -107,6 +107,7 @@ class Encoder:
         d: columns of a row, the bias among them: 1 to 4097.
         version: 12 hexadecimal digits, a hash of the code's version and the schema.
         layout, reward_range: None; those of a learned schema say more.
+        products: how rows are made; None if some columns are hashed.
         columns: (d,) names of the columns, for people.
     """
 
@@ -146,6 +147,7 @@ class Encoder:
         self._scale = np.ones(len(pairs), dtype=np.float32)
         self._scale[0] = 0.5
         self._scale[len(pairs) - len(crosses) :] = self._cross_scale
+        self.products: Products | None = None if schema.hash_dims else Products(self._left, self._right, self._scale)
         self.columns: tuple[str, ...] = (
             "bias",
             *self._context.columns,
@@ -228,7 +230,7 @@ class Encoder:
         z, weight = items.z, c[self._left] * self._scale
         if self.schema.hash_dims:
             z = np.concatenate([z, self._hashed(hashed, tokens, values, items).astype(np.float32)], axis=1)
-        return Rows(z, self._right, weight, items.z.shape[1])
+        return Rows(z, self._right, weight, items.z.shape[1], c)
 
     def pairs(
         self, contexts: Sequence[Mapping[str, Any]], features: Sequence[Mapping[str, Any]], ids: Sequence[str]

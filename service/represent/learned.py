@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
-from service.layout import Layout, Rows
+from service.layout import Layout, Products, Rows
 from service.represent.fields import CLOSED, MAX_LEVELS, MAX_SIZE, MAX_STRING
 from service.represent.item_cache import ItemCache, Packed, rows_of
 from service.represent.json_paths import is_vector, leaves, level_of, number_of
@@ -446,6 +446,7 @@ class LearnedEncoder:
         self.d = len(scale)
         self._left, self._right = np.array(left, dtype=np.intp), np.array(right, dtype=np.intp)
         self._scale = np.array(scale, dtype=np.float32)
+        self.products: Products | None = Products(self._left, self._right, self._scale)
         self._sent = ItemCache(lambda features, ids, misfits: self.items(features, ids, misfits=misfits), self._joined)
         names = ((self._context.names[i], self._item.names[j]) for i, j in zip(left, right, strict=True))
         self.columns: tuple[str, ...] = tuple(" × ".join(name for name in pair if name != "1") or "1" for pair in names)
@@ -488,7 +489,7 @@ class LearnedEncoder:
             raise ValueError(f"items of encoder {items.version} given to encoder {self.version}")
         c = np.zeros(self._context.size, dtype=np.float32)
         self._context.encode(context, c, Misfits() if misfits is None else misfits)
-        return Rows(items.z, self._right, c[self._left] * self._scale, items.z.shape[1])
+        return Rows(items.z, self._right, c[self._left] * self._scale, items.z.shape[1], c)
 
     def pairs(
         self, contexts: Sequence[Mapping[str, Any]], features: Sequence[Mapping[str, Any]], ids: Sequence[str]

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
-from service.layout import Layout, Rows
+from service.layout import Layout, Products, Rows
 from service.represent.encoder import Encoder
 from service.represent.learned import LearnedEncoder, LearnedSchema
 from service.represent.misfits import Misfits
@@ -28,6 +28,7 @@ class AnyEncoder(Protocol):
         d: columns of a row.
         columns: (d,) their names, for people.
         layout: where the layers of a row lie; None: a row has no layers.
+        products: how rows are made of products; None: some columns are none.
         reward_range: which policies see as [0, 1]; None: the loop's.
     """
 
@@ -35,6 +36,7 @@ class AnyEncoder(Protocol):
     d: int
     columns: tuple[str, ...]
     layout: Layout | None
+    products: Products | None
     reward_range: tuple[float, float] | None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import socket
 import sys
@@ -18,14 +19,37 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 STARTUP_FAILURE = 3  # uvicorn's own exit code for it
+TICK_S = 1.0  # from one date header to the next
 
 
 class Server(uvicorn.Server):
-    """A uvicorn that shows its supervisor that its event loop runs."""
+    """A uvicorn that shows its supervisor that its event loop runs, and sleeps while nothing happens."""
 
     def __init__(self, config: uvicorn.Config, pulse: int | None) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         super().__init__(config)
         self._pulse = pulse
+
+    async def main_loop(self) -> None:
+        """Write the date header anew each second, and end when told to. Uvicorn's own wakes ten times a second."""
+        self._told, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        try:
+            while not await self.on_tick(0):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._told.wait(), TICK_S)
+        finally:
+            self._loop = None
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether the server has been told to end: by a signal, or from another thread."""
+        return self._should_exit
+
+    @should_exit.setter
+    def should_exit(self, told: bool) -> None:
+        self._should_exit = told
+        if told and (loop := self._loop) is not None:
+            loop.call_soon_threadsafe(self._told.set)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         await beating(super().serve(sockets), self._pulse)

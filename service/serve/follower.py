@@ -17,6 +17,7 @@ import structlog
 from redis.asyncio import Redis
 
 from service.decide.active import UNIFORM, ActiveLoop, ServedPolicy, serving
+from service.decide.assignment import Assigner
 from service.decide.catalogue import Catalogue
 from service.errors import NotFound, StoreUnavailable
 from service.records import ItemChange, LoopRecord
@@ -140,12 +141,17 @@ class Follower:
             log.warning("redis does not answer; serving from memory")
 
     async def _poll(self) -> None:
-        await self._look_for_loss()
-        if not self.store_lost:
-            await self.open_time.refresh()
+        """Beat, and see whether the data is still there. Once it is known to be lost there are no beats."""
+        if self.store_lost:
+            await self._look_for_loss()
+        else:
+            self._judge(await self.open_time.beat())
 
     async def _look_for_loss(self) -> None:
-        found = await workers.read_identity(self._redis)
+        self._judge(await workers.read_identity(self._redis))
+
+    def _judge(self, found: str | None) -> None:
+        """Take the data for lost if this is not its identity."""
         self._identity = self._identity or found
         lost = found != self._identity
         if lost and not self.store_lost:
@@ -216,21 +222,28 @@ class Follower:
             old = None
         encoders = _Encoders(self._redis, keys, record, old)
         encoder = await encoders.of_loop()
-        policies = [policy for policy, share in record.traffic.items() if share > 0]
-        newest = await policy_store.latest_versions(self._redis, keys, policies)
+        policies = {policy for policy, share in record.traffic.items() if share > 0}
+        experiment = record.experiment_at(time.time())
+        if experiment is not None:
+            policies |= {arm.policy for arm in experiment.arms.values()}
+        newest = await policy_store.latest_versions(self._redis, keys, sorted(policies))
         served = await self._served(keys, record, old, encoders, newest)
         catalogue = await self._catalogue(keys, record, old, encoder, served)
         retriever, counted = await self._retriever(keys, record, old, catalogue)
+        if retriever is None:  # behind a funnel few of the items are scored
+            served = await asyncio.to_thread(lambda: {one: policy.folded(catalogue) for one, policy in served.items()})
         new = ActiveLoop(
             name=name,
             id=record.id,
             settings=record.settings,
             encoder=encoder,
             catalogue=catalogue,
-            traffic={policy: record.traffic[policy] for policy in sorted(served)},
+            traffic={policy: share for policy in sorted(served) if (share := record.traffic.get(policy, 0.0)) > 0},
             served=served,
             epoch=record.epoch,
             activity=record.activity,
+            assigner=None if experiment is None else Assigner(experiment),
+            release=record.release,
             retriever=retriever,
         )
         await self._look_for_loss()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from service.decide.decision import Chance, Request, chances, request_of
 from service.errors import InvalidRequest, NotFound, StoreUnavailable
@@ -15,6 +16,7 @@ from service.serve.activity import ActivityKeeper, check_names
 from service.serve.follower import Follower
 from service.serve.ids import check_own_id, new_decision_id
 from service.serve.misfit_counter import MisfitCounter
+from service.serve.release_counter import ReleaseCounter
 from service.serve.strict import refuse
 from service.serve.turns import Turns
 from service.settings import Settings
@@ -33,9 +35,11 @@ class Recommender:
         decisions: DecisionWriter,
         misfits: MisfitCounter,
         activity: ActivityKeeper,
+        released: ReleaseCounter,
         settings: Settings,
     ) -> None:
         self._follower, self._decisions, self._misfits, self._activity = follower, decisions, misfits, activity
+        self._released = released
         self._turns = Turns()
         self._most_candidates, self._most_k = settings.max_candidates, settings.max_k
 
@@ -69,6 +73,7 @@ class Recommender:
                 another loop, a name in the context that is not for clients, or, in a strict loop, a field that its
                 schema cannot use.
         """
+        started = time.perf_counter()
         active = self._follower.loop(loop)
         self._check(candidates, k)
         context = context or {}
@@ -90,7 +95,7 @@ class Recommender:
         misfits = Misfits()
         decision, rows = await self._turns.decide(request, active, at=at / 1000, misfits=misfits)
         if active.settings.strict:
-            served = active.policy_for(user_id or decision_id)
+            served, _ = active.assigned(user_id, decision_id, at=at / 1000)
             refuse(request, served.encoder or active.encoder, misfits)
         elif misfits:
             self._misfits.of(keys).merge(misfits)
@@ -108,7 +113,9 @@ class Recommender:
                 displayed=displayed,
             )
         )
-        return decision, degraded or not known
+        degraded = degraded or not known
+        self._released.count(active, decision.policy, time.perf_counter() - started, degraded=degraded)
+        return decision, degraded
 
     def explain(self, decision: Decision) -> list[Chance] | None:
         """Return the candidates' chances of the first place of a decision, at most 1000, the likeliest first.
@@ -120,10 +127,11 @@ class Recommender:
             active = self._follower.loop(decision.loop)
         except NotFound:
             return None
-        served = active.policy_for(decision.user_id or decision.decision_id)
+        served, _ = active.assigned(decision.user_id, decision.decision_id, at=decision.at)
         now = (served.policy, served.version, (served.encoder or active.encoder).version, active.catalogue.version)
         if now != (decision.policy, decision.version, decision.encoder, decision.catalogue):
             return None
+        served = served if decision.folded else replace(served, fold=None)
         return chances(request_of(decision), active, served)[:MOST_EXPLAINED]
 
     def _check(self, candidates: Sequence[tuple[str, Features | None]] | None, k: int) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from dataclasses import fields as fields_of
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any
@@ -30,11 +31,15 @@ from safetensors.numpy import load, save
 from service.errors import Conflict
 from service.loop import LoopSettings
 from service.records import (
+    Arm,
+    Assignment,
     Change,
     DeadLetter,
     Decision,
     Entry,
+    Erasure,
     Event,
+    Experiment,
     LoopRecord,
     Note,
     PolicyRecord,
@@ -130,6 +135,8 @@ def loop_fields(record: LoopRecord) -> dict[str, str | bytes | int]:
         "newest": orjson.dumps(record.newest),
         "declared": record.declared or "",
         "activity": int(record.activity),
+        "experiments": experiments_bytes(record.experiments),
+        "release": orjson.dumps(record.release),
     }
 
 
@@ -155,7 +162,24 @@ def read_loop_fields(name: str, stored: Mapping[bytes, bytes]) -> LoopRecord:
         newest=orjson.loads(stored.get(b"newest", b"null")),
         declared=_declared(stored),
         activity=stored.get(b"activity") == b"1",
+        experiments=_experiments(stored.get(b"experiments", b"[]")),
+        release=orjson.loads(stored.get(b"release", b"null")),
     )
+
+
+def experiments_bytes(experiments: Mapping[str, Experiment]) -> bytes:
+    """Write the experiments of a loop as JSON."""
+    return orjson.dumps([asdict(one) for one in experiments.values()])
+
+
+def _experiments(stored: bytes) -> dict[str, Experiment]:
+    names = [field.name for field in fields_of(Experiment)]
+    found = {}
+    for said in orjson.loads(stored):
+        arms = {name: Arm(arm["policy"], arm["share"]) for name, arm in said["arms"].items()}
+        spans = tuple((arm, parts) for arm, parts in said["spans"])
+        found[said["name"]] = Experiment(**{name: said[name] for name in names} | {"arms": arms, "spans": spans})
+    return found
 
 
 def _declared(stored: Mapping[bytes, bytes]) -> str | None:
@@ -210,6 +234,7 @@ def read_policy_fields(name: str, stored: Mapping[bytes, bytes]) -> PolicyRecord
         version=int(stored[b"version"]),
         position=stored[b"position"].decode(),
         events=int(stored[b"events"]),
+        erased=int(stored.get(b"erased", 0)),
         set_aside=int(stored.get(b"set_aside", 0)),
         skipped=int(stored[b"skipped"]),
         bytes=int(stored.get(b"bytes", 0)),
@@ -244,8 +269,13 @@ def read_letters(stored: bytes) -> dict[str, DeadLetter]:
 
 def decision_bytes(decision: Decision) -> bytes:
     """Write a decision as JSON."""
-    of_rules = {} if decision.rules is None else {"rules": decision.rules, "left": decision.left}
-    of_funnel = {} if decision.retrieved is None else {"retrieved": _retrieved(decision.retrieved)}
+    more: dict[str, Any] = {} if decision.rung == "ok" else {"rung": decision.rung}
+    if decision.rules is not None:
+        more |= {"rules": decision.rules, "left": decision.left}
+    if decision.folded:
+        more["folded"] = True
+    if decision.retrieved is not None:
+        more["retrieved"] = _retrieved(decision.retrieved)
     return orjson.dumps(
         {
             "v": FORMAT,
@@ -265,9 +295,27 @@ def decision_bytes(decision: Decision) -> bytes:
             "exploration_floor": decision.exploration_floor,
             "seed": decision.seed,
             "items": [{"id": i.id, "score": i.score, "propensity": i.propensity} for i in decision.items],
-            **of_rules,
-            **of_funnel,
+            **more,
+            **_of_experiment(decision.experiment),
         }
+    )
+
+
+def _of_experiment(assignment: Assignment | None) -> dict[str, Any]:
+    """Return the field `experiment` of a decision or an event; those that take part in none have no such field."""
+    return {} if assignment is None else {"experiment": asdict(assignment)}
+
+
+def _assignment(record: Mapping[str, Any]) -> Assignment | None:
+    said = record.get("experiment")
+    if said is None:
+        return None
+    return Assignment(
+        experiment=_a(str, said["experiment"]),
+        id=_a(str, said["id"]),
+        version=_a(int, said["version"]),
+        arm=_a(str, said["arm"]),
+        share=float(said["share"]),
     )
 
 
@@ -311,6 +359,9 @@ def read_decision(stored: bytes) -> Decision:
         items=tuple(SlateItem(item["id"], item["score"], item["propensity"]) for item in record["items"]),
         rules=record.get("rules"),
         left=tuple(record["left"]) if "left" in record else None,
+        folded=record.get("folded", False),
+        rung=record.get("rung", "ok"),
+        experiment=_assignment(record),
         retrieved=read_retrieved(record["retrieved"]) if "retrieved" in record else None,
     )
 
@@ -335,13 +386,23 @@ def event_body(
     version: int,
     features: Mapping[str, Any] | None,
     encoder: str | None,
+    decided: float | None = None,
+    rung: str = "ok",
+    place: int = 0,
+    experiment: Assignment | None = None,
 ) -> bytes:
     """Write field `e` of an event.
 
     Args:
         features: of the item, as it was shown. Those that take more than MOST_FEATURES bytes are not written.
         encoder: version of the encoder that wrote the row.
+        decided: unix seconds, as the decision's rung and the item's place in its slate; None: it is imported.
     """
+    more: dict[str, Any] = {} if decided is None else {"decided": decided}
+    if rung != "ok":
+        more["rung"] = rung
+    if place:
+        more["place"] = place
     raw = b"null" if features is None else orjson.dumps(features)
     return orjson.dumps(
         {
@@ -356,6 +417,8 @@ def event_body(
             "version": version,
             "features": orjson.Fragment(raw) if len(raw) <= MOST_FEATURES else None,
             "encoder": encoder,
+            **more,
+            **_of_experiment(experiment),
         }
     )
 
@@ -374,6 +437,10 @@ def slate_bodies(decision: Decision, features: Sequence[Mapping[str, Any] | None
             version=decision.version,
             features=shown,
             encoder=decision.encoder,
+            decided=decision.at,
+            rung=decision.rung,
+            place=place,
+            experiment=decision.experiment,
         )
         for place, (item, shown) in enumerate(zip(decision.items, features, strict=True))
     ]
@@ -439,6 +506,10 @@ def _event(position: str, fields: Mapping[bytes, bytes]) -> Event | Unreadable:
             at=int(fields[b"t"]) / 1000 if fields.get(b"t") else None,
             features=_a((dict, type(None)), e.get("features")),
             encoder=_a((str, type(None)), e.get("encoder")),
+            decided=_a((float, int, type(None)), e.get("decided")),
+            rung=_a(str, e.get("rung", "ok")),
+            place=_a(int, e.get("place", 0)),
+            experiment=_assignment(e),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return Unreadable(position, f"{type(error).__name__}: {error}")
@@ -471,6 +542,8 @@ def _control(position: str, said: Mapping[str, Any], fields: Mapping[bytes, byte
     if "retry" in said:
         policy, policy_id, of = (_a(str, said[name]) for name in ("retry", "policy_id", "of"))
         return Retry(position, policy, policy_id, of, _event(position, fields))
+    if "erasure" in said:
+        return Erasure(position, events=_a(int, said["events"]))
     if "successor" in said:
         return Successor(
             position,

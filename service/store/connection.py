@@ -12,6 +12,7 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Any
 
+from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -76,6 +77,34 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
         for task in waiting:
             task.cancel()
         await asyncio.wait(waiting, timeout=0.5)
+
+
+def packed(*parts: Value) -> bytes:
+    """Write a command as Redis reads it."""
+    command: bytes = pack_command(parts)  # type: ignore[arg-type]  # its stub knows commands of one word alone
+    return command
+
+
+async def exchange(redis: Redis, commands: Sequence[bytes]) -> list[Any]:
+    """Send commands together; return their answers, and errors in the place of answers.
+
+    A pipeline of the client's does the same, at twice the CPU a command.
+    """
+    pool = redis.connection_pool
+    connection = await pool.get_connection()
+    answered: list[Any] = []
+    try:
+        await connection.send_packed_command(commands)
+        while len(answered) < len(commands):
+            try:
+                answered.append(await connection.read_response())
+            except ResponseError as error:
+                answered.append(error)
+    finally:
+        if len(answered) < len(commands):  # what it answers from now on is for nobody
+            await connection.disconnect(nowait=True)
+        await pool.release(connection)
+    return answered
 
 
 @dataclass(frozen=True)

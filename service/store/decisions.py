@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ class DecisionWriter:
         if len(self._buffer) == self._most:
             self.dropped += 1
         else:
-            self._buffer.append(pending)
+            self._buffer.append(replace(pending, decision=replace(pending.decision, rung="store_down")))
         if self._drainer is None or self._drainer.done():
             self._drainer = asyncio.create_task(self._drain())
         return pending.decision, True
@@ -88,7 +88,7 @@ class DecisionWriter:
             args += (item.id, body, row_bytes(row))
         stored: bytes | None = await self._commit.run(
             script("store_decision"),
-            _ledger_keys(pending.keys, decision.decision_id),
+            ledger_keys(pending.keys, decision.decision_id),
             args,
             uses=pending.keys.loop,
         )
@@ -117,7 +117,7 @@ class DecisionWriter:
                 await asyncio.wait_for(self._drainer, within_s)
 
 
-def _ledger_keys(keys: Keys, decision_id: str) -> tuple[str, ...]:
+def ledger_keys(keys: Keys, decision_id: str) -> tuple[str, ...]:
     """Return the keys of the scripts that include `ledger.lua`."""
     part = keys.partition()
     return (
@@ -149,14 +149,14 @@ async def join_feedback(
         early_ms: how long it is kept where the decision is not there yet; 0: the decision cannot come.
     """
     args = (decision_id, item, repr(reward), feedback_id, replaces, settings.aggregation, settings.ledger_ms, early_ms)
-    answer: bytes = await commit.run(script("join_feedback"), _ledger_keys(keys, decision_id), args, uses=keys.loop)
+    answer: bytes = await commit.run(script("join_feedback"), ledger_keys(keys, decision_id), args, uses=keys.loop)
     return answer.decode()
 
 
 async def display_decision(commit: GroupCommit, keys: Keys, decision_id: str, *, early_ms: int) -> str:
     """Say that a deferred decision was displayed; return the answer of `display_decision.lua`."""
     args = (decision_id, early_ms)
-    answer: bytes = await commit.run(script("display_decision"), _ledger_keys(keys, decision_id), args, uses=keys.loop)
+    answer: bytes = await commit.run(script("display_decision"), ledger_keys(keys, decision_id), args, uses=keys.loop)
     return answer.decode()
 
 
@@ -173,7 +173,7 @@ async def settle_due(redis: Redis, commit: GroupCommit, keys: Keys, settings: Lo
     args = (at, repr(settings.default_reward), repr(low), repr(high), settings.aggregation, settings.ledger_ms)
     settle = script("settle_decision")
     appended = (
-        commit.run(settle, _ledger_keys(keys, name), (name, *args), uses=keys.loop) for name in map(bytes.decode, due)
+        commit.run(settle, ledger_keys(keys, name), (name, *args), uses=keys.loop) for name in map(bytes.decode, due)
     )
     return sum(await asyncio.gather(*appended))
 
@@ -185,7 +185,7 @@ async def give_up_early(redis: Redis, commit: GroupCommit, keys: Keys, *, most: 
         due = await redis.zrangebyscore(keys.partition().early_due, "-inf", f"({at}", start=0, num=most)
     give_up = script("give_up_early")
     names = map(bytes.decode, due)
-    return sum(await asyncio.gather(*(commit.run(give_up, _ledger_keys(keys, name), (name, at)) for name in names)))
+    return sum(await asyncio.gather(*(commit.run(give_up, ledger_keys(keys, name), (name, at)) for name in names)))
 
 
 async def next_due_in(redis: Redis, keys: Keys) -> float | None:

@@ -5,13 +5,14 @@ An encoder is kept for as long as a kept version, a trial, the beginning of a po
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
 from redis.asyncio import Redis
 
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, NotFound, StaleEpoch
 from service.records import Successor
 from service.store import loop_store, policy_store
 from service.store.announcements import announce_use
@@ -149,6 +150,39 @@ async def name_successor(
         ),
     )
     return loop_store.new_epoch(answer, keys.loop)
+
+
+async def fitted_to(redis: Redis, keys: Keys, spellings: Collection[bytes]) -> list[str]:
+    """Return the versions of encoders whose schemas hold one of these texts, but for those that are to stay.
+
+    Those are the one that a person declared last, and those that policies began with: they need them.
+    """
+    stays = {(await loop_store.read_loop(redis, keys.loop)).declared}
+    for name in await policy_store.policy_names(redis, keys):
+        with suppress(NotFound):  # deleted this very moment
+            stays.update((await policy_store.read_policy(redis, keys, name)).needs)
+    async with answering():
+        schemas = await redis.hgetall(keys.encoders)
+    found = [version.decode() for version, schema in schemas.items() if any(one in schema for one in spellings)]
+    return [version for version in found if version not in stays]
+
+
+async def withdraw(redis: Redis, keys: Keys, versions: Collection[str]) -> None:
+    """Take back that one of these is the newest: the loop begins with its first encoder again, and fits another.
+
+    The log is without them already.
+    """
+    if not versions:
+        return
+    async with answering():
+        newest = await redis.hget(keys.partition().successor, "encoder")
+        if newest is not None and newest.decode() in versions:
+            await redis.delete(keys.partition().successor)
+    while (loop := await loop_store.read_loop(redis, keys.loop)).newest is not None:
+        if loop.newest["encoder"] not in versions:
+            return
+        with suppress(StaleEpoch):  # somebody else changed the loop meanwhile
+            await loop_store.change_loop(redis, loop, {"newest": orjson.dumps(None)})
 
 
 async def forget_unused(redis: Redis, keys: Keys) -> int:

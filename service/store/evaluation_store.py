@@ -6,7 +6,7 @@ same one do no harm.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -160,6 +160,18 @@ async def change_evaluation(redis: Redis, keys: Keys, evaluation: str, **fields:
         async with answering():
             await redis.zrem(EVALUATIONS, _place(keys, evaluation))
     return changed
+
+
+async def delete_naming(redis: Redis, keys: Keys, spellings: Collection[bytes]) -> None:
+    """Delete those whose request or answer holds one of these texts."""
+    async with answering():
+        for evaluation in await redis.zrange(keys.evaluations, 0, -1):
+            stored = b"".join((await redis.hgetall(keys.evaluation(evaluation.decode()))).values())
+            if any(spelled in stored for spelled in spellings):
+                async with redis.pipeline(transaction=True) as pipe:
+                    pipe.delete(keys.evaluation(evaluation.decode()))
+                    pipe.zrem(keys.evaluations, evaluation)
+                    await pipe.execute()
 
 
 async def queued(redis: Redis) -> list[tuple[Keys, str]]:

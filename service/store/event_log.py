@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import orjson
 from redis.asyncio import Redis
 
-from service.records import START, Entry, Unreadable, order
+from service.records import START, Entry, PolicyRecord, Unreadable, order
 from service.store.announcements import announce_use
 from service.store.codec import read_entries, retry_body, training_body
 from service.store.connection import answering, script
@@ -76,11 +76,22 @@ async def append_retries(redis: Redis, keys: Keys, policy: str, policy_id: str, 
     return len(found)
 
 
-async def start(redis: Redis, keys: Keys) -> str:
-    """Return the position of the first entry of the log, START where there is none."""
+async def held(redis: Redis, keys: Keys, positions: Sequence[str]) -> set[str]:
+    """Return those of these positions at which the log still holds an entry."""
+    if not positions:
+        return set()
+    async with answering(), redis.pipeline(transaction=False) as pipe:
+        for position in positions:
+            pipe.xrange(keys.partition().events, min=position, max=position)
+        found = await pipe.execute()
+    return {position for position, entries in zip(positions, found, strict=True) if entries}
+
+
+async def newest_erasure(redis: Redis, keys: Keys) -> str:
+    """Return the position of the newest erasure that the log ever held, START where there was none."""
     async with answering():
-        found = await redis.xrange(keys.partition().events, count=1)
-    return found[0][0].decode() if found else START
+        position = await redis.hget(keys.partition().erasure, "newest")
+    return START if position is None else position.decode()
 
 
 async def read(redis: Redis, keys: Keys, after: str, *, most: int = 1000, until: str = "+") -> list[Entry]:
@@ -217,6 +228,11 @@ async def read_stats(redis: Redis, keys: Keys) -> dict[str, int]:
         stats["pending"] = await redis.zcard(part.pending)
     stats["early_waiting"] = stats.get("early", 0) - stats.get("found", 0) - stats.get("unknown", 0)
     return stats
+
+
+def lag(stats: Mapping[str, int], policy: PolicyRecord) -> int:
+    """Return how many events of the log a policy has still to learn."""
+    return max(0, stats.get("events", 0) - policy.skipped - policy.events)
 
 
 async def count_misfits(redis: Redis, keys: Keys, counts: dict[str, int]) -> None:

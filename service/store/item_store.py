@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import orjson
@@ -52,6 +52,16 @@ async def read_items(redis: Redis, keys: Keys) -> tuple[int, dict[str, dict[str,
         pipe.hgetall(keys.items)
         version, items = await pipe.execute()
     return int(version or 0), {item.decode(): orjson.loads(items[item]) for item in sorted(items)}
+
+
+async def read_some(redis: Redis, keys: Keys, items: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return item id -> features of those of these items that the catalogue of now holds."""
+    if not items:
+        return {}
+    names = sorted(items)
+    async with answering():
+        found = await redis.hmget(keys.items, names)
+    return {item: orjson.loads(features) for item, features in zip(names, found, strict=True) if features is not None}
 
 
 async def read_turnover(redis: Redis, keys: Keys, after: int, *, most: int = 1000) -> list[ItemChange]:

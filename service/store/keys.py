@@ -19,6 +19,7 @@ DELETED = "rebound:deleted"  # sorted set: `loop/id` of deleted loops -> when, i
 LEARNER = "rebound:learner"  # string with a time to live: a learner is at work
 WORKERS = "rebound:workers"  # sorted set: API worker -> time of its last heartbeat, in unix seconds
 EVALUATIONS = "rebound:evaluations"  # sorted set: `loop/id/evaluation` of those that have not ended -> when made
+ERASURES = "rebound:erasures"  # sorted set: `loop/id/erasure` of those that have not ended -> when asked for
 OF_LOOPS = "rebound:changes-of-loops"  # stream: who deleted or restored which loop. Bounded (`change_log.py`)
 OPEN = "rebound:{rebound:workers}:open"  # hash: beat, closed, outages; the tag puts it beside WORKERS (`open_time.py`)
 OUTAGES = "rebound:{rebound:workers}:outages"  # list: `from to` in ms, the newest first; at most 100 (`beat.lua`)
@@ -27,7 +28,7 @@ USED = "rebound:used"  # channel: the name of a loop that is used: somebody deci
 
 
 def loop_record(loop: str) -> str:
-    """Hash: id, settings, schema, d, encoder, epoch, catalogue, traffic, pins, newest, declared, activity."""
+    """Hash: id, settings, schema, d, encoder, epoch, catalogue, traffic, pins, newest, declared, activity, ..."""
     return f"rebound:{{{loop}}}:loop"
 
 
@@ -72,6 +73,16 @@ class Partition:
     def events(self) -> str:
         """Stream: the event log."""
         return self.prefix + "events"
+
+    @property
+    def events_kept(self) -> str:
+        """Stream: the log without the events of a user, while it is copied (`erase_events.lua`)."""
+        return self.prefix + "events-kept"
+
+    @property
+    def erasure(self) -> str:
+        """Hash: newest (position of the newest erasure in the log), and what the last one has done here."""
+        return self.prefix + "erasure"
 
     @property
     def imported(self) -> str:
@@ -165,6 +176,16 @@ class Keys:
         return self.home + "profile"
 
     @property
+    def bins(self) -> str:
+        """Hash: v, position, and `step:number` of each bin of the history. Bounded (`service/evaluate/history.py`)."""
+        return self.home + "bins"
+
+    @property
+    def marks(self) -> str:
+        """Stream: what people noted beside the history. Bounded (`history_store.py`)."""
+        return self.home + "marks"
+
+    @property
     def retrieval(self) -> str:
         """Hash: v, version, position, catalogue, events, items, digest, state, published. Bounded by the counts."""
         return self.home + "retrieval"
@@ -182,8 +203,25 @@ class Keys:
         """String with a time to live: the token of the process that works on it."""
         return f"{self.home}lease:evaluation:{name}"
 
+    def experiment_sums(self, experiment: str, version: int) -> str:
+        """Hash: v, position, moments, events, left_out, first, last, whole. By the experiment's id."""
+        return f"{self.home}experiment-sums:{experiment}:{version}"
+
+    def experiment_units(self, experiment: str, version: int) -> str:
+        """Hash: digest of a unit -> its arm and sums. Bounded (`service/evaluate/units.py`), and gone at its end."""
+        return f"{self.home}experiment-units:{experiment}:{version}"
+
+    @property
+    def erasures(self) -> str:
+        """Sorted set: erasure -> when it was asked for, in unix seconds. Bounded (`erasure_store.py`)."""
+        return self.home + "erasures"
+
+    def erasure(self, name: str) -> str:
+        """Hash: v, user (until it has ended), digest, by, created, step, ended, counts, remains."""
+        return f"{self.home}erasure:{name}"
+
     def policy(self, name: str) -> str:
-        """Hash: id, kind, params, version, position, events, ..."""
+        """Hash: id, kind, params, version, position, events, erased, ..."""
         return f"{self.home}policy:{name}"
 
     def state(self, name: str) -> str:
@@ -205,6 +243,14 @@ class Keys:
     def history(self, name: str) -> str:
         """Stream, ids `version-0`: the position in the log that a version had learned to, to make it again from."""
         return f"{self.home}history:{name}"
+
+    def release(self, name: str) -> str:
+        """Hash: v, id, revision, said, sums of the newest release of a policy. Bounded (`release_store.py`)."""
+        return f"{self.home}release:{name}"
+
+    def release_served(self, name: str) -> str:
+        """Hash with a time to live: `id:decisions`, `id:slow`, `id:degraded` of what a policy served in releases."""
+        return f"{self.home}release-served:{name}"
 
     def lease(self, name: str) -> str:
         """String: the fencing token of the learner that may write this policy."""

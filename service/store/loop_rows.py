@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
+import orjson
 from redis.asyncio import Redis
 
 from service.store.connection import answering
@@ -14,7 +16,7 @@ from service.store.keys import Keys
 HOME = "home"
 AT_ONCE = 200  # keys that are read or written in one round trip
 PART = 500  # members of one row; a key with more has several rows
-LEFT_OUT = ("lease:", "adopted")  # who works on the loop now
+LEFT_OUT = ("lease:", "adopted", "events-kept")  # who works on the loop now, and what is not whole
 
 
 class Row(NamedTuple):
@@ -91,11 +93,30 @@ def _parts(members: Any) -> list[list[Any]]:
     return parts
 
 
+async def search(redis: Redis, keys: Keys, spellings: Collection[bytes]) -> Counter[str]:
+    """Return in how many places a loop holds one of these texts, by sort of key: what stands before its first colon.
+
+    A place is a member of a list, set or stream, or the value of a field. All that the loop keeps is read.
+    """
+    found: Counter[str] = Counter()
+    for prefix in _prefixes(keys).values():
+        async with answering():
+            async for name in redis.scan_iter(match=prefix + "*", count=1000):
+                sort = name.decode().removeprefix(prefix).partition(":")[0]
+                async for members in _values(redis, name, (await redis.type(name)).decode()):
+                    for member in members:
+                        parts = member[1] if isinstance(member, tuple) else member
+                        text = b"".join(parts) if isinstance(parts, list) else parts
+                        found[sort] += isinstance(text, bytes) and any(spelled in text for spelled in spellings)
+    return +found
+
+
 async def write_rows(redis: Redis, keys: Keys, rows: Sequence[Row], *, later_ms: int) -> None:
     """Write rows as keys of a loop that is not there yet.
 
     Args:
-        later_ms: added to the deadlines of decisions: nobody could report while the loop was gone.
+        later_ms: added to the deadlines of decisions, and of early reports: nobody could report or decide while the
+            loop was gone.
 
     Raises:
         BadRow: a row is none that `read_rows` gives.
@@ -132,12 +153,15 @@ def _write(pipe: Any, name: str, row: Row) -> None:
 
 
 def _shifted(row: Row, later_ms: int) -> Row:
-    """Move the deadlines of decisions, which lie in `pending` and in each decision."""
+    """Move deadlines. They lie in `pending` and in each decision, those of early reports in `early-due` and in each."""
     if row.room == HOME:
         return row
-    if row.key == "pending":
+    if row.key in ("pending", "early-due"):
         return row._replace(value=[(decision, deadline + later_ms) for decision, deadline in row.value])
     if row.key.startswith("decision:"):
         later = [(field, b"%d" % (int(v) + later_ms) if field == b"deadline" else v) for field, v in row.value]
         return row._replace(value=later)
+    if row.key.startswith("early:"):
+        reports = map(orjson.loads, row.value)
+        return row._replace(value=[orjson.dumps([str(int(due) + later_ms), *rest]) for due, *rest in reports])
     return row

@@ -8,12 +8,14 @@ touched for that. Nothing is settled beyond the newest heartbeat, for an outage 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
 
-from service.store.connection import answering, script
-from service.store.keys import OPEN, OUTAGES, WORKERS
+from service.store.connection import answering, exchange, packed, script
+from service.store.keys import OPEN, OUTAGES, STORE, WORKERS
 
 LIMIT_MS = 1000
 MOST_WAIT_MS = 86_400_000  # outages of so long before a decision's ledger time may have moved its deadline
@@ -58,8 +60,26 @@ class OpenTime:
         if self._worker is None:
             self._known = ((await read_opening(self._redis)).closed_ms, "")
         else:
-            closed, beat = await script("beat")(self._redis, (WORKERS, OPEN, OUTAGES), (self._worker, LIMIT_MS))
-            self._known = (int(closed), int(beat))
+            await self.beat()
+
+    async def beat(self) -> str | None:
+        """Beat, and return the identity of the data in Redis (`workers.read_identity`), in one round trip.
+
+        Raises:
+            StoreUnavailable: Redis does not answer, or takes no writes.
+        """
+        assert self._worker is not None, "it only looks"
+        beat, keys, args = script("beat"), (WORKERS, OPEN, OUTAGES), (self._worker, LIMIT_MS)
+        commands = [packed("GET", STORE), packed("EVALSHA", beat.sha, len(keys), *keys, *args)]
+        async with answering():
+            identity, found = await exchange(self._redis, commands)
+            for answer in (identity, found):
+                if isinstance(answer, Exception) and not isinstance(answer, NoScriptError):
+                    raise answer
+        if isinstance(found, NoScriptError):
+            found = await beat(self._redis, keys, args)
+        self._known = (int(found[0]), int(found[1]))
+        return identity.decode() if identity else None
 
     @property
     def stale(self) -> bool:
@@ -96,9 +116,20 @@ async def read_opening(redis: Redis) -> Opening:
 
 async def closed_since(redis: Redis, ms: int) -> int:
     """Return for how many ms deadlines stood still after this time of Redis; of the newest hundred outages."""
+    return sum(until - since for since, until in await _outages(redis) if until > ms)
+
+
+async def open_times(redis: Redis, times_ms: Sequence[int]) -> list[int]:
+    """Return what open time was at these times of Redis, in ms; before the newest hundred outages it is too late."""
+    closed_ms, outages = (await read_opening(redis)).closed_ms, await _outages(redis)
+    return [ms - closed_ms + sum(until - since for since, until in outages if until > ms) for ms in times_ms]
+
+
+async def _outages(redis: Redis) -> list[tuple[int, int]]:
+    """Return (since, until) in ms of the newest hundred outages."""
     async with answering():
-        found = [list(map(int, text.split())) for text in await redis.lrange(OUTAGES, 0, -1)]
-    return sum(until - since for since, until in found if until > ms)
+        found = await redis.lrange(OUTAGES, 0, -1)
+    return [(int(since), int(until)) for since, until in (text.split() for text in found)]
 
 
 def _outage(text: bytes) -> Outage:

@@ -90,6 +90,8 @@ async def delete_policy(redis: Redis, seen: LoopRecord, name: str, change: Chang
             keys.snapshots(name),
             keys.versions(name),
             keys.history(name),
+            keys.release(name),
+            keys.release_served(name),
             keys.lease(name),
             keys.fence(name),
         ),
@@ -104,6 +106,7 @@ async def pin_version(redis: Redis, seen: LoopRecord, name: str, version: int, c
     Raises:
         StaleEpoch: somebody else changed the loop meanwhile; look again.
         NotFound: the loop is gone, or the version is not kept.
+        Conflict: the version was deleted because it had learned from a user who was erased.
     """
     keys = Keys(seen.name, seen.id)
     answer = await script("pin_version")(
@@ -120,6 +123,13 @@ async def pin_version(redis: Redis, seen: LoopRecord, name: str, version: int, c
         ),
     )
     if answer == b"missing":
+        erased = (await read_policy(redis, keys, name)).erased
+        if 0 < version <= erased:
+            raise Conflict(
+                f"version {version} of policy {name!r} is gone for good: a user was erased, and it had learned from "
+                f"events of his. So had every version up to {erased}",
+                code="version_erased",
+            )
         kept = await kept_versions(redis, keys, name)
         raise NotFound(
             f"version {version} of policy {name!r} is not kept; kept are {_ranges(kept)}", code="unknown_version"
@@ -232,6 +242,7 @@ class Lease:
         letters: Iterable[DeadLetter] | None = None,
         encoder: str | None = None,
         schemas: Mapping[str, Mapping[str, Any]] | None = None,
+        anew: bool = False,
         most_encoders: int | None = None,
     ) -> bool:
         """Checkpoint (and publish, unless `snapshot` is empty) in one atomic write; False when the lease was lost.
@@ -243,6 +254,7 @@ class Lease:
             letters: all its dead letters; None: as they were.
             encoder: version of the encoder that the snapshot is for; None: the loop's first.
             schemas: version -> schema of encoders that may not be written down yet.
+            anew: all versions of before are deleted, and what tells how to make them again; a pin goes with them.
             most_encoders: encoders for which versions are kept; None: no new one has come.
         """
         known = [part for version, schema in (schemas or {}).items() for part in (version, orjson.dumps(schema))]
@@ -281,6 +293,7 @@ class Lease:
                 orjson.dumps(record.encoding),
                 encoder or "",
                 "" if most_encoders is None else most_encoders,
+                int(anew),
                 len(schemas or {}),
                 *known,
                 *(orjson.dumps({"policy": name, **alarm}) for alarm in new_alarms),

@@ -64,3 +64,25 @@ async def read_settled(
     pending = sum(deadline >= before for deadline, _ in found)
     kept = [decision for deadline, decision in found if whole_from < deadline < before]
     return kept, pending, len(ids) - pending - len(kept)
+
+
+async def settled_places(redis: Redis, keys: Keys, *, since: int) -> tuple[int, int]:
+    """Return how many places were given out, and the place before which every decision has its final rewards.
+
+    What was shown before `since` is passed over. The events of all before that place are in the log when this returns.
+    Decisions that were shown later have later deadlines, unless the loop's wait time changed in between.
+    """
+    part = keys.partition()
+    async with answering():
+        shown = int(await redis.hget(part.stats, "places") or 0)  # first: what is shown from here on lies behind it
+        for last in (AT_ONCE - 1, -1):  # the first few; all where none of them was displayed since
+            waiting = await redis.zrange(part.pending, 0, last)
+            async with redis.pipeline(transaction=False) as pipe:
+                for decision in waiting:
+                    pipe.hget(part.decision(decision.decode()), "place")
+                found = await pipe.execute()
+            if places := [int(place) for place in found if place is not None and int(place) >= since]:
+                return shown, min(shown, *places)
+            if len(waiting) < AT_ONCE:
+                break
+    return shown, shown

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import orjson
@@ -20,6 +21,7 @@ from service.store import event_log, loop_store
 from service.store.connection import connect
 from service.store.keys import Keys
 from tests.processes import Served
+from tests.waiting import until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -87,6 +89,64 @@ async def test_the_audit_passes_on_real_traffic(served: Served, kind: str, size:
     assert (again.different, again.gone) == ([], 0)
     assert again.same >= 200
     assert learned == {kind: True}
+
+
+FOLDS = {
+    "context": {"hour": {"type": "numeric", "min": 0, "max": 23}},
+    "item": {"category": {"type": "categorical", "levels": ["a", "b", "c"]}},
+    "crosses": [["hour", "category"]],
+    "hash_dims": 0,
+}
+
+
+async def test_decisions_are_made_again_by_the_fold_where_they_were_made_by_it(served: Served) -> None:
+    """While versions and catalogues change; a record that names the other way is found out."""
+    async with httpx.AsyncClient(base_url=served.url, timeout=30) as client:
+        of = {"loop": "folds"}
+        (await client.put("/loops/folds", json={"schema": FOLDS, "exploration_floor": 0.1})).raise_for_status()
+        items = [{"id": f"p{i}", "features": {"category": "abc"[i % 3]}} for i in range(12)]
+        (await client.post("/items", params=of, json={"items": items})).raise_for_status()
+        (await client.post("/policies", params=of, json={"name": "p", "kind": "linucb"})).raise_for_status()
+        (await client.post("/policies/p/activate", params=of)).raise_for_status()
+        ways: dict[str, Any] = {"all": {}, "exclude": {"exclude": ["p3"]}, "ids": {"candidates": ["p1", "p4"]}}
+        ways["own"] = {"candidates": ["p1", {"id": "new", "features": {"category": "a"}}]}
+        made: dict[str, str] = {}
+        for number in range(40):
+            way = list(ways)[number % 4]
+            asked = {**of, "context": {"hour": number % 24}, **ways[way]}
+            decision = (await client.post("/recommend", json=asked)).json()
+            made[decision["decision_id"]] = way
+            report = {**of, "decision_id": decision["decision_id"], "reward": number % 2}
+            (await client.post("/feedback", json=report)).raise_for_status()
+            if number % 10 == 9:
+                (await client.put(f"/items/p{number}", params=of, json={"features": {}})).raise_for_status()
+            if number % 8 == 7:
+                await until_async(lambda: caught_up(client), "the API serves what was learned")
+    redis = connect(served.redis_url, name="test", timeout_s=10)
+    try:
+        keys = served.keys("folds")
+        found = {name: orjson.loads(await redis.hget(keys.partition().decision(name), "record")) for name in made}
+        learned = {name: way for name, way in made.items() if found[name]["version"]}
+        assert len({record["version"] for record in found.values()}) > 3
+        assert {record["catalogue"] for record in found.values()} == {1, 2, 3, 4}
+        assert all(found[name].get("folded", False) is (way != "own") for name, way in learned.items())
+        again = await audit_decisions(redis, "folds")
+        assert (again.same, again.different, again.gone) == (40, [], 0)
+        for name in (name for name, way in learned.items() if way == "all"):
+            del found[name]["folded"]
+            await redis.hset(keys.partition().decision(name), "record", orjson.dumps(found[name]))
+        different = (await audit_decisions(redis, "folds")).different
+        assert different, "the two ways round alike"
+        assert {made[name] for name in different} == {"all"}
+    finally:
+        await redis.aclose()
+
+
+async def caught_up(client: httpx.AsyncClient) -> bool:
+    """Return whether the policy has learned all events, and the API serves what it learned."""
+    policy = (await client.get("/policies/p", params={"loop": "folds"})).json()
+    status = (await client.get("/status")).json()
+    return (policy["lag"], policy["version"]) == (0, status["this_worker"]["serves"]["folds"]["p"])
 
 
 async def browse(url: str, loop: str, n: int) -> None:

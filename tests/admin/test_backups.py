@@ -167,6 +167,8 @@ async def test_deadlines_move_by_the_age_of_the_backup(quiet_redis: Redis, tmp_p
     rows = [
         Row("0", "pending", "zset", None, [(b"d1", 5000.0)]),
         Row("0", "decision:d1", "hash", None, [(b"deadline", b"5000"), (b"status", b"pending")]),
+        Row("0", "early-due", "zset", None, [(b"d2", 5000.0)]),
+        Row("0", "early:d2", "list", None, [b'["5000","4000","","0.5","f",""]']),
     ]
     seconds, _ = await quiet_redis.time()
     await restore_backup(quiet_redis, write(tmp_path, rows, at=seconds - age))
@@ -174,6 +176,8 @@ async def test_deadlines_move_by_the_age_of_the_backup(quiet_redis: Redis, tmp_p
     [(_, deadline)] = found["0", "pending"]
     assert deadline == pytest.approx(5000 + 1000 * age, abs=5000)
     assert dict(found["0", "decision:d1"])[b"deadline"] == b"%d" % deadline
+    assert found["0", "early-due"] == [(b"d2", deadline)]
+    assert found["0", "early:d2"] == [b'["%d","4000","","0.5","f",""]' % deadline]
 
 
 RECORD = {
@@ -197,13 +201,17 @@ def write(folder: Path, rows: list[Row], *, at: float = 0.0, **changes: Any) -> 
     head = {"file": MAGIC, "v": FORMAT, "at": at, "loops": [{"name": "shop", "record": flat(RECORD)}], **changes}
     lines = [head]
     for row in rows:
-        value = [[part.decode() if isinstance(part, bytes) else part for part in pair] for pair in row.value]
+        value = [[_text(part) for part in one] if isinstance(one, tuple) else _text(one) for one in row.value]
         lines.append({"loop": 0, **row._asdict(), "value": value})
     body = b"".join(orjson.dumps(line) + b"\n" for line in lines)
     end = orjson.dumps({"rows": len(rows), "blake2b": blake2b(body).hexdigest()}) + b"\n"
     path = folder / "made.backup"
     path.write_bytes(gzip.compress(body + end))
     return path
+
+
+def _text(part: Any) -> Any:
+    return part.decode() if isinstance(part, bytes) else part
 
 
 def flat(record: dict[str, str]) -> list[str]:

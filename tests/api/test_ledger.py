@@ -62,6 +62,11 @@ class Story:
             sent["item_id"] = self.slates[decision][place]
         return answer(self._client.post("/feedback", json=sent))
 
+    def batch(self, *reports: tuple[str, float]) -> list[Answer]:
+        sent = [{"decision_id": decision, "reward": reward} for decision, reward in reports]
+        reply = self._client.post("/feedback", json={"loop": self.loop, "feedback": sent})
+        return [str(found["status"]) for found in reply.json()["results"]]
+
     def display(self, decision: str) -> Answer:
         return answer(self._client.post(f"/decisions/{decision}/display", params={"loop": self.loop}))
 
@@ -264,12 +269,34 @@ def _(story: Story) -> None:
     assert story.ledger("d")["status"] == "rewarded"
 
 
+@row("early, in a batch beside one in time", {"all": [("d", 0, 0.5), ("e", 0, 1.0)]}, early=1, joined=2)
+def _(story: Story) -> None:
+    story.decide("d")
+    assert story.batch(("e", 1.0), ("d", 0.5)) == ["early", "accepted"]
+    story.decide("e")
+
+
 @row("early, the same key again", HALF, early=2, joined=1, duplicate=2)
 def _(story: Story) -> None:
     assert story.report("d", 0.5, feedback_id="f") == "early"
     assert story.report("d", 1.0, feedback_id="f") == "early"
     story.decide("d")
     assert story.report("d", 1.0, feedback_id="f") == "duplicate"
+
+
+@row("early, the same key many times at once, while the decision comes", HALF, joined=1, decisions=1)
+def _(story: Story) -> None:
+    def step(number: int) -> Answer:
+        if number != 8:
+            return story.report("d", 0.5, feedback_id="f")
+        story.decide("d")
+        return "decided"
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = Counter(threads.map(step, range(16)))
+    assert answers["accepted"] == (answers["early"] == 0)
+    assert answers["early"] + answers["accepted"] + answers["duplicate"] == 15
+    assert story.status()["duplicate"] == 14
 
 
 @row("early, on an item that turns out not to be in the slate", DEFAULTED, early=1, rejected=1, defaulted=1)
@@ -283,6 +310,13 @@ def _(story: Story) -> None:
     assert story.report("d", 0.5) == "early"
     story.later(EARLY + 1)
     assert story.status()["unknown"] == 1
+    story.decide("d")
+
+
+@row("early, and the decision comes too late, before the sweeper", DEFAULTED, early=1, unknown=1, defaulted=1)
+def _(story: Story) -> None:
+    assert story.report("d", 0.5) == "early"
+    pass_time(story._redis, story.keys, EARLY + 1)
     story.decide("d")
 
 
@@ -432,6 +466,16 @@ def _(story: Story) -> None:
     assert story.report("d", 0.5, feedback_id="f") == "early"
     assert story.report("d", 1.0, feedback_id="g", replaces="f") == "early"
     story.decide("d")
+
+
+@row("early corrections, before what they correct", {"first": [("d", 0, 0.5)], "others": [("d", 0, 0.25)]}, early=4)
+def _(story: Story) -> None:
+    """They wait for it. What they correct nothing of is refused when the decision comes."""
+    for reward, key, former in ((0.25, "h", "g"), (1.0, "g", "f"), (0.125, "i", "never")):
+        assert story.report("d", reward, feedback_id=key, replaces=former) == "early"
+    assert story.report("d", 0.5, feedback_id="f") == "early"
+    story.decide("d")
+    assert story.status()["rejected"] == (3 if story.aggregation == "first" else 1)
 
 
 @row("a decision that was made under another aggregation", {"all": [("d", 0, 0.5), ("e", 0, 0.5)]}, joined=2)

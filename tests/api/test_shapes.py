@@ -235,9 +235,14 @@ def test_a_schema_may_change_while_the_loop_is_in_use(client: httpx.Client, make
     assert told()["policies"]["adaptive"]["encoder_since"]["why"] == "left to the service"
 
 
-def test_a_reward_range_in_use_is_kept(client: httpx.Client, make_loop: Make) -> None:
+@pytest.mark.parametrize("early", [False, True])
+def test_a_reward_range_in_use_is_kept(client: httpx.Client, make_loop: Make, early: bool) -> None:
+    """A report that waits for its decision was checked against it, too."""
     loop = make_loop(policy=None)
-    recommend(client, loop)
+    if early:
+        client.post("/feedback", json={"loop": loop, "decision_id": "d", "reward": 1}).raise_for_status()
+    else:
+        recommend(client, loop)
     assert client.put(f"/loops/{loop}", json={"schema": {}, "wait_time": 5}).status_code == 200
     reply = client.put(f"/loops/{loop}", json={"reward_range": [0, 2]})
     assert (reply.status_code, reply.json()["code"]) == (409, "reward_range_in_use")

@@ -23,6 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     of_shapes.addoption("--arm", action="append", help="a column of the table, such as `no schema`; may be repeated")
     of_shapes.addoption("--seeds", help="such as 1-10 or 1,4,7")
+    of_shapes.addoption("--clients", type=int, default=1, help="of test_shapes_over_http.py: at once, in each loop")
     of_shapes.addoption("--steps", type=int, help="decisions of a run; by default those of the world")
 
 

@@ -83,6 +83,7 @@ CASES = [
         for kind, encoder in [
             ("popularity", "declared"),
             ("linucb", "declared"),
+            ("linucb", "learned"),
             ("adaptive", "declared"),
             ("adaptive", "learned"),
             ("adaptive", "hashed"),
@@ -163,12 +164,13 @@ def loop_of(case: Case) -> ActiveLoop:
     policy = new_policy(case.kind, encoder.d, encoder.layout, kind.Params(), seed=1)
     block = encoder.items([one.features for one in records], [one.item for one in records])
     x = np.concatenate([encoder.encode(one.context, block.take([at])) for at, one in enumerate(records)])
-    policy.update(
-        batch_of(x, [one.reward for one in records], [one.item for one in records], user=[one.user for one in records])
-    )
-    served = {case.kind: serving(policy_of(kind=case.kind), 1, policy.snapshot(), encoder)}
+    rewards, shown, users = zip(*((one.reward, one.item, one.user) for one in records), strict=True)
+    policy.update(batch_of(x[:, : policy.d], rewards, shown, user=users))  # some kinds know the first layer alone
+    served = serving(policy_of(kind=case.kind), 1, policy.snapshot(), encoder)
     encoded = Catalogue.of(1, dict(sorted(catalogue.items())), encoder)
-    return ActiveLoop("shop", "1", LoopSettings(), encoder, encoded, {case.kind: 1.0}, served, 1)
+    if hasattr(served, "folded"):  # a checkout to compare with may lack it
+        served = served.folded(encoded)
+    return ActiveLoop("shop", "1", LoopSettings(), encoder, encoded, {case.kind: 1.0}, {case.kind: served}, 1)
 
 
 class Player:

@@ -11,12 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.decide.active import UNIFORM, ActiveLoop
+from service.decide.active import UNIFORM, ActiveLoop, serving
+from service.decide.catalogue import Catalogue
 from service.decide.decision import decide, draw_slate, request_of, seed_of, uniform
 from service.errors import NoCandidates
 from service.policies import Array, Candidates, Ranked, Scorer
+from service.policies.linucb import LinUCB, LinUCBParams
+from service.represent.encoder import Encoder
 from service.represent.misfits import Misfits
-from tests.decide.builders import active_of, served_of
+from service.represent.schema import FeatureSchema
+from service.rules import Rules
+from service.store.codec import decision_bytes, read_decision
+from tests.builders import batch_of, policy_of
+from tests.decide.builders import ENCODER, active_of, catalogue_of, served_of
 from tests.decide.builders import request_of as request
 
 AT = 1_700_000_000.0
@@ -136,6 +143,85 @@ def test_a_replay_names_its_policy() -> None:
     decision, _ = decide(request(), shop(), at=AT, served=UNIFORM)
     assert (decision.policy, decision.version) == ("random", 0)
     assert decision.items[0].propensity == 0.25
+
+
+SCHEMA = FeatureSchema.model_validate(
+    {
+        "context": {"hour": {"type": "numeric", "min": 0, "max": 23}, "seg": {"type": "categorical", "levels": ["a"]}},
+        "item": {"kind": {"type": "categorical", "levels": ["x", "y"]}},
+        "crosses": [["seg", "kind"]],
+        "hash_dims": 0,
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def folded() -> ActiveLoop:
+    """A loop whose policy's bounds are folded over the catalogue."""
+    encoder = Encoder(SCHEMA)
+    catalogue = catalogue_of({f"p{at}": {"kind": "xyz"[at % 3]} for at in range(12)}, encoder=encoder)
+    policy = LinUCB(encoder.d, LinUCBParams())
+    x = encoder.encode({"hour": 3, "seg": "a"}, catalogue.block)
+    policy.update(batch_of(x[:9], np.arange(9) / 9, catalogue.ids[:9]))
+    served = serving(policy_of("linucb"), 7, policy.snapshot(), encoder).folded(catalogue)
+    return active_of(traffic={"linucb": 1.0}, served={"linucb": served}, catalogue=catalogue, encoder=encoder)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "exclude", "rules", "is_folded"),
+    [
+        (None, [], {}, True),
+        (None, ["p3", "nobody"], {}, True),
+        (["p4", "p1"], [], {}, True),
+        (["p4"], [], {}, True),
+        (None, ["p1"], {"filter": [{"field": "kind", "in": ["x", "y"]}], "boost": []}, True),
+        (["p4", ("p1", {"kind": "x"})], [], {}, False),  # features of its own
+        (["p4", "nobody"], [], {}, False),  # not in the catalogue
+    ],
+)
+def test_the_fold_is_used_for_items_of_the_catalogue(
+    folded: ActiveLoop, candidates: Any, exclude: list[str], rules: dict[str, Any], is_folded: bool
+) -> None:
+    """The record says so; scores and propensities are those of the rows but for rounding."""
+    asked = request(
+        "d1",
+        context={"hour": 7, "seg": "a"},
+        candidates=candidates,
+        exclude=exclude,
+        k=3,
+        rules=Rules.model_validate(rules),
+    )
+    decision, rows = decide(asked, folded, at=AT)
+    assert decision.folded is is_folded
+    [served] = folded.served.values()
+    plain, plain_rows = decide(asked, folded, at=AT, served=replace(served, fold=None))
+    assert not plain.folded
+    assert rows.tobytes() == plain_rows.tobytes()
+    for one, other in zip(decision.items, plain.items, strict=True):
+        assert (one.id, one.propensity) == (other.id, other.propensity)
+        assert one.score == pytest.approx(other.score, rel=1e-6)
+    stored = read_decision(decision_bytes(decision))
+    assert stored == decision
+    assert decide(request_of(stored), folded, at=stored.at)[0] == stored
+
+
+def test_a_fold_belongs_to_one_catalogue(folded: ActiveLoop) -> None:
+    [served] = folded.served.values()
+    assert served.folded(folded.catalogue) is served
+    again = Catalogue.of(2, folded.catalogue.features, folded.encoder)
+    other = served.folded(again)
+    assert other is not served
+    unfitting, _ = decide(request(), replace(folded, served={"linucb": other}), at=AT)
+    assert not unfitting.folded
+    fitting, _ = decide(request(), replace(folded, served={"linucb": other}, catalogue=again), at=AT)
+    assert fitting.folded
+
+
+def test_without_bounds_or_with_hashed_columns_there_is_no_fold(folded: ActiveLoop) -> None:
+    assert served_of("fixed", Fixed()).folded(folded.catalogue).fold is None
+    policy = LinUCB(ENCODER.d, LinUCBParams())
+    hashed = serving(policy_of("linucb"), 7, policy.snapshot(), ENCODER)
+    assert hashed.folded(catalogue_of(3)).fold is None
 
 
 def test_users_keep_their_policy() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from service.learn import profiler
+from service.learn import log_fold
 from service.learn.bell import Bell
 from service.learn.fitter import Fitter
 from service.learn.profiler import Profiler
@@ -129,7 +129,7 @@ async def test_the_profiler_fits_and_policies_move(redis: Redis, keys: Keys, set
 
 async def test_a_young_log_is_fitted_as_it_grows(redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not wait for the next look at the log."""
-    monkeypatch.setattr(profiler, "POLL_S", 60.0)
+    monkeypatch.setattr(log_fold, "POLL_S", 60.0)
     running = asyncio.create_task(Profiler(redis, keys).run(asyncio.Event(), Bell(awake=True)))
     try:
         for first in (0, 30, 60):
@@ -142,9 +142,12 @@ async def test_a_young_log_is_fitted_as_it_grows(redis: Redis, keys: Keys, monke
 async def test_a_change_of_the_data_is_fitted_before_the_log_has_doubled(
     redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ages come in hundredths from the 400th event on; 640 events would be the next size to fit at."""
-    monkeypatch.setattr(profiler, "PERIOD_S", 0.0)
-    monkeypatch.setattr(profiler, "POLL_S", 0.02)
+    """Ages come in hundredths from the 400th event on; 640 events would be the next size to fit at.
+
+    The profile is written down once: it is looked at more often.
+    """
+    monkeypatch.setattr(Profiler, "period_s", 1e9)
+    monkeypatch.setattr(log_fold, "POLL_S", 0.02)
     rng = np.random.default_rng(5)
 
     def aged(n: int, first: int, unit: float) -> list[Event]:

@@ -15,9 +15,10 @@ from redis.asyncio import Redis
 from service.admin.profile import read_profile, read_proposal
 from service.admin.status import loop_status
 from service.errors import NotFound
-from service.learn import profiler
+from service.learn import log_fold
 from service.learn.bell import Bell
-from service.learn.profiler import CountedElsewhere, Profiler
+from service.learn.log_fold import CountedElsewhere
+from service.learn.profiler import Profiler
 from service.records import LoopRecord
 from service.represent.profile import Profile
 from service.store import codec, encoders, event_log, loop_store, profile_store
@@ -31,14 +32,15 @@ pytestmark = pytest.mark.anyio
 
 PROCESS = """
 import asyncio, sys
-from service.learn import profiler
+from service.learn import log_fold
 from service.learn.bell import Bell
+from service.learn.profiler import Profiler
 from service.store.connection import connect
 from service.store.keys import Keys
 
-profiler.PERIOD_S, profiler.POLL_S, profiler.RETRY_S, profiler.LEASE_MS = 0.0, 0.01, 0.05, 200
+Profiler.period_s, log_fold.POLL_S, log_fold.RETRY_S, log_fold.LEASE_MS = 0.0, 0.01, 0.05, 200
 redis = connect(sys.argv[1], name="test", timeout_s=5)
-asyncio.run(profiler.Profiler(redis, Keys(*sys.argv[2:])).run(asyncio.Event(), Bell(awake=True)))
+asyncio.run(Profiler(redis, Keys(*sys.argv[2:])).run(asyncio.Event(), Bell(awake=True)))
 """
 
 
@@ -109,9 +111,9 @@ async def test_of_two_that_count_the_same_one_is_kept(redis: Redis, keys: Keys) 
 
 
 async def test_many_at_once_count_each_event_once(redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiler, "PERIOD_S", 0.0)
-    monkeypatch.setattr(profiler, "POLL_S", 0.01)
-    monkeypatch.setattr(profiler, "RETRY_S", 0.01)
+    monkeypatch.setattr(Profiler, "period_s", 0.0)
+    monkeypatch.setattr(log_fold, "POLL_S", 0.01)
+    monkeypatch.setattr(log_fold, "RETRY_S", 0.01)
     stop = asyncio.Event()
     tasks = [asyncio.create_task(Profiler(redis, keys).run(stop, Bell(awake=True))) for _ in range(3)]
     for first in range(0, 600, 60):

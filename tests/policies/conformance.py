@@ -123,6 +123,16 @@ def check_pmf(scorer: Scorer, candidates: Candidates) -> None:
             assert abs(pmf.sum() - 1) <= 1e-12
 
 
+def check_bounds(scorer: Scorer, candidates: Candidates) -> None:
+    """Check that the bounds of a scorer that says any are what it computes."""
+    bounds = scorer.bounds(candidates.item)
+    if bounds is not None:
+        x, models = candidates.x.astype(np.float64), bounds.models[bounds.rows]
+        variance = np.einsum("ni,nij,nj->n", x, models[:, :-1], x)
+        expected = np.einsum("ni,ni->n", x, models[:, -1]) + bounds.width * np.sqrt(variance)
+        np.testing.assert_allclose(scorer.estimate(candidates)[:, 0], expected, rtol=1e-9)
+
+
 def answers(scorer: Scorer, *, shape: str = "plain") -> list[bytes]:
     """Collect all that can be seen of a scorer, bit for bit."""
     return [scorer.estimate(request).tobytes() for request in requests(shape=shape)]

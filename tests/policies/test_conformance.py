@@ -21,6 +21,7 @@ from tests.policies.conformance import (
     GONE,
     answers,
     assert_same,
+    check_bounds,
     check_pmf,
     crowd,
     events,
@@ -50,6 +51,8 @@ def test_pmf_is_a_distribution(kind: PolicyClass, shape: str) -> None:
         scorer = scorer_of(taught(kind, shape=shape))
     for request in (*requests(shape=shape), crowd(shape=shape)):
         check_pmf(scorer, request)
+        if shape == "plain":
+            check_bounds(scorer, request)
 
 
 @every_kind

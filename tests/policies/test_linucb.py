@@ -58,6 +58,16 @@ def test_by_hand() -> None:
     np.testing.assert_allclose(scores, [1 / 3 + 2 * np.sqrt(1 / 3), 2.0, 10.0])
 
 
+def test_it_says_its_bounds() -> None:
+    policy = LinUCB(2, LinUCBParams(alpha=2.0, ridge=1.0))
+    policy.update(batch_of([[1, 0], [1, 0]], [1.0, 0.0]))
+    bounds = scorer_of(policy).bounds(["new", "a"])
+    assert bounds is not None
+    assert bounds.width == 2.0
+    np.testing.assert_allclose(bounds.models[bounds.rows[1]], [[1 / 3, 0.0], [0.0, 1.0], [1 / 3, 0.0]], atol=1e-15)
+    np.testing.assert_allclose(bounds.models[bounds.rows[0]], [[1, 0], [0, 1], [0, 0]])
+
+
 def test_the_best_score_takes_all_and_ties_share() -> None:
     assert pmf_of(LinUCB(2, LinUCBParams()), [[0.5, 0], [0, 0.5], [0.1, 0.1]]).tolist() == [0.5, 0.5, 0.0]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from service.run import worker
 from service.run.one_send import Gathering
 from service.run.supervisor import listen
 from service.run.worker import inherited_socket, make_server, run_worker
@@ -110,6 +113,63 @@ def test_a_worker_without_a_descriptor_listens_by_itself() -> None:
     client.request("GET", "/")
     assert client.getresponse().read() == b"hello"
     client.close()
+    server.should_exit = True
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("event_loop", ["uvloop", "asyncio"])
+def test_a_worker_that_sleeps_ends_as_soon_as_it_is_told(monkeypatch: pytest.MonkeyPatch, event_loop: Any) -> None:
+    monkeypatch.setattr(worker, "TICK_S", 60.0)
+    server = make_server(Settings(port=0), hello)
+    server.config.loop = event_loop
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    until(lambda: server.started, "the worker listens")
+    server.should_exit = True
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+
+
+SLEEPER = """
+import sys
+from service.run import worker
+from service.settings import Settings
+
+async def app(scope, receive, send):
+    raise ValueError("no lifespan here")
+
+worker.TICK_S = 60.0
+server = worker.make_server(Settings(port=0), app)
+server.config.loop = sys.argv[1]
+tick = server.on_tick
+
+async def told(counter):
+    print("ticks", flush=True)
+    return await tick(counter)
+
+server.on_tick = told
+server.run()
+"""
+
+
+@pytest.mark.parametrize("event_loop", ["uvloop", "asyncio"])
+def test_a_worker_that_sleeps_ends_as_soon_as_a_signal_comes(event_loop: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", SLEEPER, event_loop], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ticks\n"
+        process.terminate()
+        assert process.wait(20) == -signal.SIGTERM
+
+
+def test_the_date_in_replies_moves_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "TICK_S", 0.01)
+    server = make_server(Settings(port=0), hello)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    until(lambda: server.started, "the worker listens")
+    monkeypatch.setattr("uvicorn.server.formatdate", lambda *_, **__: "later")
+    until(lambda: (b"date", b"later") in server.server_state.default_headers, "the date is another one")
     server.should_exit = True
     thread.join(timeout=20)
     assert not thread.is_alive()

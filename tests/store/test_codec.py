@@ -13,13 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.records import START, Decision, Event, Note, Retrieved, SlateItem, Training, Unreadable
+from service.records import START, Assignment, Decision, Event, Note, Retrieved, SlateItem, Training, Unreadable
 from service.store import codec
 from service.store.codec import FORMAT, MOST_FEATURES, NewerFormat
-from tests.builders import decision_of, event_of, fields_of, loop_of, policy_of
+from tests.builders import decision_of, event_of, experiment_of, fields_of, loop_of, policy_of
 
 NEWER = FORMAT + 1
-LOOP = replace(loop_of("shop", reward_range=(1, 5), default_reward=1), epoch=7, traffic={"p": 1.0}, pins={"p": 3})
+EXPERIMENT = experiment_of(guardrails={"reported": 0.02}, ends=2e9)
+LOOP = replace(
+    loop_of("shop", reward_range=(1, 5), default_reward=1),
+    epoch=7,
+    traffic={"p": 1.0},
+    pins={"p": 3},
+    experiments={EXPERIMENT.name: EXPERIMENT},
+)
 POLICY = replace(policy_of(alpha=0.5), version=3, position="5-1", events=9, skipped=2, alarms=({"number": 1},))
 DECISION = decision_of(
     "d1",
@@ -31,11 +38,16 @@ DECISION = decision_of(
     exclude=["c"],
     rules={"pin": [{"item": "a", "place": 2}]},
     left=(2, 1),
+    folded=True,
+    rung="store_down",
+    experiment=Assignment("prices", "1f2e", 2, "bold", 0.45),
     retrieved=Retrieved(4, (0, 7, 90_000)),
 )
 
-
 RAW = event_of(3, context={"hour": 3}, features={"price": 1.5, "tags": ["a", {"b": None}]}, encoder="0123456789ab")
+RAW = replace(RAW, experiment=DECISION.experiment)
+
+SHOWN = replace(event_of(4), source="feedback", policy="p", decided=1.5, rung="store_down", place=2)
 
 
 def stored(fields: Mapping[str, Any]) -> dict[bytes, bytes]:
@@ -86,7 +98,7 @@ def test_the_numbers_of_a_decision_come_back_bit_for_bit(at: float, score: float
     assert codec.read_decision(codec.decision_bytes(decision)) == decision
 
 
-@pytest.mark.parametrize("event", [event_of(1), event_of(2, user="u", slate_position=0, at=1.25), RAW])
+@pytest.mark.parametrize("event", [event_of(1), event_of(2, user="u", slate_position=0, at=1.25), RAW, SHOWN])
 def test_an_event_comes_back(event: Event) -> None:
     found = codec.read_entry(event.position, fields_of(event))
     assert isinstance(found, Event)
@@ -112,7 +124,7 @@ def test_features_that_are_too_large_are_left_to_the_catalogue(size: int, kept: 
     assert found.features == (event.features if kept else None)
 
 
-@pytest.mark.parametrize("wrong", [{"features": []}, {"features": "x"}, {"encoder": 1}])
+@pytest.mark.parametrize("wrong", [{"features": []}, {"features": "x"}, {"encoder": 1}, {"decided": "x"}, {"rung": 1}])
 def test_a_raw_record_that_is_garbled_is_unreadable(wrong: dict[str, Any]) -> None:
     fields = fields_of(RAW)
     fields[b"e"] = member(fields[b"e"], **wrong)

@@ -16,7 +16,7 @@ from service.errors import NotFound, StoreUnavailable
 from service.loop import LoopSettings
 from service.records import START, Decision, Event
 from service.store import event_log
-from service.store.codec import FORMAT, NewerFormat
+from service.store.codec import FORMAT, NewerFormat, read_decision
 from service.store.decisions import (
     DecisionWriter,
     PendingDecision,
@@ -27,7 +27,7 @@ from service.store.decisions import (
 )
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
-from tests.builders import D, decision_of, store_decisions
+from tests.builders import D, decision_of, loop_of, store_decisions, store_loop
 from tests.waiting import until_async
 
 pytestmark = pytest.mark.anyio
@@ -61,6 +61,7 @@ async def join(
     item: str = "",
     feedback_id: str = "",
     settings: LoopSettings = FIRST,
+    **more: Any,
 ) -> str:
     return await join_feedback(
         GroupCommit(redis),
@@ -70,6 +71,7 @@ async def join(
         item=item,
         reward=reward,
         feedback_id=feedback_id,
+        **more,
     )
 
 
@@ -166,6 +168,62 @@ async def test_feedback_beyond_a_thousand_is_refused(redis: Redis, keys: Keys) -
     assert (answers.count("accepted"), answers.count("too_many")) == (1000, 1)
 
 
+async def test_early_reports_are_kept_up_to_a_bound(redis: Redis, keys: Keys) -> None:
+    part = keys.partition()
+
+    async def early(name: str) -> str:
+        return await join(redis, keys, name, 1.0, early_ms=60_000)
+
+    await redis.rpush(part.early("d"), *["kept"] * 999)
+    assert [await early("d"), await early("d"), await early("e")] == ["early", "too_many", "early"]
+    await redis.hset(part.stats, "early", 10_000 - 1)
+    assert [await early("e"), await early("e")] == ["early", "too_many_early"]
+    await redis.hset(part.stats, mapping={"found": 600, "unknown": 400})
+    assert await early("e") == "early"
+    assert (await event_log.read_stats(redis, keys))["rejected"] == 2
+
+
+@pytest.mark.parametrize("counted", [None, 1])
+async def test_a_report_is_found_by_its_key_whatever_version_wrote_it(
+    redis: Redis, keys: Keys, counted: int | None
+) -> None:
+    """Versions before counted no reports: they wrote 1 under each key."""
+    await store_decisions(redis, keys, decision_of("d"), aggregation="sum")
+    for number in range(4):
+        assert await join(redis, keys, "d", 0.125, feedback_id=f"f{number}") == "accepted"
+        if counted is not None:
+            await redis.hset(keys.partition().decision("d"), f"id:f{number}", counted)
+    for number in (3, 0):
+        answer = await join(redis, keys, "d", 0.5, feedback_id=f"c{number}", replaces=f"f{number}")
+        assert answer == "accepted"
+    seen = (await read_ledger(redis, keys, "d"))["feedback"]
+    assert [one["status"] for one in seen] == ["replaced", "accepted", "accepted", "replaced", "accepted", "accepted"]
+    assert await join(redis, keys, "d", 0.5, feedback_id="x", replaces="f4") == "unknown_feedback"
+
+
+async def test_early_corrections_are_joined_in_time_that_grows_with_their_number(quiet_redis: Redis) -> None:
+    """Each corrects the one before: Redis serves nobody else meanwhile."""
+    n, keys = 200, await store_loop(quiet_redis, loop_of())
+
+    async def reads() -> int:
+        return int((await quiet_redis.info("commandstats"))["cmdstat_hget"]["calls"])
+
+    for number in range(n):
+        await join(
+            quiet_redis,
+            keys,
+            "d",
+            0.5,
+            feedback_id=f"f{number}",
+            replaces=f"f{number - 1}" if number else "",
+            early_ms=60_000,
+        )
+    before = await reads()
+    await store_decisions(quiet_redis, keys, decision_of("d"), aggregation="sum")
+    assert (await event_log.read_stats(quiet_redis, keys))["replaced"] == n - 1
+    assert await reads() - before < 5 * n
+
+
 @pytest.mark.parametrize(
     ("aggregation", "rewards", "reward"),
     [
@@ -249,12 +307,14 @@ class Commit:
     def __init__(self) -> None:
         self.answer: Any = None
         self.stored: list[str] = []
+        self.rungs: list[str] = []
 
     async def run(self, script: object, keys: Sequence[str], args: Sequence[Any], *, uses: str) -> Any:
         answer = self.answer(args[0]) if callable(self.answer) else self.answer
         if isinstance(answer, Exception):
             raise answer
         self.stored.append(args[0])
+        self.rungs.append(read_decision(args[1]).rung)
         return answer
 
 
@@ -283,6 +343,7 @@ async def test_while_the_store_is_gone_decisions_wait_in_order_up_to_a_bound(key
     assert commit.stored == ["d0", "d1", "d2"]
     assert writer.buffered == 0
     assert await writer.append(pending(keys, decision_of("after"))) == (decision_of("after"), False)
+    assert commit.rungs == ["store_down"] * 3 + ["ok"], "its record says that it was answered from memory"
 
 
 async def test_while_older_ones_wait_a_decision_waits_too(keys: Keys) -> None:

@@ -15,8 +15,8 @@ from redis.exceptions import ResponseError
 
 from service.errors import StoreUnavailable
 from service.run.embedded import EmbeddedRedis
-from service.store.connection import Script, answering, connect
-from service.store.group_commit import GroupCommit, packed
+from service.store.connection import Script, answering, connect, exchange, packed
+from service.store.group_commit import GroupCommit
 from service.store.keys import USED, Keys
 from tests.waiting import until_async
 
@@ -200,13 +200,13 @@ async def test_the_use_of_a_loop_is_announced_with_the_writes(redis: Redis, key:
 
 async def test_a_connection_with_answers_that_nobody_read_is_not_used_again(redis: Redis, key: str) -> None:
     """A flush that is cut off must not leave its answers to the next one."""
-    commit = GroupCommit(redis)
     await redis.script_load(APPEND.text)
-    cut = asyncio.create_task(commit._exchange([packed("EVALSHA", SLOW.sha, 0)] + [packed("ECHO", "old")] * 50))
+    slow = [packed("EVALSHA", SLOW.sha, 0)] + [packed("ECHO", "old")] * 50
+    cut = asyncio.create_task(exchange(redis, slow))
     await asyncio.sleep(0.001)
     cut.cancel()
     await asyncio.gather(cut, return_exceptions=True)
-    assert await commit._exchange([packed("ECHO", n) for n in (1, 2.5, "é", b"\xff")]) == [
+    assert await exchange(redis, [packed("ECHO", n) for n in (1, 2.5, "é", b"\xff")]) == [
         b"1",
         b"2.5",
         "é".encode(),

@@ -11,8 +11,9 @@ from service.loop import LoopSettings
 from service.store import open_time
 from service.store.decisions import join_feedback, next_due_in, read_ledger, settle_due
 from service.store.group_commit import GroupCommit
-from service.store.keys import OPEN, Keys
+from service.store.keys import OPEN, STORE, Keys
 from service.store.open_time import OpenTime, closed_since, read_opening
+from service.store.workers import store_identity
 from tests.builders import decision_of, loop_of, store_decisions, store_loop
 from tests.waiting import until_async
 
@@ -48,6 +49,21 @@ async def test_silence_is_no_open_time(quiet_redis: Redis) -> None:
     assert 60.0 <= found.last.until - found.last.since < 60.5
     assert await closed_since(quiet_redis, round(1000 * found.last.since) - 1) == found.closed_ms
     assert await closed_since(quiet_redis, round(1000 * found.last.until)) == 0
+
+
+async def test_a_beat_tells_the_identity_of_the_data(quiet_redis: Redis) -> None:
+    """On a server that has not seen the script as well, and on one that holds none of our data."""
+    worker = OpenTime(quiet_redis, "one")
+    await worker.refresh()
+    await quiet_redis.script_flush()
+    identity = await store_identity(quiet_redis)
+    for known in (identity, identity, None):
+        if known is None:
+            await quiet_redis.delete(STORE)
+        await silence(quiet_redis, 100)
+        before = await read_opening(quiet_redis)
+        assert await worker.beat() == known
+        assert (await read_opening(quiet_redis)).known_ms > before.known_ms
 
 
 async def test_the_outages_that_are_told_one_by_one_are_bounded(quiet_redis: Redis) -> None:

@@ -59,10 +59,11 @@ def test_a_script_says_which_keys_it_takes(name: str) -> None:
 
 
 def test_what_a_script_includes_is_a_part_of_its_text() -> None:
-    assert {"ledger", "open_time"} == INCLUDED
+    assert {"ledger", "of_user", "open_time"} == INCLUDED
     for name, text in SCRIPTS.items():
         assert "-- include" not in text, name
         assert ("local function join(" in text) == ("-- include ledger" in FILES[name]), name
+        assert ("local function of_user(" in text) == ("-- include of_user" in FILES[name]), name
         assert ("local function open(" in text) == ("-- include open_time" in FILES[name]) == script(name).timed, name
 
 
@@ -219,7 +220,12 @@ def everything(url: str, node: ClusterNode) -> None:
         version = call("GET", "/policies/linucb")["version"]
         call("POST", "/policies/linucb/rollback", {"version": version})
         call("POST", "/policies/linucb/activate")
+        call("POST", "/policies/popularity/release", {"steps": [0.5]}, expect=202)
+        call("DELETE", "/policies/popularity/release")
         call("GET", "/decisions/d1")
+        call("GET", "/users/u1")
+        erasure = call("DELETE", "/users/u1", expect=202)["id"]
+        until(lambda: call("GET", f"/erasures/{erasure}")["ended"], "the user is erased")
         asked = call("POST", "/evaluations", {"targets": [{"kind": "random"}]}, expect=202)
         call("POST", f"/evaluations/{asked['id']}/cancel")
         until(lambda: not node.redis.keys("*lease:evaluation:*"), "no learner is at work on it")

@@ -41,7 +41,10 @@ class AnyText(Convertor[str]):
 register_url_convertor("any", AnyText())
 # Routes that name no loop and take a key for some loops all the same: they tell of no loop, or of the key's only.
 FOR_KEYS_OF_SOME_LOOPS = frozenset(
-    {"/kinds", "/loops", "/status", "/healthz", "/readyz", "/docs", "/openapi.json", "/assets/{name}"}
+    {
+        *("/kinds", "/loops", "/status", "/healthz", "/readyz"),
+        *("/docs", "/openapi.json", "/assets/{name}", "/console", "/console/{name}"),
+    }
 )
 JSON_TYPE = re.compile(r"application/(.*\+)?json")
 

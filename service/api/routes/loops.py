@@ -1,12 +1,15 @@
 """Loops: one decision problem each."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 
 from service.admin import loops as administration
+from service.admin.history import HistoryReply, MarkReply, add_mark, read_history
 from service.admin.profile import ProfileReply, read_profile
 from service.api.problems import OF_BODIES, documented
 from service.api.routes._depends import FollowerDep, KeyDep, RedisDep, StrictRoute
-from service.api.schemas import LoopBody, LoopList, LoopReply
+from service.api.schemas import LoopBody, LoopList, LoopReply, MarkBody
 from service.errors import Conflict, NotFound, StoreUnavailable
 from service.store.loop_store import loop_names, read_loop
 
@@ -55,6 +58,30 @@ async def get_loop(loop: str, redis: RedisDep) -> LoopReply:
 async def get_profile(loop: str, redis: RedisDep) -> ProfileReply:
     """Return what the loop's data look like, what is wrong with them, and a schema to begin with."""
     return await read_profile(redis, loop)
+
+
+@router.get("/loops/{loop}/history", responses=documented(NotFound, Conflict, StoreUnavailable))
+async def get_history(
+    loop: str,
+    redis: RedisDep,
+    since: Annotated[
+        float | None, Query(alias="from", ge=0, le=1e11, description="unix seconds; default: an hour before `to`")
+    ] = None,
+    to: Annotated[float | None, Query(ge=0, le=1e11, description="unix seconds; default: now")] = None,
+    step: Annotated[
+        int | None, Query(description="seconds of a bin; default: such that there are at most 180, or a day")
+    ] = None,
+) -> HistoryReply:
+    """Return decisions and rewards over time, by policy, what a uniform choice would have got, and what happened."""
+    return await read_history(redis, loop, since=since, until=to, step=step)
+
+
+@router.post(
+    "/loops/{loop}/marks", status_code=201, responses=documented(*OF_BODIES, NotFound, Conflict, StoreUnavailable)
+)
+async def post_mark(loop: str, body: MarkBody, redis: RedisDep, key: KeyDep) -> MarkReply:
+    """Note beside the history of a loop what happened: a campaign, a deploy."""
+    return MarkReply.model_validate(await add_mark(redis, loop, at=body.at, text=body.text, by=key.name))
 
 
 @router.delete("/loops/{loop}", status_code=204, responses=documented(NotFound, StoreUnavailable))

@@ -41,6 +41,7 @@ def _reply(found: PolicyDescription) -> PolicyReply:
         kept_versions=found.kept_versions,
         published=record.published,
         alarms=[dict(alarm) for alarm in record.alarms],
+        release=found.release,
         summary=found.summary,
     )
 

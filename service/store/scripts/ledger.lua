@@ -42,9 +42,15 @@ local function append(i, reward, source)
   count('events')
 end
 
+-- Return whether a report with this key was seen.
+local function known(key)
+  return redis.call('HEXISTS', KEYS[1], 'id:' .. key) == 1
+end
+
 -- Return the number of the report with this key, and the report; nil where there is none.
 local function find(key, seen)
-  for number = 0, seen - 1 do
+  local counted = redis.call('HGET', KEYS[1], 'id:' .. key) -- up to it; older versions wrote 1 for all
+  for number = (counted or seen + 1) - 1, seen - 1 do
     local report = cjson.decode(redis.call('HGET', KEYS[1], 'feedback' .. number))
     if report[3] == key then
       return number, report
@@ -75,7 +81,7 @@ local function join(item, reward, key, replaces, at, now, aggregation, ledger_ms
       return refused('not_in_slate')
     end
   end
-  if key ~= '' and redis.call('HEXISTS', KEYS[1], 'id:' .. key) == 1 then
+  if key ~= '' and known(key) then
     count('duplicate')
     return 'duplicate'
   end
@@ -110,7 +116,7 @@ local function join(item, reward, key, replaces, at, now, aggregation, ledger_ms
   redis.call('HSET', KEYS[1], 'seen', seen + 1, 'seen:' .. i, 1, 'feedback' .. seen,
     cjson.encode({ i, reward, key, outcome, at, turn, replaces }))
   if key ~= '' then
-    redis.call('HSET', KEYS[1], 'id:' .. key, 1)
+    redis.call('HSET', KEYS[1], 'id:' .. key, seen + 1)
   end
   if late then
     if status == 'defaulted' or status == 'pending' then

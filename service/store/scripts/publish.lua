@@ -1,12 +1,13 @@
 -- Checkpoint a policy: state, position in the log and (if it learned) a new version, in one atomic write that
 -- only the holder of the lease can make. The oldest versions go when the kept ones outgrow their budget, or were made
--- for more encoders than may be kept; the newest, and one that is pinned, stay.
+-- for more encoders than may be kept; the newest, and one that is pinned, stay. Where the log was learned anew, all
+-- versions of before go, and a pin with them: they had learned what was erased.
 -- KEYS: lease, policy, state, dead letters, versions, history, snapshots, loop record, alarms, encoders
 -- ARGV: token, loop id, policy id, policy name, channel, loop name, position, events learned, events skipped,
 --       events set aside, state, dead letters ('' = as they were), version, snapshot ('' = no new version),
 --       budget in bytes, alarms, encoding, encoder of the snapshot ('' = the loop's first), most encoders of kept versions
---       ('' = not to be looked at), number of encoders, then (version, schema) of each encoder to write down,
---       then each new alarm
+--       ('' = not to be looked at), '1' if the log was learned anew, number of encoders, then (version, schema) of each
+--       encoder to write down, then each new alarm
 -- Returns 1, or 0 when another learner holds the lease, or the policy or the loop is gone.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] or redis.call('HGET', KEYS[8], 'id') ~= ARGV[2]
     or redis.call('HGET', KEYS[2], 'id') ~= ARGV[3] then
@@ -20,8 +21,8 @@ redis.call('SET', KEYS[3], ARGV[11])
 if ARGV[12] ~= '' then
   redis.call('SET', KEYS[4], ARGV[12])
 end
-local alarms = 21 + 2 * tonumber(ARGV[20])
-for at = 21, alarms - 1, 2 do
+local alarms = 22 + 2 * tonumber(ARGV[21])
+for at = 22, alarms - 1, 2 do
   redis.call('HSET', KEYS[10], ARGV[at], ARGV[at + 1])
 end
 for at = alarms, #ARGV do
@@ -29,6 +30,17 @@ for at = alarms, #ARGV do
 end
 if ARGV[14] == '' then
   return 1
+end
+if ARGV[20] == '1' then
+  redis.call('DEL', KEYS[5], KEYS[6], KEYS[7])
+  redis.call('HSET', KEYS[2], 'kept', 0, 'erased', ARGV[13] - 1)
+  local said = redis.call('HGET', KEYS[8], 'pins')
+  local all = said and cjson.decode(said) or {}
+  if all[ARGV[4]] then
+    all[ARGV[4]] = nil
+    redis.call('HSET', KEYS[8], 'pins', cjson.encode(all))
+    redis.call('HINCRBY', KEYS[8], 'epoch', 1)
+  end
 end
 redis.call('HSET', KEYS[7], ARGV[13], ARGV[14])
 redis.call('XADD', KEYS[6], 'MAXLEN', '~', 100000, ARGV[13] .. '-0', 'position', ARGV[7])

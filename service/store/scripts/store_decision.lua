@@ -25,21 +25,44 @@ end
 count('decisions')
 
 local early = redis.call('LRANGE', KEYS[5], 0, -1)
-if #early > 0 then
-  for _, kept in ipairs(early) do
-    local due, at, item, reward, key, replaces = unpack(cjson.decode(kept))
-    if now > tonumber(due) then
-      count('unknown')
-    else
-      count('found')
-      if reward == '' then
-        display(now)
-      else
-        join(item, reward, key, replaces, at, now, ARGV[5], ARGV[6])
+if #early == 0 then
+  return false
+end
+redis.call('DEL', KEYS[5])
+redis.call('ZREM', KEYS[6], ARGV[1])
+
+local overtaken = {} -- key of a report -> the corrections of it that came before it
+local function take(report)
+  local at, item, reward, key, replaces = unpack(report, 2)
+  if reward == '' then
+    display(now)
+  elseif replaces ~= '' and not known(replaces) then
+    overtaken[replaces] = overtaken[replaces] or {}
+    table.insert(overtaken[replaces], report)
+  else
+    join(item, reward, key, replaces, at, now, ARGV[5], ARGV[6])
+    local corrections = overtaken[key]
+    if corrections and known(key) then
+      overtaken[key] = nil
+      for _, correction in ipairs(corrections) do
+        take(correction)
       end
     end
   end
-  redis.call('DEL', KEYS[5])
-  redis.call('ZREM', KEYS[6], ARGV[1])
+end
+for _, kept in ipairs(early) do
+  local report = cjson.decode(kept)
+  if now > tonumber(report[1]) then
+    count('unknown')
+  else
+    count('found')
+    take(report)
+  end
+end
+for _, corrections in pairs(overtaken) do -- of what never came
+  for _, correction in ipairs(corrections) do
+    local at, item, reward, key, replaces = unpack(correction, 2)
+    join(item, reward, key, replaces, at, now, ARGV[5], ARGV[6])
+  end
 end
 return false

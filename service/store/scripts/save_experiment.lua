@@ -1,0 +1,15 @@
+-- Checkpoint an experiment: the moments of its arms, the sums of the units that changed, and the position in the log up
+-- to which, in one atomic write that only who began at the position before can make. So every event counts once.
+-- KEYS: loop record, sums, units
+-- ARGV: loop id, position that the writer began at, number of parts that follow for the sums, field and value of these,
+--   then digest and sums of each unit
+-- Returns 1, or 0 when somebody else has written meanwhile, or the loop is gone.
+if redis.call('HGET', KEYS[1], 'id') ~= ARGV[1] or (redis.call('HGET', KEYS[2], 'position') or '0-0') ~= ARGV[2] then
+  return 0
+end
+local last = 3 + ARGV[3]
+redis.call('HSET', KEYS[2], unpack(ARGV, 4, last))
+if #ARGV > last then
+  redis.call('HSET', KEYS[3], unpack(ARGV, last + 1))
+end
+return 1

@@ -1,0 +1,126 @@
+"""`/console` in a real browser: it shows what the routes say, runs no script but its own, and asks nobody else."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from service.settings import Settings
+from tests.browser import Visit, visit
+from tests.conftest import Worker
+from tests.waiting import until
+
+FOLDER = Path(__file__).parents[2] / "service/console"
+MARKUP = '<img src=x onerror="console.log(1)"><script>console.log(2)</script>'
+FIGURE = r"<dt>{}</dt><dd>([^<]+)"
+
+
+def decide(client: httpx.Client, loop: str, count: int) -> None:
+    """Make decisions whose ids and contexts hold markup; every second one is rewarded, the others wait."""
+    for number in range(count):
+        asked = {"loop": loop, "user_id": MARKUP, "context": {MARKUP: MARKUP if number % 2 else number}}
+        decision = client.post("/recommend", json=asked).json()
+        if number % 2:
+            report = {"decision_id": decision["decision_id"], "reward": 1}
+            client.post("/feedback", json=report).raise_for_status()
+
+
+def figure(seen: Visit, term: str) -> float:
+    found = re.search(FIGURE.format(term), seen.dom)
+    assert found, seen.dom[-3000:]
+    return float(found[1].replace(",", "").rstrip(" %"))
+
+
+def settled(client: httpx.Client, loop: str) -> int:
+    return sum(bin["settled"] for bin in client.get(f"/loops/{loop}/history").json()["bins"])
+
+
+def pictures(seen: Visit) -> list[str]:
+    return re.findall(r'<svg class="picture".*?</svg>', seen.dom, re.DOTALL)
+
+
+def test_the_page_of_a_loop_follows_its_traffic(
+    service: str, client: httpx.Client, make_loop: Callable[..., str]
+) -> None:
+    loop = make_loop(wait_time=600, policy="random", fit_schema=False)
+    for text in ("spring campaign", MARKUP):
+        client.post(f"/loops/{loop}/marks", json={"text": text}).raise_for_status()
+    client.put(f"/items/{quote(MARKUP, safe='')}", params={"loop": loop}, json={"features": {MARKUP: MARKUP}})
+    decide(client, loop, 12)
+    until(lambda: settled(client, loop) == 6, "the history counts them")
+    seen = visit(f"{service}/console#/loops/{loop}?last=600", within_ms=5000)
+    assert seen.console == []
+    assert {url.startswith(service) for url in seen.requested} == {True}
+    asked = [url for url in seen.requested if f"/loops/{loop}/history?from=" in url]
+    assert len(asked) >= 3, "it asks again and again"
+    assert figure(seen, "Decisions") == 12
+    assert figure(seen, "Settled") == 50
+    assert 'class="line all dashed"' in seen.dom or 'class="dot all"' in seen.dom
+    assert 'class="bar settled"' in seen.dom
+    assert "spring campaign" in seen.dom
+    assert MARKUP not in seen.dom, "markup in notes, ids and features is text"
+    assert "&lt;img src=x" in seen.dom
+
+    decide(client, loop, 8)
+    until(lambda: settled(client, loop) == 10, "the history counts them")
+    later = visit(f"{service}/console#/loops/{loop}?last=600", within_ms=500)
+    assert figure(later, "Decisions") == 20
+    assert pictures(later) != pictures(seen), "the curve moves"
+
+
+def test_the_overview_names_each_loop_and_what_needs_a_person(
+    service: str, client: httpx.Client, make_loop: Callable[..., str]
+) -> None:
+    loop = make_loop(policy=None)
+    seen = visit(f"{service}/console", within_ms=1000)
+    assert seen.console == []
+    assert f'href="#/loops/{loop}"' in seen.dom
+    assert "There is no policy: choices are random" in seen.dom
+    assert "Not learning yet" in seen.dom
+    paths = {re.sub(r"[?].*", "", url.removeprefix(service)) for url in seen.requested}
+    assert {"/console", "/status", *(f"/console/{file.name}" for file in FOLDER.glob("*.js"))} <= paths
+
+
+def test_with_keys_it_asks_for_one_and_shows_nothing_before(settings: Settings) -> None:
+    with Worker(Settings(redis_url=settings.redis_url, admin_keys="admin-secret"), learner=False) as url:
+        seen = visit(f"{url}/console", within_ms=1000)
+        assert '<input type="password"' in seen.dom
+        assert "#/loops/" not in seen.dom
+        assert [line for line in seen.console if "401" not in line] == []
+        page = httpx.get(f"{url}/console")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "'unsafe" not in policy
+    assert "<script>" not in page.text
+    assert " style=" not in page.text
+
+
+def test_the_files_are_small_and_no_others_are_served(client: httpx.Client) -> None:
+    size = 0
+    for file in FOLDER.iterdir():
+        if file.name != "index.html":
+            reply = client.get(f"/console/{file.name}")
+            assert reply.status_code == 200
+            assert "default-src 'none'" in reply.headers["content-security-policy"]
+            assert (
+                client.get(f"/console/{file.name}", headers={"If-None-Match": reply.headers["etag"]}).status_code == 304
+            )
+        size += len(gzip.compress(file.read_bytes()))
+    assert size <= 30_000
+    for name in ("", "none.js", "..%2Fapi%2Fapp.py", "index.html"):
+        assert client.get(f"/console/{name}").status_code == 404, name
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.js")), ids=lambda file: file.name)
+def test_scripts_make_no_markup_of_text(file: Path) -> None:
+    """Every name and note is set as text, and nothing is fetched but from where the page came."""
+    found = re.findall(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|https?:", file.read_text()
+    )
+    assert [word for word in found if not (file.name == "dom.js" and word == "http:")] == []

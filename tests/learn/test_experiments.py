@@ -1,0 +1,186 @@
+"""The sums of experiments on a real Redis: each event counts once, and what is over needs no units any more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from redis.asyncio import Redis
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from service import cli
+from service.admin.experiments import read_experiment
+from service.decide.assignment import Assigner
+from service.errors import NotFound
+from service.evaluate import units
+from service.evaluate.experiment import moments
+from service.learn.bell import Bell
+from service.learn.experiments import ExperimentKeeper
+from service.records import Event, Experiment, LoopRecord
+from service.store import experiment_store
+from service.store.codec import experiments_bytes
+from service.store.experiment_store import ROW, SumsRecord
+from service.store.keys import Keys
+from tests.builders import event_of, experiment_of, fields_of
+
+pytestmark = pytest.mark.anyio
+
+USERS = 7
+STARTS = 2_000.0
+
+
+@pytest.fixture
+def keys(loop: LoopRecord) -> Keys:
+    return Keys(loop.name, loop.id)
+
+
+def event(experiment: Experiment, number: int) -> Event:
+    """Build the event of this number: a second after the one before, of one of seven users."""
+    user, at = f"u{number * number % USERS}", 1_000.0 + 50 * number
+    found = replace(
+        event_of(number, user=user, position=f"{round(1000 * at)}-0", reward=0.5 + number % 3),
+        experiment=Assigner(experiment).assignment(user, f"d{number}", at=at),
+        source="default" if number % 4 else "feedback",
+    )
+    return found
+
+
+async def begin(redis: Redis, keys: Keys, experiment: Experiment) -> None:
+    await redis.hset(keys.record, "experiments", experiments_bytes({experiment.name: experiment}))
+
+
+async def append(redis: Redis, keys: Keys, events: list[Event]) -> None:
+    for one in events:
+        await redis.xadd(keys.partition().events, fields_of(one), id=one.position)
+
+
+def expected(experiment: Experiment, events: list[Event]) -> np.ndarray:
+    """Add up in the simplest way: all events of each user at once."""
+    arms = units.arms_of(experiment)
+    rows: list[list[list[float]]] = [[] for _ in arms]
+    for user in sorted({one.user for one in events if one.experiment is not None and one.user}):
+        mine = [one for one in events if one.user == user]
+        sums = [1.0]
+        for before in (False, True):
+            some = [one for one in mine if (one.time < experiment.starts) == before]
+            sums += [len(some), sum(one.reward for one in some), sum(one.source != "default" for one in some)]
+        fell = next(one.experiment for one in mine if one.experiment is not None)
+        rows[arms.index(fell.arm)].append(sums)
+    return np.stack([moments(np.array(one)) if one else np.zeros((7, 7)) for one in rows])
+
+
+async def test_every_event_counts_once_whoever_counts(
+    redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = experiment_of(holdout=0.3, starts=STARTS)
+    await begin(redis, keys, experiment)
+    events = [event(experiment, number) for number in range(60)]
+    one, two = ExperimentKeeper(redis, keys), ExperimentKeeper(redis, keys)
+    for start in range(0, 60, 20):
+        await append(redis, keys, events[start : start + 20])
+        await asyncio.gather(one.step(), two.step())
+        assert await one.step() + await two.step() == 0
+    found = await experiment_store.read_sums(redis, keys, experiment)
+    assert found.moments == pytest.approx(expected(experiment, events))
+    assert (found.events, found.position) == (sum(e.experiment is not None for e in events), events[-1].position)
+    assert (found.first, found.last) == (2_000.0, events[-1].time)
+    replies = await read_experiment(redis, keys.loop, experiment.name)
+    assert sum(arm.units for arm in replies.arms) == USERS - 3  # squares modulo 7
+    assert await redis.hlen(keys.experiment_units(experiment.id, 1)) == USERS - 3
+
+
+async def test_units_beyond_the_bound_are_left_out_and_counted(
+    redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "MOST_UNITS", 3)
+    monkeypatch.setattr(units, "MOST_BEFORE", 1)
+    experiment = experiment_of(starts=STARTS)
+    await begin(redis, keys, experiment)
+    await append(redis, keys, [event(experiment, number) for number in range(40)])
+    await ExperimentKeeper(redis, keys).step()
+    found = await experiment_store.read_sums(redis, keys, experiment)
+    assert await redis.hlen(keys.experiment_units(experiment.id, 1)) == 3
+    assert found.left_out > 0
+    assert found.moments[:, 0, 0].sum() == 3
+
+
+async def test_a_change_of_shares_begins_anew(redis: Redis, keys: Keys) -> None:
+    first = experiment_of(starts=STARTS)
+    second = replace(first, version=2)
+    events = [event(first, number) for number in range(30)] + [event(second, number) for number in range(30, 40)]
+    await begin(redis, keys, second)
+    await append(redis, keys, events)
+    await ExperimentKeeper(redis, keys).step()
+    found = await experiment_store.read_sums(redis, keys, second)
+    assert (found.events, found.moments[:, 1, 0].sum()) == (10, 10)
+
+
+async def test_what_is_over_is_kept_without_its_units(redis: Redis, keys: Keys) -> None:
+    experiment = experiment_of(starts=STARTS, ends=3_000.0)
+    await begin(redis, keys, experiment)
+    await append(redis, keys, [event(experiment, number) for number in range(60)])
+    keeper = ExperimentKeeper(redis, keys)
+    assert [await keeper.step() for _ in range(3)] == [60, 0, 0]
+    found = await experiment_store.read_sums(redis, keys, experiment)
+    assert (found.whole, found.events) == (True, 20)
+    assert not await redis.exists(keys.experiment_units(experiment.id, 1))
+
+
+async def test_one_with_rewards_to_come_is_not_over(redis: Redis, keys: Keys) -> None:
+    experiment = experiment_of(starts=STARTS, ends=3_000.0)
+    await begin(redis, keys, experiment)
+    await redis.zadd(keys.partition().pending, {"d1": 3_000_000 + 600_000})  # decided as it ended
+    await ExperimentKeeper(redis, keys).step()
+    assert not (await experiment_store.read_sums(redis, keys, experiment)).whole
+    await redis.zrem(keys.partition().pending, "d1")
+    await ExperimentKeeper(redis, keys).step()
+    assert (await experiment_store.read_sums(redis, keys, experiment)).whole
+
+
+async def test_the_task_ends_where_there_is_no_experiment(redis: Redis, keys: Keys) -> None:
+    await ExperimentKeeper(redis, keys).run(asyncio.Event(), Bell(awake=True))
+    with pytest.raises(NotFound):
+        await ExperimentKeeper(redis, keys).step()
+
+
+async def test_the_command_shows_what_was_found(
+    redis: Redis, redis_url: str, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = experiment_of(starts=STARTS, holdout=0.3, guardrails={"reported": 0.1})
+    await begin(redis, keys, experiment)
+    await append(redis, keys, [event(experiment, number) for number in range(60)])
+    await ExperimentKeeper(redis, keys).step()
+    monkeypatch.setattr(cli, "console", Console(width=120))
+    words = ["experiment", "--loop", keys.loop, "--redis", redis_url]
+
+    def run(*more: str) -> Result:
+        return CliRunner().invoke(cli.app, [*words, *more])
+
+    done = await asyncio.to_thread(run)
+    assert done.exit_code == 0, done.output
+    for said in ("prices, running since 1970-01-01", "bold", "(left out)", "reported open", "nothing can be said yet"):
+        assert said in done.output
+    [found] = json.loads((await asyncio.to_thread(run, "prices", "--json")).output)
+    assert found == (await read_experiment(redis, keys.loop, "prices")).model_dump(mode="json")
+    assert (await asyncio.to_thread(run, "none")).exit_code == 1
+
+
+async def test_what_is_not_to_be_trusted_ends_with_a_fault(redis: Redis, redis_url: str, keys: Keys) -> None:
+    experiment = experiment_of(starts=STARTS)
+    await begin(redis, keys, experiment)
+    lopsided = np.zeros((3, 7, 7))
+    lopsided[:, 0, 0] = 900, 100, 0
+    sums = SumsRecord(position="1-0", moments=lopsided)
+    assert await experiment_store.save(redis, keys, experiment, seen="0-0", sums=sums, units={})
+    words = ["experiment", "prices", "--loop", keys.loop, "--redis", redis_url]
+    done = await asyncio.to_thread(CliRunner().invoke, cli.app, words)
+    assert done.exit_code == 1
+    assert "do not trust this" in done.output
+
+
+def test_a_unit_takes_as_much_room_as_is_said() -> None:
+    assert ROW.size == 57
