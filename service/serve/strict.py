@@ -29,7 +29,7 @@ def refuse(request: Request, encoder: AnyEncoder, misfits: Misfits) -> None:
 
     Args:
         encoder: of the policy that serves the request.
-        misfits: what that encoder could not use of this request, and of no other.
+        misfits: what that encoder, and the funnel, could not use of this request, and of no other.
 
     Raises:
         InvalidRequest: names the first such field.
