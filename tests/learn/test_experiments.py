@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from service import cli
+from service.admin.backups import restore_backup, write_backup
 from service.admin.experiments import read_experiment
 from service.decide.assignment import Assigner
 from service.errors import NotFound
@@ -21,7 +23,7 @@ from service.evaluate.experiment import moments
 from service.learn.bell import Bell
 from service.learn.experiments import ExperimentKeeper
 from service.records import Event, Experiment, LoopRecord
-from service.store import experiment_store
+from service.store import experiment_store, loop_store
 from service.store.codec import experiments_bytes
 from service.store.experiment_store import ROW, SumsRecord
 from service.store.keys import Keys
@@ -145,6 +147,25 @@ async def test_the_task_ends_where_there_is_no_experiment(redis: Redis, keys: Ke
     await ExperimentKeeper(redis, keys).run(asyncio.Event(), Bell(awake=True))
     with pytest.raises(NotFound):
         await ExperimentKeeper(redis, keys).step()
+
+
+async def test_a_backup_holds_what_is_known(redis: Redis, quiet_redis: Redis, keys: Keys, tmp_path: Path) -> None:
+    """And the units, so that it goes on where it was."""
+    experiment = experiment_of(starts=STARTS, holdout=0.3)
+    await begin(redis, keys, experiment)
+    await append(redis, keys, [event(experiment, number) for number in range(60)])
+    await ExperimentKeeper(redis, keys).step()
+    await write_backup(redis, tmp_path / "backup", [keys.loop])
+    await restore_backup(quiet_redis, tmp_path / "backup", into="again")
+    again = await loop_store.read_loop(quiet_redis, "again")
+    assert again.experiments == {experiment.name: experiment}
+    before = await read_experiment(redis, keys.loop, experiment.name)
+    assert await read_experiment(quiet_redis, "again", experiment.name) == before.model_copy(update={"loop": "again"})
+    copies = [
+        await one.hgetall(where.experiment_units(experiment.id, 1))
+        for one, where in ((redis, keys), (quiet_redis, Keys("again", again.id)))
+    ]
+    assert copies[0] == copies[1] != {}
 
 
 async def test_the_command_shows_what_was_found(
