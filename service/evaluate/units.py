@@ -18,7 +18,7 @@ from service.evaluate.experiment import COLUMNS, REPORTED, REWARD, SHOWN, SHOWN_
 from service.policies import Array
 from service.records import OUTSIDE, Entry, Event, Experiment
 
-MOST_UNITS = 500_000  # of an experiment; later ones are not counted
+MOST_UNITS = 1_000_000  # of an experiment; later ones are not counted
 MOST_BEFORE = MOST_UNITS // 2  # of them, those that came before it began: they need not come again
 
 
