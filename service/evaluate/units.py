@@ -18,7 +18,7 @@ from service.evaluate.experiment import COLUMNS, REPORTED, REWARD, SHOWN, SHOWN_
 from service.policies import Array
 from service.records import OUTSIDE, Entry, Event, Experiment
 
-MOST_UNITS = 500_000  # of an experiment; later ones are not counted
+MOST_UNITS = 1_000_000  # of an experiment; later ones are not counted
 MOST_BEFORE = MOST_UNITS // 2  # of them, those that came before it began: they need not come again
 
 
@@ -45,15 +45,18 @@ def arms_of(experiment: Experiment) -> list[str]:
     return [*experiment.arms, OUTSIDE]
 
 
-def touches(experiment: Experiment, entries: Sequence[Entry]) -> list[Touch]:
+def touches(experiment: Experiment, entries: Sequence[Entry], *, reported: bool) -> list[Touch]:
     """Return what those of these entries do that count.
 
     Events of the experiment's present version count, and, of users, those of the time before it began.
+
+    Args:
+        reported: whether to take the events with feedback, or those with the default reward.
     """
     numbers = {name: number for number, name in enumerate(arms_of(experiment))}
     found = []
     for entry in entries:
-        if not isinstance(entry, Event):
+        if not isinstance(entry, Event) or (entry.source != "default") != reported:
             continue
         fell, arm = entry.experiment, None
         if fell is not None and (fell.id, fell.version) == (experiment.id, experiment.version):
@@ -63,7 +66,7 @@ def touches(experiment: Experiment, entries: Sequence[Entry]) -> list[Touch]:
         unit = entry.user if experiment.unit == "user" else entry.decision_id
         if unit is not None:
             digest = blake2b(unit.encode(), digest_size=8).digest()
-            found.append(Touch(digest, arm, entry.reward, entry.source != "default", entry.time))
+            found.append(Touch(digest, arm, entry.reward, reported, entry.time))
     return found
 
 

@@ -1,6 +1,10 @@
 """Keeps what is known of the experiments of one loop: reads its log from the checkpoint on, and adds up units.
 
-Sums and position are written in one atomic step, and only by who began where the last one ended. So each event counts
+A reward is in the log at once, and its absence when the wait is over. Counted as they come, users who click would be
+there before those who do not, and an arm with more clicks would seem to have more users. So events with feedback are
+counted when the decisions of their time are settled, by a position of their own.
+
+Sums and positions are written in one atomic step, and only by who began where the last one ended. So each event counts
 once, whatever crashes and however many learners are at work. An entry that the log dropped before it was counted is
 not counted.
 """
@@ -8,6 +12,7 @@ not counted.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -25,6 +30,7 @@ from service.store import event_log, experiment_store, loop_store
 from service.store.connection import now
 from service.store.experiment_store import Row
 from service.store.keys import Keys
+from service.store.open_time import read_opening
 from service.store.settled import settled_before
 
 POLL_S = 1.0
@@ -64,31 +70,45 @@ class ExperimentKeeper:
             self._whole.add((experiment.id, experiment.version))
             return 0
         over = await self._over(loop, experiment)  # before the log is read
-        entries = await event_log.read(self._redis, self._keys, sums.position)
-        touched = touches(experiment, entries)
+        settled = await self._settled(loop)
+        default, reported = sums.positions
+        entries = await event_log.read(self._redis, self._keys, default)
+        earlier = await event_log.read(self._redis, self._keys, reported, until=settled)
+        touched = touches(experiment, entries, reported=False) + touches(experiment, earlier, reported=True)
         names = list(dict.fromkeys(touch.unit for touch in touched))
         rows, count = await experiment_store.read_units(self._redis, self._keys, experiment, names)
         units, more, left_out = fold(experiment, touched, {name: _unit(row) for name, row in rows.items()}, units=count)
-        if not len(sums.moments):
-            sums = replace(sums, moments=np.zeros((len(arms_of(experiment)), COLUMNS, COLUMNS)))
+        before = sums.moments if len(sums.moments) else np.zeros((len(arms_of(experiment)), COLUMNS, COLUMNS))
         times = [touch.at for touch in touched if touch.arm is not None]
         changed = replace(
             sums,
-            position=entries[-1].position if entries else sums.position,
-            moments=sums.moments + more,
+            positions=(
+                entries[-1].position if entries else default,
+                earlier[-1].position if earlier else reported,
+            ),
+            moments=before + more,
             events=sums.events + len(times),
             left_out=sums.left_out + left_out,
-            first=min(times, default=None) if sums.first is None else sums.first,
-            last=max(times, default=sums.last),
-            whole=over and not entries,
+            first=min([*times, math.inf if sums.first is None else sums.first]) if times else sums.first,
+            last=max([*times, -math.inf if sums.last is None else sums.last]) if times else sums.last,
+            whole=over and not entries and not earlier,
         )
-        if entries or changed.whole:
+        if entries or earlier or changed.whole:
             saved = await experiment_store.save(
-                self._redis, self._keys, experiment, seen=sums.position, sums=changed, units=_rows(units)
+                self._redis, self._keys, experiment, seen=sums, sums=changed, units=_rows(units)
             )
             if saved and changed.whole:
                 await experiment_store.forget_units(self._redis, self._keys, experiment)
-        return len(entries)
+        return len(entries) + len(earlier)
+
+    async def _settled(self, loop: LoopRecord) -> str:
+        """Return the position in the log of which all decisions from before are settled."""
+        if loop.settings.aggregation != "first":  # rewards and their absence come at the same time
+            return "+"
+        wait_ms = loop.settings.wait_ms
+        before = await settled_before(self._redis, self._keys, wait_ms=wait_ms)
+        open_ms = (await read_opening(self._redis)).now_ms
+        return str(max(0, round(1000 * await now(self._redis)) - (open_ms + wait_ms - before)))
 
     async def _over(self, loop: LoopRecord, experiment: Experiment) -> bool:
         """Return whether all decisions of an experiment have their final rewards in the log."""

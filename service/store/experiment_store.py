@@ -28,7 +28,7 @@ def _no_moments() -> NDArray[np.float64]:
 class SumsRecord:
     """What is known of an experiment, as its loop's home holds it."""
 
-    position: str = START  # the last entry of the log that was counted
+    positions: tuple[str, str] = (START, START)  # up to which events by default, and reported ones, were counted
     moments: NDArray[np.float64] = field(default_factory=_no_moments)  # (arms, 7, 7); (0, 7, 7): nothing yet
     events: int = 0  # counted, of the experiment
     left_out: int = 0  # events of units that were too many
@@ -54,7 +54,7 @@ async def read_sums(redis: Redis, keys: Keys, experiment: Experiment) -> SumsRec
         return float(stored[name]) if stored[name] else None
 
     return SumsRecord(
-        position=stored[b"position"].decode(),
+        positions=_positions(stored[b"positions"].decode()),
         moments=unpack(stored[b"moments"])["moments"].astype(np.float64),
         events=int(stored[b"events"]),
         left_out=int(stored[b"left_out"]),
@@ -62,6 +62,11 @@ async def read_sums(redis: Redis, keys: Keys, experiment: Experiment) -> SumsRec
         last=time(b"last"),
         whole=stored[b"whole"] == b"1",
     )
+
+
+def _positions(stored: str) -> tuple[str, str]:
+    default, reported = stored.split(" ")
+    return default, reported
 
 
 async def read_units(
@@ -81,10 +86,11 @@ async def read_units(
 
 
 async def save(
-    redis: Redis, keys: Keys, experiment: Experiment, *, seen: str, sums: SumsRecord, units: Mapping[bytes, Row]
+    redis: Redis, keys: Keys, experiment: Experiment, *, seen: SumsRecord, sums: SumsRecord, units: Mapping[bytes, Row]
 ) -> bool:
-    """Write what is known, if it still stands at position `seen`; False when it does not, or the loop is gone."""
-    fields: list[str | bytes | int] = ["v", FORMAT, "position", sums.position]
+    """Write what is known, if it still stands where `seen` does; False when it does not, or the loop is gone."""
+    began = "" if not len(seen.moments) else " ".join(seen.positions)
+    fields: list[str | bytes | int] = ["v", FORMAT, "positions", " ".join(sums.positions)]
     fields += ("moments", pack({"moments": sums.moments}), "events", sums.events, "left_out", sums.left_out)
     fields += ("first", "" if sums.first is None else repr(sums.first))
     fields += ("last", "" if sums.last is None else repr(sums.last), "whole", int(sums.whole))
@@ -94,7 +100,7 @@ async def save(
         keys.experiment_sums(experiment.id, experiment.version),
         keys.experiment_units(experiment.id, experiment.version),
     )
-    return bool(await script("save_experiment")(redis, names, (keys.id, seen, len(fields), *fields, *rows)))
+    return bool(await script("save_experiment")(redis, names, (keys.id, began, len(fields), *fields, *rows)))
 
 
 async def forget_units(redis: Redis, keys: Keys, experiment: Experiment) -> None:

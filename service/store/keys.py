@@ -204,7 +204,7 @@ class Keys:
         return f"{self.home}lease:evaluation:{name}"
 
     def experiment_sums(self, experiment: str, version: int) -> str:
-        """Hash: v, position, moments, events, left_out, first, last, whole. By the experiment's id."""
+        """Hash: v, positions, moments, events, left_out, first, last, whole. By the experiment's id."""
         return f"{self.home}experiment-sums:{experiment}:{version}"
 
     def experiment_units(self, experiment: str, version: int) -> str:

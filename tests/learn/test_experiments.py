@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from service import cli
+from service.admin.backups import restore_backup, write_backup
 from service.admin.experiments import read_experiment
 from service.decide.assignment import Assigner
 from service.errors import NotFound
@@ -21,8 +23,9 @@ from service.evaluate.experiment import moments
 from service.learn.bell import Bell
 from service.learn.experiments import ExperimentKeeper
 from service.records import Event, Experiment, LoopRecord
-from service.store import experiment_store
+from service.store import experiment_store, loop_store
 from service.store.codec import experiments_bytes
+from service.store.connection import now
 from service.store.experiment_store import ROW, SumsRecord
 from service.store.keys import Keys
 from tests.builders import event_of, experiment_of, fields_of
@@ -86,7 +89,10 @@ async def test_every_event_counts_once_whoever_counts(
         assert await one.step() + await two.step() == 0
     found = await experiment_store.read_sums(redis, keys, experiment)
     assert found.moments == pytest.approx(expected(experiment, events))
-    assert (found.events, found.position) == (sum(e.experiment is not None for e in events), events[-1].position)
+    assert (found.events, found.positions) == (
+        sum(e.experiment is not None for e in events),
+        (events[-1].position,) * 2,
+    )
     assert (found.first, found.last) == (2_000.0, events[-1].time)
     replies = await read_experiment(redis, keys.loop, experiment.name)
     assert sum(arm.units for arm in replies.arms) == USERS - 3  # squares modulo 7
@@ -124,7 +130,7 @@ async def test_what_is_over_is_kept_without_its_units(redis: Redis, keys: Keys) 
     await begin(redis, keys, experiment)
     await append(redis, keys, [event(experiment, number) for number in range(60)])
     keeper = ExperimentKeeper(redis, keys)
-    assert [await keeper.step() for _ in range(3)] == [60, 0, 0]
+    assert [await keeper.step() for _ in range(3)] == [120, 0, 0], "each entry for rewards, and for their absence"
     found = await experiment_store.read_sums(redis, keys, experiment)
     assert (found.whole, found.events) == (True, 20)
     assert not await redis.exists(keys.experiment_units(experiment.id, 1))
@@ -141,10 +147,54 @@ async def test_one_with_rewards_to_come_is_not_over(redis: Redis, keys: Keys) ->
     assert (await experiment_store.read_sums(redis, keys, experiment)).whole
 
 
+async def test_rewards_wait_for_the_absence_of_those_of_their_time(redis: Redis, keys: Keys) -> None:
+    """Else users who click would be there before the others."""
+    experiment = experiment_of(starts=STARTS)
+    await begin(redis, keys, experiment)
+    at = 1000 * await now(redis)
+    waiting, keeper = round(at) + 300_000, ExperimentKeeper(redis, keys)  # decided 300 s ago, of 600
+    await redis.zadd(keys.partition().pending, {"d0": waiting})
+    events = [
+        replace(event(experiment, number), position=f"{round(at) - 1000 * ago}-0", source=source)
+        for number, (ago, source) in enumerate(
+            [(400, "feedback"), (390, "default"), (200, "feedback"), (9, "default")], 40
+        )
+    ]
+    await append(redis, keys, events)
+    await keeper.step()
+    assert (await experiment_store.read_sums(redis, keys, experiment)).moments[:, 0, 1:4].sum(axis=0)[
+        [0, 2]
+    ].tolist() == [3, 1]
+    await redis.zrem(keys.partition().pending, "d0")
+    await keeper.step()
+    found = await experiment_store.read_sums(redis, keys, experiment)
+    assert found.moments[:, 0, 1:4].sum(axis=0)[[0, 2]].tolist() == [4, 2]
+    assert await keeper.step() == 0
+
+
 async def test_the_task_ends_where_there_is_no_experiment(redis: Redis, keys: Keys) -> None:
     await ExperimentKeeper(redis, keys).run(asyncio.Event(), Bell(awake=True))
     with pytest.raises(NotFound):
         await ExperimentKeeper(redis, keys).step()
+
+
+async def test_a_backup_holds_what_is_known(redis: Redis, quiet_redis: Redis, keys: Keys, tmp_path: Path) -> None:
+    """And the units, so that it goes on where it was."""
+    experiment = experiment_of(starts=STARTS, holdout=0.3)
+    await begin(redis, keys, experiment)
+    await append(redis, keys, [event(experiment, number) for number in range(60)])
+    await ExperimentKeeper(redis, keys).step()
+    await write_backup(redis, tmp_path / "backup", [keys.loop])
+    await restore_backup(quiet_redis, tmp_path / "backup", into="again")
+    again = await loop_store.read_loop(quiet_redis, "again")
+    assert again.experiments == {experiment.name: experiment}
+    before = await read_experiment(redis, keys.loop, experiment.name)
+    assert await read_experiment(quiet_redis, "again", experiment.name) == before.model_copy(update={"loop": "again"})
+    copies = [
+        await one.hgetall(where.experiment_units(experiment.id, 1))
+        for one, where in ((redis, keys), (quiet_redis, Keys("again", again.id)))
+    ]
+    assert copies[0] == copies[1] != {}
 
 
 async def test_the_command_shows_what_was_found(
@@ -174,8 +224,8 @@ async def test_what_is_not_to_be_trusted_ends_with_a_fault(redis: Redis, redis_u
     await begin(redis, keys, experiment)
     lopsided = np.zeros((3, 7, 7))
     lopsided[:, 0, 0] = 900, 100, 0
-    sums = SumsRecord(position="1-0", moments=lopsided)
-    assert await experiment_store.save(redis, keys, experiment, seen="0-0", sums=sums, units={})
+    sums = SumsRecord(positions=("1-0", "1-0"), moments=lopsided)
+    assert await experiment_store.save(redis, keys, experiment, seen=SumsRecord(), sums=sums, units={})
     words = ["experiment", "prices", "--loop", keys.loop, "--redis", redis_url]
     done = await asyncio.to_thread(CliRunner().invoke, cli.app, words)
     assert done.exit_code == 1

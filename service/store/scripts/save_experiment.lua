@@ -1,10 +1,10 @@
--- Checkpoint an experiment: the moments of its arms, the sums of the units that changed, and the position in the log up
--- to which, in one atomic write that only who began at the position before can make. So every event counts once.
+-- Checkpoint an experiment: the moments of its arms, the sums of the units that changed, and the positions in the log up
+-- to which, in one atomic write that only who began at the positions before can make. So every event counts once.
 -- KEYS: loop record, sums, units
--- ARGV: loop id, position that the writer began at, number of parts that follow for the sums, field and value of these,
+-- ARGV: loop id, positions that the writer began at ('' = none), number of parts that follow for the sums, field and value of these,
 --   then digest and sums of each unit
 -- Returns 1, or 0 when somebody else has written meanwhile, or the loop is gone.
-if redis.call('HGET', KEYS[1], 'id') ~= ARGV[1] or (redis.call('HGET', KEYS[2], 'position') or '0-0') ~= ARGV[2] then
+if redis.call('HGET', KEYS[1], 'id') ~= ARGV[1] or (redis.call('HGET', KEYS[2], 'positions') or '') ~= ARGV[2] then
   return 0
 end
 local last = 3 + ARGV[3]
