@@ -1,4 +1,4 @@
-"""Erasures, each step on a real Redis: what is deleted, what policies hold afterwards, and who goes on after a crash."""
+"""Erasures on a real Redis: what is deleted, what policies hold afterwards, and who goes on after a crash."""
 
 from __future__ import annotations
 
