@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -63,7 +63,7 @@ log = structlog.get_logger()
 
 
 class Eraser:
-    """Does the erasures of all loops; of one loop one after the other."""
+    """Does the erasures of all loops. In a loop users are deleted one after the other; policies learn anew for all."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -84,43 +84,53 @@ class Eraser:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        begun: set[Keys] = set()
+        of_loops: dict[Keys, list[str]] = {}
         for keys, erasure in await erasure_store.queued(self._redis):
-            if stop.is_set():
-                return
-            if keys in begun:
-                continue
-            begun.add(keys)
+            of_loops.setdefault(keys, []).append(erasure)
+        for keys, erasures in of_loops.items():
             lease = Lease(self._redis, keys, LEASE, ttl_ms=LEASE_MS)
             if not await lease.acquire():
                 continue
             keeper = asyncio.create_task(_keep(lease))
             try:
-                await self._go_on(keys, erasure, stop)
-            except NotFound:  # its loop was deleted
-                await erasure_store.forget_queued(self._redis, keys, erasure)
-            except NewerFormat as error:
-                log.error("an erasure cannot be read", loop=keys.loop, erasure=erasure, why=str(error))
+                await self._in_turn(keys, erasures, stop)
             finally:
                 await end(keeper)
                 await lease.release()
 
-    async def _go_on(self, keys: Keys, erasure: str, stop: asyncio.Event) -> None:
+    async def _in_turn(self, keys: Keys, erasures: Sequence[str], stop: asyncio.Event) -> None:
+        for erasure in erasures:
+            if stop.is_set():
+                return
+            try:
+                record = await self._go_on(keys, erasure, stop)
+            except NotFound:  # its loop was deleted
+                await erasure_store.forget_queued(self._redis, keys, erasure)
+            except NewerFormat as error:
+                log.error("an erasure cannot be read", loop=keys.loop, erasure=erasure, why=str(error))
+            else:
+                if STEPS.index(record.step) < STEPS.index("learning"):
+                    return
+
+    async def _go_on(self, keys: Keys, erasure: str, stop: asyncio.Event) -> ErasureRecord:
         loop = await loop_store.read_loop(self._redis, keys.loop)
         if loop.id != keys.id:
             raise NotFound(f"the loop {loop.name!r} of then is gone", code="unknown_loop")
         record = await erasure_store.read_erasure(self._redis, keys, erasure)
         while not stop.is_set() and record.ended is None:
             if not await self._steps[record.step](keys, record):
-                return
+                break
             record = await self._done(keys, record.id, record.step)
+        return record
 
     async def _done(self, keys: Keys, erasure: str, step: str) -> ErasureRecord:
         """Write down that a step is done, and what is deleted by now."""
         following = STEPS[STEPS.index(step) + 1]
-        said: dict[str, Any] = {"step": following, **await users.begin(self._redis, keys, erasure)}
+        said: dict[str, Any] = {"step": following}
         if following == "done":
             said["ended"] = await now(self._redis)
+        else:
+            said |= await users.counts(self._redis, keys, erasure)
         record = await erasure_store.change_erasure(
             self._redis, keys, erasure, forget_user=following == "files", **said
         )
@@ -130,20 +140,19 @@ class Eraser:
         return record
 
     async def _decisions(self, keys: Keys, record: ErasureRecord) -> bool:
-        await users.begin(self._redis, keys, record.id)
         cursor = None
         while cursor != 0:
             cursor, found = await users.find_decisions(self._redis, keys, _user(record), cursor or 0)
-            await users.erase_decisions(self._redis, keys, found)
+            await users.erase_decisions(self._redis, keys, record.id, found)
         return True
 
     async def _activity(self, keys: Keys, record: ErasureRecord) -> bool:
-        await users.erase_activity(self._redis, keys, _user(record))
+        await users.erase_activity(self._redis, keys, record.id, _user(record))
         return True
 
     async def _events(self, keys: Keys, record: ErasureRecord) -> bool:
         user = _user(record)
-        if await users.position_of(self._redis, keys) is not None:  # cut off just after it was done
+        if await users.position_of(self._redis, keys, record.id) is not None:  # cut off just after it was done
             return True
         fitted = await encoders.fitted_to(self._redis, keys, users.spellings(user))
         known = fitted or await self._is_in_log(keys, user)
@@ -154,7 +163,7 @@ class Eraser:
             for policy in await self._policies(keys)
             if policy.kind in KINDS and KINDS[policy.kind].batch_trained
         ]
-        return await users.erase_events(self._redis, keys, user, trained, fitted)
+        return await users.erase_events(self._redis, keys, record.id, user, trained, fitted)
 
     async def _is_in_log(self, keys: Keys, user: str) -> bool:
         after: str | None = START
@@ -179,7 +188,7 @@ class Eraser:
         return True
 
     async def _learning(self, keys: Keys, record: ErasureRecord) -> bool:
-        position = await users.position_of(self._redis, keys)
+        position = await users.position_of(self._redis, keys, record.id)
         waits_for: list[str] = []
         if position is not None:
             waits_for += [one.name for one in await self._policies(keys) if order(one.position) < order(position)]
@@ -197,6 +206,7 @@ class Eraser:
         return True
 
     async def _files(self, keys: Keys, record: ErasureRecord) -> bool:
+        await users.forget_counts(self._redis, keys, record.id)
         if record.id not in self._asked:  # or it was asked for by a process that is gone
             refused = await disk.rewrite(self._redis)
             if refused is None:

@@ -81,7 +81,7 @@ class Partition:
 
     @property
     def erasure(self) -> str:
-        """Hash: newest (position of the newest erasure in the log), and what the last one has done here."""
+        """Hash: newest (position of the newest erasure in the log), and what each that goes on has done here."""
         return self.prefix + "erasure"
 
     @property

@@ -102,34 +102,34 @@ async def is_known_to_policies(redis: Redis, keys: Keys, user: str) -> bool:
 # ---- erased
 
 
-async def begin(redis: Redis, keys: Keys, erasure: str) -> dict[str, int]:
-    """Begin to count what an erasure deletes, or go on; return the counts so far, by what was deleted."""
-    part = keys.partition()
+async def counts(redis: Redis, keys: Keys, erasure: str) -> dict[str, int]:
+    """Return how much an erasure has deleted so far, by what it was."""
     async with answering():
-        if await redis.hget(part.erasure, "erasure") != erasure.encode():
-            async with redis.pipeline(transaction=True) as pipe:
-                pipe.hdel(part.erasure, *COUNTED, "position")
-                pipe.hset(part.erasure, "erasure", erasure)
-                await pipe.execute()
-        found = await redis.hmget(part.erasure, COUNTED)
+        found = await redis.hmget(keys.partition().erasure, [f"{erasure}/{name}" for name in COUNTED])
     return {name: int(value or 0) for name, value in zip(COUNTED, found, strict=True)}
 
 
-async def position_of(redis: Redis, keys: Keys) -> str | None:
-    """Return where in the log the erasure that was begun last stands; None: it does not, or not yet."""
+async def position_of(redis: Redis, keys: Keys, erasure: str) -> str | None:
+    """Return where in the log an erasure stands; None: it does not, or not yet."""
     async with answering():
-        position = await redis.hget(keys.partition().erasure, "position")
+        position = await redis.hget(keys.partition().erasure, f"{erasure}/position")
     return None if position is None else position.decode()
 
 
-async def erase_decisions(redis: Redis, keys: Keys, decision_ids: Sequence[str]) -> None:
+async def forget_counts(redis: Redis, keys: Keys, erasure: str) -> None:
+    """Delete what an erasure counted: its record holds it by now."""
+    async with answering():
+        await redis.hdel(keys.partition().erasure, *(f"{erasure}/{name}" for name in (*COUNTED, "position")))
+
+
+async def erase_decisions(redis: Redis, keys: Keys, erasure: str, decision_ids: Sequence[str]) -> None:
     """Delete decisions, whether they wait or are settled, with the reports that wait for them."""
     for name in decision_ids:
         place = (*ledger_keys(keys, name), keys.partition().erasure)
-        await script("erase_decision")(redis, place, (name,))
+        await script("erase_decision")(redis, place, (name, f"{erasure}/decisions"))
 
 
-async def erase_activity(redis: Redis, keys: Keys, user: str) -> None:
+async def erase_activity(redis: Redis, keys: Keys, erasure: str, user: str) -> None:
     """Delete what is kept of what a user did."""
     part = keys.partition()
     async with answering():
@@ -137,12 +137,17 @@ async def erase_activity(redis: Redis, keys: Keys, user: str) -> None:
         async with redis.pipeline(transaction=True) as pipe:
             pipe.delete(part.activity(user), part.activity_ids(user))
             pipe.zrem(part.activity_users, user)
-            pipe.hincrby(part.erasure, "activity", kept)
+            pipe.hincrby(part.erasure, f"{erasure}/activity", kept)
             await pipe.execute()
 
 
 async def erase_events(
-    redis: Redis, keys: Keys, user: str, trainings: Sequence[tuple[str, str]] = (), withdrawn: Sequence[str] = ()
+    redis: Redis,
+    keys: Keys,
+    erasure: str,
+    user: str,
+    trainings: Sequence[tuple[str, str]] = (),
+    withdrawn: Sequence[str] = (),
 ) -> bool:
     """Delete a user's events from the log, and append an `Erasure`; False: another process does it meanwhile.
 
@@ -159,7 +164,7 @@ async def erase_events(
         pipe.delete(part.events_kept)
         await pipe.execute()
     places = (part.events, part.events_kept, part.erasure, part.stats, part.imported)
-    args: list[Value] = [token, user, quoted(user), ENTRIES_AT_ONCE, len(trainings)]
+    args: list[Value] = [token, user, quoted(user), ENTRIES_AT_ONCE, len(trainings), erasure]
     args += [*(training_body(name, policy_id) for name, policy_id in trainings), *withdrawn]
     while not (done := await script("erase_events")(redis, places, args)):
         pass

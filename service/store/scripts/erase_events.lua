@@ -2,8 +2,8 @@
 -- ledger counts what is gone, and an entry says so: all in one step. Redis keeps what is deleted from the middle of a
 -- stream in memory and in its files, so only a copy is without it.
 -- KEYS: events, copy, erasure, stats, imported (one partition)
--- ARGV: token of the copy, user, his id as JSON, number of entries to copy, number of trainings, then field c of each
---   training to ask for, then the version of each encoder to leave out, unless a person declared it
+-- ARGV: token of the copy, user, his id as JSON, number of entries to copy, number of trainings, id of the erasure,
+--   then field c of each training to ask for, then the version of each encoder to leave out, unless a person declared it
 -- Returns 1 when the copy has taken the log's place, 0 when there is more to copy, or -1 when another copy was begun.
 -- include of_user
 if redis.call('HGET', KEYS[3], 'token') ~= ARGV[1] then
@@ -11,7 +11,7 @@ if redis.call('HGET', KEYS[3], 'token') ~= ARGV[1] then
 end
 local after = redis.call('HGET', KEYS[3], 'copied') or '0-0'
 local uncounted = redis.call('HGET', KEYS[3], 'uncounted') or '' -- positions of what goes and is no event
-local trainings, withdrawn = 5 + tonumber(ARGV[5]), {}
+local trainings, withdrawn = 6 + tonumber(ARGV[5]), {}
 for at = trainings + 1, #ARGV do
   withdrawn[ARGV[at]] = true
 end
@@ -69,12 +69,12 @@ end
 redis.call('XSETID', KEYS[2], last)
 redis.call('RENAME', KEYS[2], KEYS[1])
 redis.call('HINCRBY', KEYS[4], 'erased', gone)
-for at = 6, trainings do
+for at = 7, trainings do
   redis.call('XADD', KEYS[1], '*', 'c', ARGV[at])
 end
 local events = tonumber(redis.call('HGET', KEYS[4], 'events') or 0)
 local said = cjson.encode({ v = 2, erasure = true, events = events })
 local position = redis.call('XADD', KEYS[1], '*', 'c', said)
-redis.call('HSET', KEYS[3], 'newest', position, 'position', position, 'events', gone)
+redis.call('HSET', KEYS[3], 'newest', position, ARGV[6] .. '/position', position, ARGV[6] .. '/events', gone)
 redis.call('HDEL', KEYS[3], 'token', 'copied', 'uncounted')
 return 1
