@@ -56,8 +56,10 @@ async def test_a_funnel_decides_learns_and_is_made_again(client: httpx.Client, s
     def retrieval() -> Any:
         return client.get("/status").json()["loops"][shop]["retrieval"]
 
-    until(lambda: (retrieval() or {"events": 0})["events"] == 300, "the history is counted")
-    assert retrieval()["items"] == ITEMS
+    def counted() -> bool:
+        return retrieval() is not None and (retrieval()["events"], retrieval()["items"]) == (300, ITEMS)
+
+    until(counted, "the history is counted, and the catalogue is followed")
     assert retrieval()["bytes"] > 0
     assert retrieval()["age_s"] >= 0
     asked = {"loop": shop, "user_id": "u", "context": {"taste": [1, 0]}, "exclude": ["p01"], "explain": True}
