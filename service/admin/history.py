@@ -152,6 +152,7 @@ async def read_history(
         for start, waiting, open_end in zip(starts, waits, open_now, strict=True)
         if waiting or open_end + 1000 * wait_s > closing or start + step + wait_s > known_to
     }
+    marks = await _marks(redis, keys, since=starts.start, until=starts.stop)
 
     def assemble() -> HistoryReply:
         found = {bin: history.load(stored[bin.name]) for bin in wanted if bin.name in stored}
@@ -177,7 +178,6 @@ async def read_history(
             }
         )
 
-    marks = await _marks(redis, keys, since=starts.start, until=starts.stop)
     return await asyncio.to_thread(assemble)  # a year of an hour's bins takes some tens of milliseconds
 
 

@@ -53,15 +53,15 @@ def test_after_the_wait_all_is_said(client: httpx.Client, make_loop: Make) -> No
     loop = make_loop(wait_time=0.3, policy=None)
     client.post("/policies", params={"loop": loop}, json={"name": "chance", "kind": "random"}).raise_for_status()
     client.post("/policies/chance/activate", params={"loop": loop}).raise_for_status()
-    decide(client, loop, 60, reward=1.0)
-    decide(client, loop, 60, k=2)
+    decide(client, loop, 40, reward=1.0)
+    decide(client, loop, 40, k=2)
 
     def last() -> Any:
         return history_of(client, loop, step=1, **{"from": time.time() - 60})
 
-    until(lambda: sums(last(), "settled") == (120,) and not any(b["provisional"] for b in last()["bins"]), "all settle")
+    until(lambda: sums(last(), "settled") == (80,) and not any(b["provisional"] for b in last()["bins"]), "all settle")
     found = last()
-    assert sums(found, "decisions", "items", "reward_sum") == (120, 180, 60.0)
+    assert sums(found, "decisions", "items", "reward_sum") == (80, 120, 40.0)
     assert found["total"]["reward"]["estimate"] == pytest.approx(1 / 3)
     assert found["total"]["uniform"]["estimate"] == pytest.approx(1 / 3), "this policy is the uniform one"
     assert found["total"]["lift"]["low"] < 0 < found["total"]["lift"]["high"]
@@ -69,7 +69,7 @@ def test_after_the_wait_all_is_said(client: httpx.Client, make_loop: Make) -> No
     first = next(bin for bin in found["bins"] if bin["reward_sum"])
     assert first["reward"]["low"] < first["reward"]["estimate"] <= first["reward"]["high"]
     wide = history_of(client, loop, step=3600, **{"from": time.time() - 60})
-    assert sums(wide, "decisions", "items", "reward_sum") == (120, 180, 60.0)
+    assert sums(wide, "decisions", "items", "reward_sum") == (80, 120, 40.0)
 
 
 def test_what_happened_stands_beside_it(client: httpx.Client, make_loop: Make) -> None:
