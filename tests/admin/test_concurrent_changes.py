@@ -166,7 +166,7 @@ def test_no_change_is_lost(served: Served) -> None:
         return any(thread.is_alive() for thread in threads)
 
     for kill, victim in enumerate(("-m service api", "-m service learn", "everything", "-m service api")):
-        mark = (kill + 1) * CLIENTS * CHANGES // 8
+        mark = (kill + 1) * CLIENTS * CHANGES // 12
         until(partial(made, mark), "changes are being made", within_s=120)
         assert [client.error for client in clients] == [None] * CLIENTS
         assert running(), "the changes ended before the kills did"

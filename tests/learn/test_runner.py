@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from service.admin.audit import audit_learning
 from service.errors import NotFound, StoreUnavailable
-from service.learn import runner
+from service.learn import bell, runner
 from service.learn.bell import Bell
 from service.learn.runner import LeaseLost, PolicyRunner
 from service.policies import KINDS
@@ -263,6 +263,7 @@ async def test_what_cannot_be_opened_is_tried_less_and_less_often(
     monkeypatch.setattr(PolicyRunner, "open", fail)
     monkeypatch.setattr(runner, "RETRY_S", 0.01)
     monkeypatch.setattr(runner, "MOST_RETRY_S", 0.04)
+    monkeypatch.setattr(bell, "AWAKE_S", 60.0)
     await asyncio.wait_for(PolicyRunner(redis, keys, "linucb", settings).run(stop, Bell(awake=True)), 30)
     waits = np.diff(tried)
     assert (waits >= 0.99 * np.array([0.02, 0.04, 0.04, 0.04])).all()

@@ -186,6 +186,8 @@ def everything(url: str, node: ClusterNode) -> None:
         for kind in ("linucb", "popularity"):
             call("POST", "/policies", {"name": kind, "kind": kind}, expect=201)
         call("PUT", "/traffic", {"linucb": 0.5, "popularity": 0.5})
+        arms = {"control": {"policy": "linucb", "share": 0.5}, "other": {"policy": "popularity", "share": 0.5}}
+        call("PUT", "/experiments/test", {"arms": arms})
         call(
             "POST", "/activity", {"activity": [{"user_id": "u1", "item_id": "p0", "type": "view", "activity_id": "a"}]}
         )
@@ -210,6 +212,8 @@ def everything(url: str, node: ClusterNode) -> None:
         until(settled, "all decisions are settled and learned")
         until(lambda: client.get("/status").json()["loops"]["shop"]["unknown"] == 1, "the early report is given up")
         until(lambda: client.get("/status").json()["loops"]["shop"]["retrieval"], "the funnel's counts are published")
+        until(lambda: call("GET", "/experiments/test")["events"], "the experiment is counted")
+        call("POST", "/experiments/test/end")
         [stats] = node.redis.keys("rebound:{shop:0}:*:stats")
         until(lambda: node.redis.hexists(stats, "trimmed"), "the log is trimmed")
         call("PUT", "/loops/shop", {"schema": {"hash_dims": 8}})
