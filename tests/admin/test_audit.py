@@ -57,10 +57,11 @@ async def traffic(url: str, kind: str, n: int) -> None:
                     "k": 1 + number % 2,
                 }
                 decision = (await client.post("/recommend", json=body)).json()
-                for item in decision["items"]:
-                    sent = {"loop": kind, "decision_id": decision["decision_id"], "item_id": item["id"]}
-                    clicked = float(item["id"] in ("p1", "p4"))
-                    (await client.post("/feedback", json={**sent, "reward": clicked})).raise_for_status()
+                sent = {"loop": kind, "decision_id": decision["decision_id"]}
+                shown = [item["id"] for item in decision["items"]]
+                reports = [{**sent, "item_id": item, "reward": float(item in ("p1", "p4"))} for item in shown]
+                told = (await client.post("/feedback", json={"feedback": reports})).raise_for_status().json()
+                assert [one["status"] for one in told["results"]] == ["accepted"] * len(shown)
 
         await asyncio.gather(*map(one, range(n)))
 
