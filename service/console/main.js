@@ -2,13 +2,15 @@
 
 import { decisionsPage } from "./decisions.js";
 import { h, show } from "./dom.js";
+import { experimentsPage } from "./experiments.js";
 import { Problem, forget, hasKey, keep } from "./http.js";
 import { loopPage } from "./loop.js";
 import { overview } from "./overview.js";
+import { policiesPage } from "./policies.js";
 import { at, zone } from "./words.js";
 
 const EVERY_MS = 2000;
-const PAGES = { "": loopPage, "/decisions": decisionsPage };
+const PAGES = { "": loopPage, "/decisions": decisionsPage, "/policies": policiesPage, "/experiments": experimentsPage };
 const main = document.getElementById("main");
 const age = document.getElementById("age");
 let page = null;
