@@ -33,7 +33,7 @@ export function ask({ title, verb, fields = [], plan, done, leave }) {
   async function submit(event) {
     event.preventDefault();
     button.disabled = true;
-    show(said, h("p", {}, "Sent. It answers when every worker has adopted it."));
+    show(said, "Sent …");
     try {
       const sentences = done(await send(plan().call));
       show(element, h("h2", {}, title), h("div", { role: "status" }, sentences.map((sentence) => h("p", {}, sentence))), h("p", {}, h("a", { href: leave }, "Back")));
@@ -52,12 +52,10 @@ export function ask({ title, verb, fields = [], plan, done, leave }) {
 // What a change of the traffic answers.
 export function adopted({ adopted: all, workers, missing }) {
   return all ? [`Done: ${workers === 1 ? "the worker that is alive serves" : `all ${workers} live workers serve`} it.`] :
-    [`Stored, but not every worker serves it yet. Missing: ${missing.join(", ")}. They adopt it as soon as they can read Redis.`];
+    [`Stored, but not every worker serves it yet. Missing: ${missing.join(", ")}.`];
 }
 
 // A field of a form, with its label and a line about it.
-export function field(label, input, about = null) {
-  return h("p", { class: "field" }, h("label", { for: input.id }, label), input, about ? h("small", { id: `${input.id}-about` }, about) : null);
-}
+export const field = (label, input, about = null) => h("label", { class: "field" }, label, input, about && h("small", {}, about));
 
 export const choice = (id, values, chosen) => h("select", { id }, values.map((value) => h("option", { value, selected: value === chosen }, value)));

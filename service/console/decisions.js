@@ -11,8 +11,8 @@ const STATES = {
   undisplayed: ["idle", "Not displayed yet", "It was deferred, and teaches nothing until it is displayed."],
   pending: ["idle", "Waits for a reward", "Nothing was reported yet."],
   rewarded: ["good", "Rewarded", "A reward came in time."],
-  defaulted: ["note", "No reward came", "The wait is over: each item without a report counts the default reward."],
-  late: ["warn", "Too late", "What was reported came when the wait was over: it stands here, and does not count."],
+  defaulted: ["idle", "No reward came", "The wait is over."],
+  late: ["warn", "Too late", "What was reported came when the wait was over, and does not count."],
 };
 
 export function decisionsPage(loop, parameters) {
@@ -21,9 +21,11 @@ export function decisionsPage(loop, parameters) {
   const element = h("div", {}, head(loop, "/decisions"),
     h("div", { class: "finders" }, finder(loop, "id", "Decision id", id), finder(loop, "user", "User id", user)), found);
   let drawn = null;
+  let asked = null; // a user is asked for once: his pages are made by reading the log
 
   async function refresh() {
-    const body = await (id ? decision() : user ? ofUser() : [hint("Enter the id that POST /recommend answered, or a user's. A client that keeps the id of what it shows can always ask why.")]);
+    if (asked !== null) return asked;
+    const body = await (id ? decision() : user ? ofUser() : [hint("Enter the id that POST /recommend answered, or a user's.")]);
     if (body) show(found, body);
     return Date.now() / 1000;
   }
@@ -47,7 +49,8 @@ export function decisionsPage(loop, parameters) {
 
   async function ofUser() {
     const page = await get(route(loop, "users", user) + (after ? `&after=${encodeURIComponent(after)}` : ""));
-    return changed(page) ? ofPage(loop, page, after) : null;
+    asked = Date.now() / 1000;
+    return ofPage(loop, page, after);
   }
 
   return { title: `Decisions of ${loop}`, element, refresh };
@@ -68,7 +71,10 @@ function finder(loop, name, label, value) {
   } }, h("label", { for: field.id }, label), field, h("button", {}, "Find"));
 }
 
-const time = (seconds) => h("time", { datetime: new Date(seconds * 1000).toISOString(), title: new Date(seconds * 1000).toISOString() }, moment(seconds));
+function time(seconds) {
+  const utc = new Date(seconds * 1000).toISOString();
+  return h("time", { datetime: utc, title: utc }, moment(seconds));
+}
 
 function facts(pairs) {
   const list = h("dl");
@@ -98,7 +104,7 @@ function ofLedger(loop, ledger, settings) {
       h("h2", { class: "id" }, `Decision ${decision.decision_id} `, h("span", { class: `badge ${level}` }, badge)),
       h("p", {}, "For ", user, ", on ", time(made), `, ${decision.policy} (version ${decision.version}) chose ${count(decision.items.length)} of ${count(decision.n)} items. ${means}`)),
     section("What was shown", slate(decision),
-      hint("The propensity is the exact chance that the item had at its place, given the places before it. It was drawn from these chances by the decision's seed.")),
+      hint("The propensity is the exact chance that the item had at its place, given the places before it.")),
     section("What was reported", filled("Reports", ["When", "Item", "Reward", "Counts", "Report"], feedback.map((one) =>
       [time(one.at), one.item_id, figure(one.reward), counts(one, settings), one.feedback_id ?? NONE]), "No report came."),
       waiting(ledger, settings)),

@@ -4,13 +4,11 @@ import { adopted, ask } from "./ask.js";
 import { h, rows, show, svg, table, terms } from "./dom.js";
 import { get, route } from "./http.js";
 import { address, head } from "./tabs.js";
-import { NONE, chance, count, figure, lasting, moment, percent } from "./words.js";
+import { NONE, chance, count, figure, moment, percent } from "./words.js";
 
 const MISMATCH = 0.01; // p-value below which the split is not what was asked for
-const LEVELS = { mismatch: "bad", broken: "bad", settled: "good", open: "idle" };
-const BADGES = { mismatch: "Do not trust it", broken: "Stop: a guard rail is broken", settled: "Settled", open: "Open" };
-const VERDICTS = { better: "better", worse: "worse", same: "the same, for what matters", open: "open" };
-const RAILS = { ok: ["good", "ok"], broken: ["bad", "broken"], open: ["idle", "not known yet"] };
+const CODES = { mismatch: ["bad", "do not trust it"], broken: ["bad", "a guard rail is broken"], settled: ["good", "settled"], open: ["idle", "open"] };
+const STYLES = { better: "good", worse: "bad", ok: "good", broken: "bad" };
 const METRICS = { reward: "reward of an item shown", reported: "share of items shown with feedback", shown: "items of a unit" };
 
 export function experimentsPage(loop, parameters) {
@@ -27,7 +25,7 @@ export function experimentsPage(loop, parameters) {
   const end = h("a", { href: "" }, "End it");
   const list = table("Experiments", ["Experiment", "Status", "Since", "What it says"]);
   const one = h("section", {}, h("h2", {}, title, " ", badge), says, h("p", {}, end), plot.element, arms.whole, guards, h("h3", {}, "The split"), split, h("h3", {}, "What was asked"), facts);
-  const empty = h("p", { class: "hint" }, "There is no experiment. Make one with PUT /experiments/{name}: two policies with their shares, one of them called control. docs/experiments.md shows how.");
+  const empty = h("p", { class: "hint" }, "There is no experiment. PUT /experiments/{name} makes one of two policies with their shares.");
   const gone = h("p", { class: "hint" }, `There is no experiment ${wanted} in ${loop}.`);
   const others = h("section", { class: "sayings" }, h("h2", {}, "All experiments"), list.whole);
   const body = h("div");
@@ -60,25 +58,25 @@ export function experimentsPage(loop, parameters) {
 
   function draw(found) {
     title.textContent = found.name;
-    badge.className = `badge ${LEVELS[found.code]}`;
-    badge.textContent = `${found.status}: ${BADGES[found.code]}`;
+    const [level, means] = CODES[found.code];
+    badge.className = `badge ${level}`;
+    badge.textContent = `${found.status}: ${means}`;
     says.textContent = found.says;
     end.href = address(loop, "/experiments", { name: found.name, do: "end" });
     end.hidden = found.status === "ended";
     plot.update(found);
     rows(arms.body, found.arms.map((arm) => [arm.arm || "left out", arm.policy ?? "the loop's traffic", percent(arm.share), count(arm.units), count(arm.shown),
-      arm.mean === null ? NONE : `${figure(arm.mean)}${arm.error === null ? "" : ` ± ${figure(arm.error)}`}`, lift(arm.lift), VERDICTS[arm.code] ?? NONE, arm.reduced === null ? NONE : percent(arm.reduced)]));
+      arm.mean === null ? NONE : `${figure(arm.mean)}${arm.error === null ? "" : ` ± ${figure(arm.error)}`}`, lift(arm.lift), arm.code ?? NONE, arm.reduced === null ? NONE : percent(arm.reduced)]));
     const watched = found.arms.flatMap((arm) => arm.guardrails.map((rail) => [arm.arm, rail]));
     guards.hidden = !watched.length;
     rows(rails.body, watched.map(([arm, { metric, drop, lift: change, verdict }]) =>
-      [arm, metric, percent(drop), lift(change), h("span", { class: RAILS[verdict][0] }, RAILS[verdict][1])]));
+      [arm, metric, percent(drop), lift(change), h("span", { class: STYLES[verdict] }, verdict)]));
     split.className = found.mismatch < MISMATCH ? "bad" : "";
     split.textContent = found.mismatch < MISMATCH ?
-      `Too many units of one arm are missing for chance (p = ${figure(found.mismatch)}). Do not trust the figures; look for what loses units, such as a policy with errors.` :
-      `The units fell as was asked for, as far as can be told (p = ${figure(found.mismatch)}; below ${MISMATCH} it is not chance).`;
-    terms(facts, [["Metric", METRICS[found.metric]], ["A unit is", `a ${found.unit}`], ["Smallest lift that matters", percent(found.minimum_effect)], ["Confidence", `${percent(found.confidence)}, at every look`],
-      ["Left to the traffic", percent(found.holdout)], ["Begins", moment(found.starts)], ["Ends", found.ends === null ? "when it is ended" : moment(found.ends)], ["Results since version", found.version],
-      ["Events counted", count(found.events)], ["Newest event", found.last === null ? NONE : `${lasting(Math.max(0, Date.now() / 1000 - found.last))} ago`],
+      `Too many units of one arm are missing for chance (p = ${figure(found.mismatch)}). Do not trust the figures; look for what loses units.` :
+      `The units fell as was asked for, as far as can be told (p = ${figure(found.mismatch)}).`;
+    terms(facts, [["Metric", METRICS[found.metric]], ["A unit is", `a ${found.unit}`], ["Smallest lift that matters", percent(found.minimum_effect)], ["Confidence", percent(found.confidence)],
+      ["Left to the traffic", percent(found.holdout)], ["Begins", moment(found.starts)], ["Ends", found.ends === null ? "when it is ended" : moment(found.ends)], ["Events counted", count(found.events)], ["Newest event", found.last === null ? NONE : moment(found.last)],
       ...(found.left_out ? [["Events not counted", `${count(found.left_out)}: there were too many units`]] : []), ...(found.status === "ended" ? [["Rewards", found.whole ? "all are counted" : "some are still to come"]] : [])]);
   }
 
@@ -87,7 +85,7 @@ export function experimentsPage(loop, parameters) {
       title: `End ${name}`, verb: "End it", done: adopted, leave: address(loop, "/experiments", { name }),
       plan: () => ({
         says: [`It ends now. ${chance(1 - holdout)} of the units go back from its ${compared.filter(({ arm }) => arm).length} arms to the loop's traffic, whichever arm did better. Its results stay; rewards that still wait are counted.`, `So far: ${said}`],
-        back: ["There is none: it does not go on. A new experiment, under another name, begins with no results."],
+        back: ["There is none: it does not go on. A new experiment begins with no results."],
         call: { method: "POST", path: route(loop, "experiments", name, "end") },
       }),
     });
@@ -106,7 +104,7 @@ const FOOT = 24;
 class Intervals {
   constructor() {
     this.picture = svg("svg", { class: "picture intervals", role: "img" });
-    this.element = h("figure", {}, this.picture, h("figcaption", { class: "hint" }, "Lift over the control. The grey band is what is too small to matter. An interval beside it settles the question, as does one within it."));
+    this.element = h("figure", {}, this.picture, h("figcaption", { class: "hint" }, "Lift over the control. The grey band is what is too small to matter. An interval beside it, or within it, settles the question."));
     this.found = null;
     new ResizeObserver(() => this.#draw()).observe(this.picture);
   }
@@ -129,15 +127,15 @@ class Intervals {
     const foot = shown.length * ROW;
     const scale = [[low, "start"], [0, "middle"], [high, "end"]].filter(([value]) => value === 0 || Math.abs(x(value) - x(0)) > 60).map(([value, anchor]) =>
       svg("text", { class: "tick", x: x(value), y: foot + 17, "text-anchor": anchor }, percent(value)));
-    const drawn = shown.map(({ arm, code, lift: { estimate, low: from, high: to } }, at) => {
+    const names = shown.map(({ arm, lift: { estimate, low: from, high: to } }) => `${arm}: ${percent(estimate)} (${percent(from)} to ${percent(to)})`);
+    const drawn = shown.map(({ code, lift: found }, at) => {
       const y = at * ROW + 32;
-      const style = { better: "good", worse: "bad" }[code] ?? "all";
-      return svg("g", { class: style }, svg("text", { class: "name", x: SIDE, y: y - 14 }, `${arm}: ${percent(estimate)} (${percent(from)} to ${percent(to)})`),
-        svg("line", { class: "whisker", x1: x(from), x2: x(to), y1: y, y2: y }), svg("circle", { class: "dot", cx: x(estimate), cy: y, r: 5 }));
+      return svg("g", { class: STYLES[code] ?? "all" }, svg("text", { class: "name", x: SIDE, y: y - 14 }, names[at]),
+        svg("line", { class: "whisker", x1: x(found.low), x2: x(found.high), y1: y, y2: y }), svg("circle", { class: "dot", cx: x(found.estimate), cy: y, r: 5 }));
     });
     this.picture.setAttribute("height", height);
     this.picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    this.picture.setAttribute("aria-label", `Lift of ${shown.map(({ arm, lift: { estimate, low: from, high: to } }) => `${arm}: ${percent(estimate)}, from ${percent(from)} to ${percent(to)}`).join("; ")}. The table below holds the same figures.`);
+    this.picture.setAttribute("aria-label", `Lift over the control. ${names.join("; ")}`);
     show(this.picture, svg("rect", { class: "negligible", x: x(-least), width: x(least) - x(-least), y: 0, height: foot }),
       svg("line", { class: "zero", x1: x(0), x2: x(0), y1: 0, y2: foot }), drawn, scale);
   }

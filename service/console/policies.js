@@ -35,7 +35,7 @@ export function policiesPage(loop, parameters) {
     }
     const elements = policies.map((policy) => cards.get(policy.name).element);
     if (elements.length !== list.children.length || elements.some((one, at) => one !== list.children[at])) show(list, elements);
-    if (!body.children.length || !policies.length) show(body, policies.length ? null : h("p", { class: "hint" }, "There is no policy: choices are random, and nothing is learned. Make one; it learns what the log holds, and serves once you activate it."), list, add);
+    if (!body.children.length || !policies.length) show(body, policies.length ? null : h("p", { class: "hint" }, "There is no policy: choices are random, and nothing is learned. Make one."), list, add);
     return Date.now() / 1000;
   }
 
@@ -92,21 +92,19 @@ function kept(versions) {
   return spans.map(([first, last]) => (first === last ? `${first}` : `${first} to ${last}`)).join(", ") || NONE;
 }
 
-const RELEASE_STATES = { running: "Release runs", done: "Release is done", rolled_back: "Release went back by itself", cancelled: "Release was cancelled" };
-
-const released = ({ state, step, steps, share, why }) => `${RELEASE_STATES[state]}: step ${step} of ${steps.length}, ${percent(share)} of the users. ${why}`;
+const released = ({ state, step, steps, share, why }) => `Release ${state.replace("_", " ")}: step ${step} of ${steps.length}, ${percent(share)} of the users: ${why}.`;
 
 // ---- the forms: each gets the loop's name, the policy and the loop as they are now
 
 const split = (traffic) => Object.entries(traffic).map(([name, share]) => `${name} ${percent(share)}`).join(", ") || "nobody: choices are random";
 
 function before(loop, traffic, { name, pinned }) {
-  if (!Object.keys(traffic).length) return ["Until now choices are random. There is no way back to that but a policy of kind random."];
+  if (!Object.keys(traffic).length) return ["Until now choices are random, as those of a policy of kind random."];
   const held = pinned === null ? [] : ["And hold it at its version again:", { method: "POST", path: route(loop, "policies", name, "rollback"), body: { version: pinned } }];
   return [`Serve as now (${split(traffic)}):`, { method: "PUT", path: route(loop, "traffic"), body: traffic }, ...held];
 }
 
-const behind = ({ version, lag }) => `${version ? `It is at version ${count(version)}` : "It has published no version yet, and would choose at random"}, ${lag ? `${count(lag)} events behind the log` : "and has learned all of the log"}.`;
+const behind = ({ version, lag }) => `${version ? `It is at version ${count(version)}` : "It has no version yet, and would choose at random"}, ${lag ? `${count(lag)}` : "no"} events behind the log.`;
 
 const FORMS = {
   create({ loop, found }) {
@@ -165,7 +163,7 @@ const FORMS = {
         const { share, pinned } = policy();
         return {
           says: [`${name} serves exactly version ${version.value} until it is activated again. It goes on learning meanwhile.`,
-            share ? `${percent(share)} of the users are served by it; none moves.` : "It serves nobody now: this counts once it has traffic without being activated."],
+            share ? `${percent(share)} of the users are served by it; none moves.` : "It serves nobody now."],
           back: [pinned === null ? "Activate it, which gives it all the traffic, too; then split the traffic as it is now:" : `It is held at version ${pinned} now. Roll back to that:`,
             ...(pinned === null ? [{ method: "POST", path: route(loop, "policies", name, "activate") }, { method: "PUT", path: route(loop, "traffic"), body: found().traffic }] : [back(pinned)])],
           call: back(Number(version.value)),
