@@ -181,7 +181,7 @@ const FORMS = {
       title: `Release ${name} step by step`, verb: "Begin the release", done: () => ["Begun. The page of the policies follows it."],
       fields: [field("Steps", steps, "shares of the users, rising, from 0 to 1"), field("Drop in reward", drop, "a step goes on when a larger drop of a decision's mean reward is excluded")],
       plan: () => ({
-        says: [`${percent(Number(shares()[0]))} of the users move to ${name} at once. Then it goes on by itself, and back by itself when it does harm.`, behind(policy()),
+        says: [`${percent(Number(shares()[0]))} of the users are served by ${name} at once. Then it goes on by itself, and back by itself when it does harm.`, behind(policy()),
           `The others stay with what serves now (${split(found().traffic)}).`],
         back: ["Cancel it; the traffic is as it is now:", { method: "DELETE", path: route(loop, "policies", name, "release") }],
         call: { method: "POST", path: route(loop, "policies", name, "release"), body: { steps: shares(), guard: { reward_drop: read(drop.value) } } },
