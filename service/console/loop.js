@@ -4,6 +4,7 @@ import { Chart } from "./chart.js";
 import { h, rows, show, spread, table, terms } from "./dom.js";
 import { ofLoop, ofService, state } from "./health.js";
 import { get, post } from "./http.js";
+import { address, head } from "./tabs.js";
 import { NONE, bytes, count, interval, lasting, percent, when } from "./words.js";
 
 const SPANS = [[600, "10 minutes"], [3600, "1 hour"], [21600, "6 hours"], [86400, "1 day"], [604800, "7 days"], [2592000, "30 days"], [31536000, "1 year"]];
@@ -21,9 +22,9 @@ export function loopPage(name, parameters) {
   const note = h("input", { id: "note", maxlength: "200", required: true });
   const said = h("p", { role: "status" });
   const ranges = h("nav", { class: "ranges", "aria-label": "Time range" }, SPANS.map(([seconds, text]) =>
-    h("a", { href: `#/loops/${encodeURIComponent(name)}?last=${seconds}`, "aria-current": seconds === span ? "true" : false }, text)));
+    h("a", { href: address(name, "", { last: seconds }), "aria-current": seconds === span ? "true" : false }, text)));
   const element = h("div", {},
-    h("h1", {}, name, " ", badge), todo, ranges, figures,
+    head(name, "", badge), todo, ranges, figures,
     reward.element, traffic.element,
     h("section", {}, h("h2", {}, "Policies"), policies.whole),
     h("section", {}, h("h2", {}, "What happened"), marks,

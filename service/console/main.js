@@ -1,12 +1,16 @@
 // Finds the page that the address names, and refreshes it every two seconds while somebody looks.
 
+import { decisionsPage } from "./decisions.js";
 import { h, show } from "./dom.js";
+import { experimentsPage } from "./experiments.js";
 import { Problem, forget, hasKey, keep } from "./http.js";
 import { loopPage } from "./loop.js";
 import { overview } from "./overview.js";
+import { policiesPage } from "./policies.js";
 import { at, zone } from "./words.js";
 
 const EVERY_MS = 2000;
+const PAGES = { "": loopPage, "/decisions": decisionsPage, "/policies": policiesPage, "/experiments": experimentsPage };
 const main = document.getElementById("main");
 const age = document.getElementById("age");
 let page = null;
@@ -16,8 +20,9 @@ let known = null; // when the figures on the page were true, in seconds
 
 function route() {
   const [path, query] = location.hash.slice(1).split("?");
-  const loop = /^\/loops\/([^/]+)$/.exec(path);
-  page = loop ? loopPage(decodeURIComponent(loop[1]), new URLSearchParams(query)) : overview();
+  const [, loop, end] = /^\/loops\/([^/]+)(\/\w+)?$/.exec(path) ?? [];
+  const made = loop && PAGES[end ?? ""];
+  page = made ? made(decodeURIComponent(loop), new URLSearchParams(query)) : overview();
   known = null;
   document.title = `${page.title} – Rebound console`;
   show(main, page.element);

@@ -4,6 +4,7 @@ import { h, show, spread, terms } from "./dom.js";
 import { ofLoop, ofService, state } from "./health.js";
 import { get } from "./http.js";
 import { over } from "./loop.js";
+import { address } from "./tabs.js";
 import { count, figure } from "./words.js";
 
 const MOST_LOOPS = 30; // whose history is asked for
@@ -35,7 +36,7 @@ export function overview() {
     const wrong = [...ofService(status), ...names.flatMap((name) =>
       ofLoop(status.loops[name]).filter(({ level }) => level === "bad" || level === "warn").map((one) => ({ ...one, name })))];
     show(todo, wrong.length ? wrong.slice(0, 12).map(({ level, text, name }) =>
-      h("li", { class: level }, name ? h("a", { href: link(name) }, name) : null, name ? " " : null, text)) : h("li", { class: "good" }, "Nothing needs a person."));
+      h("li", { class: level }, name ? h("a", { href: address(name, "") }, name) : null, name ? " " : null, text)) : h("li", { class: "good" }, "Nothing needs a person."));
     show(cards, names.map((name) => card(name, status.loops[name])),
       names.length ? null : h("li", {}, "There is no loop yet. PUT /loops/{loop} makes one."));
     return now;
@@ -62,11 +63,9 @@ export function overview() {
       ["Wait for a reward", count(loop.pending)],
     ]);
     return h("li", { class: "card" },
-      h("h2", {}, h("a", { href: link(name) }, name), h("span", { class: `badge ${said.level}` }, said.text)),
+      h("h2", {}, h("a", { href: address(name, "") }, name), h("span", { class: `badge ${said.level}` }, said.text)),
       figures);
   }
 
   return { title: "Overview", element, refresh };
 }
-
-const link = (name) => `#/loops/${encodeURIComponent(name)}`;

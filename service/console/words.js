@@ -3,6 +3,7 @@
 const whole = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
 const exact = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 6 });
 const short = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
+const precise = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 3 });
 const places = [0, 1, 2, 3, 4].map((n) => new Intl.NumberFormat(undefined, { maximumFractionDigits: n, minimumFractionDigits: n }));
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const minute = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
@@ -24,6 +25,12 @@ export const tick = (x) => exact.format(x);
 
 export const percent = (share) => `${short.format(100 * share)} %`;
 
+// A probability, however small.
+export const chance = (p) => `${precise.format(100 * p)} %`;
+
+// A value of a request: text as it is, all else as JSON.
+export const text = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+
 export const interval = (found) =>
   found ? `${figure(found.estimate)} (${figure(found.low)} to ${figure(found.high)})` : NONE;
 
@@ -33,6 +40,8 @@ export function bytes(n) {
 }
 
 export const at = (seconds) => clock.format(new Date(seconds * 1000));
+
+export const moment = (seconds) => `${day.format(new Date(seconds * 1000))} ${at(seconds)}`;
 
 // A time on an axis, or in a list, of a span of so many seconds.
 export function when(seconds, span) {

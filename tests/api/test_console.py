@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
+import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 import pytest
@@ -14,6 +17,7 @@ import pytest
 from service.settings import Settings
 from tests.browser import Visit, visit
 from tests.conftest import Worker
+from tests.simulator.browser import Chromium, Page
 from tests.waiting import until
 
 FOLDER = Path(__file__).parents[2] / "service/console"
@@ -85,6 +89,108 @@ def test_the_overview_names_each_loop_and_what_needs_a_person(
     assert "Not learning yet" in seen.dom
     paths = {re.sub(r"[?].*", "", url.removeprefix(service)) for url in seen.requested}
     assert {"/console", "/status", *(f"/console/{file.name}" for file in FOLDER.glob("*.js"))} <= paths
+
+
+class Person:
+    """Somebody who reads a page of the console, types, and presses what it offers."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+
+    def goes(self, address: str) -> None:
+        self._page.evaluate(f"location.hash = {json.dumps(address)}")
+
+    def reads(self, *texts: str) -> str:
+        """Return the page's text when it holds all of these."""
+        seen = ""
+
+        def there() -> bool:
+            nonlocal seen
+            seen = str(self._page.evaluate("document.querySelector('main').innerText"))
+            return all(text in seen for text in texts)
+
+        until(there, f"the page says {texts}")
+        return seen
+
+    def types(self, field: str, value: str) -> None:
+        said = f"document.getElementById({json.dumps(field)})"
+        self._page.evaluate(f"{said}.value = {json.dumps(value)}")
+        self._page.evaluate(f"{said}.dispatchEvent(new Event('input', {{bubbles: true}}))")
+
+    def presses(self, selector: str) -> None:
+        self._page.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
+
+    def shells(self) -> list[list[str]]:
+        """Return the words of each call that the page shows for a shell: the way back, then what it would send."""
+        lines = self._page.evaluate(
+            "[...document.querySelectorAll('.ask code, .ask pre')].map((one) => one.textContent)"
+        )
+        return [shlex.split(line) for line in lines]
+
+
+def test_a_person_asks_why_and_changes_who_serves(
+    service: str, client: httpx.Client, make_loop: Callable[..., str]
+) -> None:
+    loop = make_loop(wait_time=600, policy="random", fit_schema=False)
+    params = {"loop": loop}
+    client.post("/policies", params=params, json={"kind": "popularity"}).raise_for_status()
+    arms = {"control": {"policy": "random", "share": 0.5}, "popular": {"policy": "popularity", "share": 0.5}}
+    body = {"arms": arms, "unit": "decision", "guardrails": {"shown": 0.5}}
+    client.put("/experiments/which", params=params, json=body).raise_for_status()
+    decide(client, loop, 2)
+    made = client.get(f"/users/{quote(MARKUP, safe='')}", params=params).json()["decisions"]
+    rewarded = next(one["decision"] for one in made if one["status"] == "rewarded")
+
+    with Chromium() as chromium:
+        page = chromium.open(f"{service}/console#/loops/{loop}/decisions", width=390)
+        person = Person(page)
+        person.reads("Enter the id that POST /recommend answered")
+        person.types("find-user", MARKUP)
+        person.presses("#find-user + button")
+        person.reads(f"User {MARKUP}", "Rewarded", "Waits for a reward")
+        person.goes(f"#/loops/{loop}/decisions?{urlencode({'id': rewarded['decision_id']})}")
+        why = person.reads(
+            f"Decision {rewarded['decision_id']}", "chose 1 of 10 items", "yes (first)", f"{MARKUP}\n{MARKUP}"
+        )
+        assert rewarded["items"][0]["id"] in why
+        assert f"{100 * rewarded['items'][0]['propensity']:.3g} %" in why
+        assert f"arm {rewarded['experiment']['arm']}: 50 % of all units" in why
+        person.goes(f"#/loops/{loop}/decisions?id=none")
+        person.reads("Not found", "no decision 'none'", "ledger_time")
+
+        person.goes(f"#/loops/{loop}/policies")
+        person.reads("Serves 100 %", "Shadow", "Kept versions")
+        person.goes(f"#/loops/{loop}/policies?do=activate&policy=popularity")
+        person.reads("100 % of them move to it", "Serve as now (random 100 %)")
+        back, sent = person.shells()
+        person.presses(".ask button")
+        person.reads("This conflicts with what is there (409)", "end that first")
+        person.goes(f"#/loops/{loop}/experiments")
+        person.reads("nothing can be said yet", "running: open", "Left to the traffic")
+        person.goes(f"#/loops/{loop}/experiments?name=which&do=end")
+        person.reads("whichever arm did better")
+        person.presses(".ask button")
+        person.reads("Done: the worker that is alive serves it.")
+        assert client.get("/experiments/which", params=params).json()["status"] == "ended"
+
+        person.goes(f"#/loops/{loop}/policies?do=activate&policy=popularity")
+        person.reads("100 % of them move to it")
+        person.presses(".ask button")
+        person.reads("Done: the worker that is alive serves it.")
+        assert client.get("/traffic", params=params).json() == {"popularity": 1}
+        for line, traffic in ((back, {"random": 1}), (sent, {"popularity": 1})):
+            subprocess.run([*line, "--fail", "--silent"], check=True, capture_output=True)
+            assert client.get("/traffic", params=params).json() == traffic, "the call for the shell does the same"
+
+        person.goes(f"#/loops/{loop}/policies?do=create")
+        person.reads("It serves nobody until you activate or release it.")
+        person.types("param-alpha", "-1")
+        person.presses(".ask button")
+        person.reads("The request is not valid (422)", "params.alpha: Input should be greater than or equal to 0")
+        assert page.errors == []
+        assert page.evaluate("document.querySelectorAll('main img, main script').length") == 0
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert {url.startswith(service) for url in page.requests} == {True}
 
 
 def test_with_keys_it_asks_for_one_and_shows_nothing_before(settings: Settings) -> None:

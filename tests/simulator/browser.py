@@ -102,8 +102,8 @@ class Chromium:
         found: dict[str, Any] = json.loads(message)
         return found
 
-    def open(self, file: Path, *, width: int, height: int = 844) -> Page:
-        """Load a file in a new tab; below 600 px of width as a phone does."""
+    def open(self, url: str, *, width: int, height: int = 844) -> Page:
+        """Load a page in a new tab; below 600 px of width as a phone does."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         metrics = {"width": width, "height": height, "screenWidth": width, "screenHeight": height}
@@ -111,7 +111,7 @@ class Chromium:
         self.call("Emulation.setDeviceMetricsOverride", session, **metrics)
         for domain in ("Page", "Network", "Runtime"):
             self.call(f"{domain}.enable", session)
-        self.call("Page.navigate", session, url=file.resolve().as_uri())
+        self.call("Page.navigate", session, url=url)
         self.wait("Page.loadEventFired", session)
         return Page(self, session)
 

@@ -78,7 +78,7 @@ def shown(
     """The width of a window, and the page in it."""
     file = tmp_path_factory.mktemp("page") / "report.html"
     file.write_text(page(report))
-    return request.param, chromium.open(file, width=request.param)
+    return request.param, chromium.open(file.as_uri(), width=request.param)
 
 
 def test_it_is_as_wide_as_the_window_and_no_text_is_cut(shown: tuple[int, Page]) -> None:
@@ -151,7 +151,7 @@ def test_the_checks_can_fail(chromium: Chromium, tmp_path: Path) -> None:
         '<svg class="plotly-graph-div"><g class="xtick"><text y="20">one</text><text y="21">other</text></g></svg>'
         "<script>throw new Error('oops')</script>"
     )
-    found = chromium.open(file, width=390)
+    found = chromium.open(file.as_uri(), width=390)
     assert [text[:13] for text, *_ in found.evaluate(CUT)] == ["a label that ", "a line that l"]
     assert found.evaluate(OVERLAPS) == [["one", "other"]]
     assert "https://example.invalid/x.js" in found.requests
