@@ -78,13 +78,18 @@ MAY_IMPORT = {
         "service.store",
     },
     "service/learn": FOUNDATION | {"service.learn", "service.policies", "service.store"},
-    "service/learn/experiments.py": FOUNDATION | {"service.evaluate", "service.store", "service.learn.bell"},
-    "service/learn/indexer.py": FOUNDATION | {"service.retrieve", "service.store", "service.learn.log_fold"},
+    "service/learn/experiments.py": FOUNDATION
+    | {"service.evaluate", "service.store", "service.learn.bell", "service.learn.tail"},
+    "service/learn/indexer.py": FOUNDATION
+    | {"service.retrieve", "service.store", "service.learn.log_fold", "service.learn.tail"},
     "service/learn/fitter.py": FOUNDATION | {"service.represent", "service.store"},
     "service/learn/profiler.py": FOUNDATION
-    | {"service.represent", "service.store", "service.learn.fitter", "service.learn.log_fold"},
-    "service/learn/historian.py": FOUNDATION | {"service.evaluate.history", "service.store", "service.learn.log_fold"},
-    "service/learn/releaser.py": FOUNDATION | {"service.evaluate", "service.learn.bell", "service.store"},
+    | {"service.represent", "service.store", "service.learn.fitter", "service.learn.log_fold", "service.learn.tail"},
+    "service/learn/historian.py": FOUNDATION
+    | {"service.evaluate.history", "service.store", "service.learn.log_fold", "service.learn.tail"},
+    "service/learn/releaser.py": FOUNDATION
+    | {"service.evaluate", "service.learn.bell", "service.learn.tail", "service.store"},
+    "service/learn/tail.py": FOUNDATION | {"service.store"},
     "service/admin": FOUNDATION
     | {
         "service.admin",

@@ -25,8 +25,9 @@ from service.errors import NotFound, StoreUnavailable
 from service.evaluate.experiment import COLUMNS
 from service.evaluate.units import Unit, arms_of, fold, touches
 from service.learn.bell import Bell, rest
+from service.learn.tail import Tail
 from service.records import Experiment, LoopRecord
-from service.store import event_log, experiment_store, loop_store
+from service.store import experiment_store, loop_store
 from service.store.connection import now
 from service.store.experiment_store import Row
 from service.store.keys import Keys
@@ -43,8 +44,8 @@ log = structlog.get_logger()
 class ExperimentKeeper:
     """Adds up the experiments of one loop. `step` is one iteration; `run` loops it."""
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
-        self._redis, self._keys = redis, keys
+    def __init__(self, redis: Redis, keys: Keys, tail: Tail | None = None) -> None:
+        self._redis, self._keys, self._tail = redis, keys, tail or Tail(redis, keys)
         self._whole: set[tuple[str, int]] = set()  # id and version of experiments of which all is counted
 
     async def step(self) -> int:
@@ -72,8 +73,8 @@ class ExperimentKeeper:
         over = await self._over(loop, experiment)  # before the log is read
         settled = await self._settled(loop)
         default, reported = sums.positions
-        entries = await event_log.read(self._redis, self._keys, default)
-        earlier = await event_log.read(self._redis, self._keys, reported, until=settled)
+        entries = await self._tail.read(default)
+        earlier = await self._tail.read(reported, until=settled)
         touched = touches(experiment, entries, reported=False) + touches(experiment, earlier, reported=True)
         names = list(dict.fromkeys(touch.unit for touch in touched))
         rows, count = await experiment_store.read_units(self._redis, self._keys, experiment, names)

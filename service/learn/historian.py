@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 
 from service.evaluate.history import Bin, BinId, add, alive, bins_of, dump, expired, load
 from service.learn.log_fold import LogFold
+from service.learn.tail import Tail
 from service.records import START, Entry, Event
 from service.store import history_store
 from service.store.history_store import LEASE
@@ -21,8 +22,8 @@ class Historian(LogFold):
 
     name, period_s = "history", 1.0
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
-        super().__init__(redis, keys, LEASE)
+    def __init__(self, redis: Redis, keys: Keys, tail: Tail | None = None) -> None:
+        super().__init__(redis, keys, LEASE, tail)
         self._bins: dict[BinId, Bin] = {}
 
     async def _read_position(self) -> str:

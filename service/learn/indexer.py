@@ -12,6 +12,7 @@ import structlog
 from redis.asyncio import Redis
 
 from service.learn.log_fold import LogFold
+from service.learn.tail import Tail
 from service.records import START, Entry, Event
 from service.retrieve.counts import Counts
 from service.store import item_store, retrieval_store
@@ -27,8 +28,8 @@ class Indexer(LogFold):
 
     name, period_s = "count for the funnel", 2.0
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
-        super().__init__(redis, keys, LEASE)
+    def __init__(self, redis: Redis, keys: Keys, tail: Tail | None = None) -> None:
+        super().__init__(redis, keys, LEASE, tail)
         self._counts: Counts
         self._version = self._followed = 0  # the newest version, and that of the catalogue that it has followed
 

@@ -28,6 +28,7 @@ from service.learn.profiler import Profiler
 from service.learn.releaser import Releaser
 from service.learn.runner import PolicyRunner
 from service.learn.sweeper import Sweeper
+from service.learn.tail import Tail
 from service.settings import Settings
 from service.store import event_log, loop_store, policy_store, workers
 from service.store.announcements import listen
@@ -53,6 +54,7 @@ class _Known:
 
     keys: Keys
     bell: Bell
+    tail: Tail
     state: tuple[bytes | None, bytes | None] | None  # id and epoch at the last look; None: look again
     end: str | None = None  # of its log at the last look
 
@@ -91,6 +93,7 @@ class Learner:
                 if one.end not in (None, last):
                     one.bell.ring()
                 one.end = last
+                one.tail.forget()  # nearly all of it was read by every task
 
     async def _look_at(self, names: Sequence[str], stop: asyncio.Event) -> None:
         """Start what is missing in those of these loops that have changed."""
@@ -115,19 +118,19 @@ class Learner:
             return
         keys = Keys(name, record.id)
         if known is None or known.keys != keys:
-            known = self._loops[name] = _Known(keys, Bell(awake=False), state)
+            known = self._loops[name] = _Known(keys, Bell(awake=False), Tail(self._redis, keys), state)
         known.state = state
         self._run(keys, "", Sweeper(self._redis, keys).run, stop)
-        self._run(keys, PROFILE, Profiler(self._redis, keys).run, stop)
-        self._run(keys, HISTORY, Historian(self._redis, keys).run, stop)
+        self._run(keys, PROFILE, Profiler(self._redis, keys, known.tail).run, stop)
+        self._run(keys, HISTORY, Historian(self._redis, keys, known.tail).run, stop)
         if record.experiments:
-            self._run(keys, EXPERIMENTS, ExperimentKeeper(self._redis, keys).run, stop)
+            self._run(keys, EXPERIMENTS, ExperimentKeeper(self._redis, keys, known.tail).run, stop)
         if record.release is not None:
-            self._run(keys, RELEASE, Releaser(self._redis, keys).run, stop)
+            self._run(keys, RELEASE, Releaser(self._redis, keys, known.tail).run, stop)
         if record.settings.funnel:
-            self._run(keys, RETRIEVAL, Indexer(self._redis, keys).run, stop)
+            self._run(keys, RETRIEVAL, Indexer(self._redis, keys, known.tail).run, stop)
         for policy in await policy_store.policy_names(self._redis, keys):
-            self._run(keys, policy, PolicyRunner(self._redis, keys, policy, self._settings).run, stop)
+            self._run(keys, policy, PolicyRunner(self._redis, keys, policy, self._settings, known.tail).run, stop)
 
     def _run(
         self,

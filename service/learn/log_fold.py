@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable
 from service.learn.bell import Bell, rest
+from service.learn.tail import Tail
 from service.records import START, Entry, LoopRecord, order
 from service.store import event_log, loop_store
 from service.store.codec import NewerFormat
@@ -49,8 +50,8 @@ class LogFold(ABC):
     name: ClassVar[str]  # for people
     period_s: ClassVar[float]  # least time between two checkpoints
 
-    def __init__(self, redis: Redis, keys: Keys, lease: str) -> None:
-        self._redis, self._keys = redis, keys
+    def __init__(self, redis: Redis, keys: Keys, lease: str, tail: Tail | None) -> None:
+        self._redis, self._keys, self._tail = redis, keys, tail or Tail(redis, keys)
         self._lease = Lease(redis, keys, lease, ttl_ms=LEASE_MS)
         self._loop: LoopRecord
         self.position: str
@@ -138,9 +139,9 @@ class LogFold(ABC):
         """
         if self._eager:
             within_ms = int(1000 * POLL_S)
-            entries = await event_log.wait(self._redis, self._keys, self.position, within_ms=within_ms)
+            entries = await self._tail.wait(self.position, within_ms=within_ms)
         else:
-            entries = await event_log.read(self._redis, self._keys, self.position)
+            entries = await self._tail.read(self.position)
         if entries:
             await self._take(entries)
         if self._dirty and time.monotonic() >= self.due_at:
@@ -150,7 +151,7 @@ class LogFold(ABC):
     async def drain(self) -> int:
         """Count all that is in the log now, write it down, and return the number of entries read."""
         total = 0
-        while entries := await event_log.read(self._redis, self._keys, self.position):
+        while entries := await self._tail.read(self.position):
             await self._take(entries)
             total += len(entries)
         await self.save()

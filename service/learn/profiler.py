@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from service.learn.fitter import Fitter
 from service.learn.log_fold import LEASE_MS, SHARE, LogFold
+from service.learn.tail import Tail
 from service.records import START, Entry, Erasure, Event, Successor, order
 from service.represent.notices import Notice, notices_of
 from service.represent.profile import Profile
@@ -38,8 +39,8 @@ class Profiler(LogFold):
 
     name, period_s = "profile", 2.0
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
-        super().__init__(redis, keys, LEASE)
+    def __init__(self, redis: Redis, keys: Keys, tail: Tail | None = None) -> None:
+        super().__init__(redis, keys, LEASE, tail)
         self._profile: Profile
         self._clean_to = START  # what this erasure and those before it erased was gone when the counting began
         self._quiet_to = START  # counting anew after an erasure: nothing is written down before the log's newest

@@ -29,6 +29,7 @@ from service.evaluate.release import (
     steps_with_others,
 )
 from service.learn.bell import Bell, rest
+from service.learn.tail import Tail
 from service.records import Change, LoopRecord
 from service.store import event_log, loop_store, policy_store, release_store, workers
 from service.store.codec import NewerFormat, pack, unpack
@@ -50,8 +51,8 @@ log = structlog.get_logger()
 class Releaser:
     """Takes the steps of one loop's release. `step` is one look; `run` looks until the release has ended."""
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
-        self._redis, self._keys = redis, keys
+    def __init__(self, redis: Redis, keys: Keys, tail: Tail | None = None) -> None:
+        self._redis, self._keys, self._tail = redis, keys, tail or Tail(redis, keys)
         self._lease = Lease(redis, keys, LEASE, ttl_ms=LEASE_MS)
 
     async def step(self) -> bool:
@@ -109,7 +110,7 @@ class Releaser:
         shown, settled = await settled_places(self._redis, self._keys, since=record.start or 0)
         sums.begin(shown)
         position = record.position
-        while entries := await event_log.read(self._redis, self._keys, position):
+        while entries := await self._tail.read(position):
             await asyncio.to_thread(sums.add, entries)
             position = entries[-1].position
         sums.settle(settled)

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from service.errors import NotFound, StoreUnavailable
 from service.learn.bell import Bell, rest
 from service.learn.publisher import Publisher
+from service.learn.tail import Tail
 from service.learn.trainer import MOST_LETTERS, Poisoned, Trainer
 from service.policies import NumericalError
 from service.records import START, DeadLetter, Entry, LoopRecord, PolicyRecord, Successor, order
@@ -48,8 +49,9 @@ class Erased(Exception):
 class PolicyRunner:
     """Learns one policy. `step` is one iteration; `run` loops it; `drain` runs it until the log is empty."""
 
-    def __init__(self, redis: Redis, keys: Keys, name: str, settings: Settings) -> None:
+    def __init__(self, redis: Redis, keys: Keys, name: str, settings: Settings, tail: Tail | None = None) -> None:
         self._redis, self._keys, self._name = redis, keys, name
+        self._tail = tail or Tail(redis, keys)
         self._lease = Lease(redis, keys, name, ttl_ms=LEASE_MS)
         self._settings = settings
         self._trainer: Trainer
@@ -125,7 +127,7 @@ class PolicyRunner:
         """
         wait_ms = max(1, int(1000 * self._publisher.due_in()))
         try:
-            entries = await event_log.wait(self._redis, self._keys, self._trainer.position, within_ms=wait_ms)
+            entries = await self._tail.wait(self._trainer.position, within_ms=wait_ms)
         except NewerFormat:
             await self._publish()
             raise
@@ -142,7 +144,7 @@ class PolicyRunner:
             LeaseLost, NewerFormat: as `step`.
         """
         total = 0
-        while entries := await event_log.read(self._redis, self._keys, self._trainer.position):
+        while entries := await self._tail.read(self._trainer.position):
             await self._learn(entries)
             total += len(entries)
         await self._publish()
@@ -193,7 +195,7 @@ class PolicyRunner:
         state = await policy_store.read_state(self._redis, self._keys, self._name)
         await self._load(loop, self._publisher.record, letters, state)
         try:
-            while entries := await event_log.read(self._redis, self._keys, self._trainer.position, until=until):
+            while entries := await self._tail.read(self._trainer.position, until=until):
                 await self._apply(entries)
         except Erased:
             await self._begin_anew()

@@ -15,7 +15,7 @@ learned again has the fields of that event, too.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from dataclasses import fields as fields_of
 from datetime import UTC, datetime
@@ -557,8 +557,14 @@ def _control(position: str, said: Mapping[str, Any], fields: Mapping[bytes, byte
     return Note(position)
 
 
-def read_entries(entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list[Entry]:
+def read_entries(
+    entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]],
+    read: Callable[[str, Mapping[bytes, bytes]], Entry] = read_entry,
+) -> list[Entry]:
     """Read entries in order, up to the first that a newer version wrote.
+
+    Args:
+        read: reads one entry, as `read_entry` does.
 
     Raises:
         NewerFormat: the first of them is such an entry.
@@ -566,7 +572,7 @@ def read_entries(entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list
     found: list[Entry] = []
     for position, fields in entries:
         try:
-            found.append(read_entry(position.decode(), fields))
+            found.append(read(position.decode(), fields))
         except NewerFormat:
             if not found:
                 raise

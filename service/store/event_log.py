@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import TypeAlias
 
 import orjson
 from redis.asyncio import Redis
@@ -14,6 +15,8 @@ from service.store.announcements import announce_use
 from service.store.codec import read_entries, retry_body, training_body
 from service.store.connection import answering, script
 from service.store.keys import Keys
+
+Decode: TypeAlias = Callable[[Sequence[tuple[bytes, Mapping[bytes, bytes]]]], list[Entry]]
 
 TRIMMED_AT_ONCE = 10_000  # entries that one pass reads and drops
 
@@ -94,18 +97,25 @@ async def newest_erasure(redis: Redis, keys: Keys) -> str:
     return START if position is None else position.decode()
 
 
-async def read(redis: Redis, keys: Keys, after: str, *, most: int = 1000, until: str = "+") -> list[Entry]:
+async def read(
+    redis: Redis, keys: Keys, after: str, *, most: int = 1000, until: str = "+", decode: Decode = read_entries
+) -> list[Entry]:
     """Read entries after a position, in order, up to and including `until`.
+
+    Args:
+        decode: turns what Redis answers into entries, as `read_entries` does.
 
     Raises:
         NewerFormat: the next entry was written by a newer version.
     """
     async with answering():
         entries = await redis.xrange(keys.partition().events, min=f"({after}", max=until, count=most)
-    return read_entries(entries)
+    return decode(entries)
 
 
-async def wait(redis: Redis, keys: Keys, after: str, *, within_ms: int, most: int = 1000) -> list[Entry]:
+async def wait(
+    redis: Redis, keys: Keys, after: str, *, within_ms: int, most: int = 1000, decode: Decode = read_entries
+) -> list[Entry]:
     """Read like `read`, but wait up to `within_ms` for a first entry."""
     async with answering():
         answer = await redis.xread({keys.partition().events: after}, count=most, block=within_ms)
@@ -114,7 +124,7 @@ async def wait(redis: Redis, keys: Keys, after: str, *, within_ms: int, most: in
     ((_, entries),) = answer.items() if isinstance(answer, dict) else answer
     if entries and isinstance(entries[0], list):  # RESP3 wraps the entries once more
         (entries,) = entries
-    return read_entries(entries)
+    return decode(entries)
 
 
 async def ends(redis: Redis, loops: Sequence[Keys]) -> list[str]:

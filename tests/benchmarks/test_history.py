@@ -31,10 +31,10 @@ EVENTS = 20_000
 D = 32
 
 
-async def store_log(redis: Redis, keys: Keys) -> None:
+async def store_log(redis: Redis, keys: Keys, size: int = EVENTS) -> None:
     rng = np.random.default_rng(0)
     async with redis.pipeline(transaction=False) as pipe:
-        for number, one in enumerate(events(make("age-price", 1), EVENTS)):
+        for number, one in enumerate(events(make("age-price", 1), size)):
             came = 1_700_000_000 + number / 100
             shown = event_of(
                 item=one["item"],

@@ -1,8 +1,9 @@
-"""How fast the learner is: events a second by kind, the log learned again, the profile, a fit, a snapshot.
+"""How fast the learner is: events a second by kind, the log learned again, the profile, a fit, a snapshot, its reads.
 
-make bench ARGS=tests/benchmarks/test_learner_rates.py       # about 2 minutes
+make bench ARGS=tests/benchmarks/test_learner_rates.py       # about 3 minutes
 
-All is CPU of one thread, the best of five rounds: what else the machine does makes a round longer, never shorter.
+All is CPU of one thread, that of reads of the whole process, the best of a few rounds: what else the machine does makes
+a round longer, never shorter.
 """
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from redis.asyncio import Redis
 
+from service.learn.historian import Historian
+from service.learn.profiler import Profiler
+from service.learn.runner import PolicyRunner
+from service.learn.tail import Tail
 from service.learn.trainer import Trainer
 from service.policies import KINDS, new_policy
 from service.policies.linucb import LinUCB, LinUCBParams
@@ -21,9 +27,12 @@ from service.records import Event, PolicyRecord, Successor
 from service.represent.fit import Raw, fit
 from service.represent.learned import LearnedEncoder, LearnedSchema
 from service.represent.profile import Profile
-from service.store.codec import pack
+from service.settings import Settings
+from service.store import loop_store, policy_store
+from service.store.codec import pack, read_entries
 from simulator.world.shapes import make
-from tests.builders import batch_of, parts_of
+from tests.benchmarks.test_history import store_log
+from tests.builders import batch_of, loop_of, parts_of, policy_of, store_loop
 
 D, ITEMS, USERS = 32, 50, 500
 READ = 1000  # entries that the learner reads at once
@@ -172,3 +181,53 @@ def test_a_snapshot_of_many_items(quick: bool) -> None:
         f"\nlinucb, {items} items, d = {d}, {changed} changed: a snapshot {1e3 * min(solving):.0f} ms, "
         f"packed {1e3 * min(packing):.0f} ms, {size / 1e6:.0f} MB"
     )
+
+
+class Apart(Tail):
+    """Shares nothing: every task decodes what it reads."""
+
+    _decode = staticmethod(read_entries)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kinds", [("adaptive",), ("adaptive", "linucb", "popularity")])
+async def test_a_log_that_several_tasks_read(
+    redis: Redis, settings: Settings, kinds: tuple[str, ...], quick: bool
+) -> None:
+    """A policy's runner, or three, the profiler and the historian take turns at one log, with and without sharing."""
+    size = READ if quick else 10 * READ
+    written = await store_loop(redis, loop_of(retention=1_000_000, d=D))
+    await store_log(redis, written, size)
+
+    async def cost(tail: type[Tail]) -> dict[str, float]:
+        """Return the µs of each task an event. Where they share, the one that reads first pays for the others."""
+        keys = await store_loop(redis, loop_of(retention=1_000_000, d=D))
+        await redis.copy(written.partition().events, keys.partition().events)
+        shared = tail(redis, keys)
+        tasks: dict[str, PolicyRunner | Profiler | Historian] = {}
+        for kind in kinds:
+            await policy_store.create_policy(redis, keys, policy_of(kind))
+            tasks[kind] = PolicyRunner(redis, keys, kind, settings, shared)
+        tasks |= {"profile": Profiler(redis, keys, shared), "history": Historian(redis, keys, shared)}
+        spent = dict.fromkeys(tasks, 0.0)
+        for name, one in tasks.items():
+            assert await one.open()
+            if name in kinds:
+                await redis.persist(keys.lease(name))  # nobody renews it here
+        for _ in range(size // READ):
+            for name, one in tasks.items():
+                started = time.process_time()
+                assert await one.step() == READ
+                spent[name] += time.process_time() - started
+        await loop_store.remove_keys(redis, keys)
+        await redis.delete(keys.record)
+        return {name: 1e6 * seconds / size for name, seconds in spent.items()}
+
+    rounds = [(await cost(Apart), await cost(Tail)) for _ in range(ROUNDS)]
+    for what, found in zip(("each decodes", "decoded once"), zip(*rounds, strict=True), strict=True):
+        best_of = {name: min(one[name] for one in found) for name in found[0]}
+        whole = sum(best_of.values())
+        parts = ", ".join(f"{name} {each:.0f}" for name, each in best_of.items())
+        print(f"\n{what}: {whole:.0f} µs an event ({parts}); history's part {best_of['history'] / whole:.1%}")
+    await loop_store.remove_keys(redis, written)
+    await redis.delete(written.record)
