@@ -235,7 +235,7 @@ async def back_to_the_first_encoder(served: Served, admin: httpx.AsyncClient, fi
 
 async def test_what_the_service_fits_by_itself_is_replayed_too(data: Path, size: float) -> None:
     """Nobody declares anything: successors come as the log grows, and the learner is killed among them."""
-    each = 3500 if size >= 1 else 350
+    each = 3500 if size >= 1 else 220
     with Served(data, workers=2) as served:
         await asyncio.to_thread(prepare, served.url, {})
         many, pause_s = crowd_of(size)

@@ -92,7 +92,7 @@ async def check(served: Served, account: Account) -> None:
 
 def decisions(size: float) -> int:
     """Number of decisions of one run: 20 000 in the full size, whose figures the docs name."""
-    return 20_000 if size >= 1 else 300
+    return 20_000 if size >= 1 else 220
 
 
 async def test_mixed_feedback_and_a_restart(data: Path, size: float) -> None:
