@@ -113,7 +113,10 @@ def fit(records: Sequence[Raw], profile: Profile, former: LearnedSchema | None =
     if weigh and former is not None:
         before = {(block.context, block.item): block.variance for block in former.blocks}
         shared.variance = np.array([before.get(pair, 0.3 * default) for pair, default in pairs.items()])
+    at_first = float(of_items.contribution().sum())
     estimate([shared, of_items, of_users], reward, weigh=weigh)
+    if featureless:  # a log shows little of the items that were given up, and says too soon that all are alike
+        of_items.variance *= max(1.0, at_first / float(of_items.contribution().sum()))
 
     blocks = _worth_serving(list(pairs), shared)
     own_of_items = _worth_keeping([(name, None) for name in own], of_items)

@@ -89,6 +89,18 @@ def test_items_without_features_have_effects_of_their_own() -> None:
     assert layout_of(fitted.schema).of_item == 5
 
 
+def test_a_log_in_which_all_items_are_alike_does_not_end_the_search_among_items_without_features() -> None:
+    """What a policy gave up is hardly in its log."""
+
+    def alike(rng: np.random.Generator, at: int) -> tuple[dict[str, Any], str, dict[str, Any], str, float]:
+        return {"seg": f"s{rng.integers(3)}"}, f"i{rng.integers(8)}", {}, "u", 0.3
+
+    def own(n: int) -> float:
+        return sum(block.variance for block in fit(log_of(alike, n)).schema.own_of_items)
+
+    assert own(1000) >= 0.95 * own(60)  # so few teach no variances; columns of a level have squares of 1 on average
+
+
 def test_of_more_fields_than_an_item_can_have_of_its_own_those_that_tell_most_are_kept() -> None:
     def suits(rng: np.random.Generator, at: int) -> tuple[dict[str, Any], str, dict[str, Any], str, float]:
         item, kind = int(rng.integers(6)), int(rng.integers(6))
