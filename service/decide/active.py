@@ -46,14 +46,19 @@ class ServedPolicy:
             return self.scorer.rank(Candidates(rows.columns(0, self.columns), ids, user)), False
         return Ranked(self.scorer, self.fold.estimate(rows.context, at)), True
 
+    @property
+    def can_fold(self) -> bool:
+        """Whether the scorer has bounds, and no column of its rows is hashed."""
+        return self.encoder is not None and self.encoder.products is not None and self.scorer.bounds(()) is not None
+
     def folded(self, catalogue: Catalogue | None) -> ServedPolicy:
         """Fold the scorer's bounds over a catalogue; None: over none.
 
-        A function of the version, the encoder and the catalogue. There is no fold if the scorer has no bounds, if the
-        encoder has hashed columns, or if it would be too large (`service/policies/fold.py`).
+        A function of the version, the encoder and the catalogue. There is no fold where the policy cannot fold, or
+        where it would be too large (`service/policies/fold.py`).
         """
         products = None if self.encoder is None else self.encoder.products
-        if catalogue is None or self.encoder is None or products is None or self.scorer.bounds(()) is None:
+        if catalogue is None or self.encoder is None or products is None or not self.can_fold:
             return self if self.fold is None else replace(self, fold=None)
         items = catalogue.whole
         z = items.blocks[self.encoder.version].z

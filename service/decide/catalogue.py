@@ -60,11 +60,16 @@ class Catalogue:
         """Encode items, whose features are JSON, for all encoders that serve. The loop's comes first."""
         return cls(version, encoders[0].version, Items.of(items, encoders, misfits), Items.of({}, encoders))
 
+    def is_encoded(self, encoders: Sequence[AnyEncoder]) -> bool:
+        """Return whether this catalogue is encoded for these encoders, and for no others. The loop's comes first."""
+        versions = [encoder.version for encoder in encoders]
+        return self.encoder == versions[0] and self.base.blocks.keys() == set(versions)
+
     def encoded(self, encoders: Sequence[AnyEncoder]) -> Catalogue:
         """Return this catalogue encoded for these encoders, and for no others. The loop's comes first."""
-        base, recent = self.base.encoded(encoders), self.recent.encoded(encoders)
-        if base is self.base and self.encoder == encoders[0].version:
+        if self.is_encoded(encoders):
             return self
+        base, recent = self.base.encoded(encoders), self.recent.encoded(encoders)
         return self._kept_whole(replace(self, encoder=encoders[0].version, base=base, recent=recent))
 
     def changed(self, version: int, changes: Mapping[str, bytes | None], encoders: Sequence[AnyEncoder]) -> Catalogue:

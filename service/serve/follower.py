@@ -231,7 +231,9 @@ class Follower:
         catalogue = await self._catalogue(keys, record, old, encoder, served)
         retriever, counted = await self._retriever(keys, record, old, catalogue)
         scored = catalogue if retriever is None else None  # behind a funnel few of the items are
-        served = await asyncio.to_thread(lambda: {one: policy.folded(scored) for one, policy in served.items()})
+        for one, policy in served.items():
+            if policy.can_fold:
+                served[one] = await asyncio.to_thread(policy.folded, scored)
         new = ActiveLoop(
             name=name,
             id=record.id,
@@ -246,7 +248,8 @@ class Follower:
             release=record.release,
             retriever=retriever,
         )
-        await self._look_for_loss()
+        if old is None or catalogue is not old.catalogue or served.keys() != old.served.keys():
+            await self._look_for_loss()
         if self.store_lost:  # lost while it was read: what was missing then is not gone
             return
         self._loops = {**self._loops, name: new}
@@ -273,7 +276,9 @@ class Follower:
         live = {policy.encoder.version: policy.encoder for policy in served.values() if policy.encoder is not None}
         encoders = list(({encoder.version: encoder} | live).values())
         if old is not None:
-            catalogue = await asyncio.to_thread(old.catalogue.encoded, encoders)
+            catalogue = old.catalogue
+            if not catalogue.is_encoded(encoders):
+                catalogue = await asyncio.to_thread(catalogue.encoded, encoders)
             if catalogue.version == record.catalogue:
                 return catalogue
             found = await item_store.read_changes(self._redis, keys, catalogue.version)
