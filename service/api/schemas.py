@@ -68,6 +68,16 @@ def _without_nulls(given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+def _only_given(body: Any, part: str) -> Any:
+    """Leave out what is null in a body, and in this part of it."""
+    if not isinstance(body, dict):
+        return body
+    given = _without_nulls(body)
+    if isinstance(given.get(part), dict):
+        given[part] = _without_nulls(given[part])
+    return given
+
+
 class Body(BaseModel):
     """A request body; unknown fields are refused, so that a typing error does not pass for a default."""
 
@@ -533,12 +543,7 @@ class LoopBody(LoopChanges):
     @classmethod
     def _given(cls, body: Any) -> Any:
         """Leave out what is null, among the settings and among the parts of the schema: it is not given."""
-        if not isinstance(body, dict):
-            return body
-        given = _without_nulls(body)
-        if isinstance(given.get("schema"), dict):
-            given["schema"] = _without_nulls(given["schema"])
-        return given
+        return _only_given(body, "schema")
 
 
 class ChangeReply(BaseModel):
@@ -633,12 +638,7 @@ class ReleaseBody(Body):
     @classmethod
     def _given(cls, body: Any) -> Any:
         """Leave out what is null, also in the guard: it is not given."""
-        if not isinstance(body, dict):
-            return body
-        given = _without_nulls(body)
-        if isinstance(given.get("guard"), dict):
-            given["guard"] = _without_nulls(given["guard"])
-        return given
+        return _only_given(body, "guard")
 
 
 class GroupSeen(BaseModel):
