@@ -51,10 +51,11 @@ def _before(former: Sequence[str], ids: Sequence[str], changed: frozenset[str]) 
 
 @dataclass(frozen=True)
 class Retriever:
-    """The funnel of a loop over one version of its catalogue. Immutable.
+    """The funnel of a loop over one version of its catalogue. What it finds does not change.
 
     Attributes:
         version: of the counts that it was made from; 0: there were none.
+        counts: lent to the funnel that comes after it, which moves them on; the sources hold what they took from them.
         catalogue: the version of the catalogue.
         ids: of that, in order.
     """
