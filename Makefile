@@ -1,6 +1,6 @@
 # Every target does its own set-up. Python 3.11+ with venv, make and pip is all that must be there.
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo serve test chaos coverage check fix hooks docs bench bench-compare bench-policies bench-search
+.PHONY: help setup browser prometheus demo serve test chaos alerts coverage check fix hooks docs bench bench-compare bench-policies bench-search
 PYTHON ?= python3
 BIN = .venv/bin
 # Bytecode is written when a module is first imported: a service starts several processes. Most of PyTorch's never is.
@@ -42,6 +42,14 @@ test: setup browser  ## all tests, in three processes; ARGS=tests/policies some;
 
 chaos: setup  ## the kills, swaps, audits and odd requests of make test at full size; takes long
 	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest $(NO_TIMEOUT) --size 1 tests/failures tests/admin/test_audit.py tests/api/test_fuzz.py
+
+prometheus:
+	@command -v promtool >/dev/null || { echo "installing prometheus, which evaluates the alerts"; \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends prometheus >/dev/null; } || \
+	  { echo "install prometheus (Debian: sudo apt-get install prometheus), then call make alerts again"; exit 1; }
+
+alerts: setup prometheus  ## each alert, in promtool and in a real Prometheus that watches a service; a quarter of an hour
+	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --override-ini=addopts= $(NO_TIMEOUT) --size 1 tests/alerts $(ARGS)
 
 coverage: setup browser  ## the same with coverage, and its floor; takes two fifths longer
 	@$(ONE_THREAD) $(RUN) $(BIN)/python -m pytest --cov $(THREE_PROCESSES)

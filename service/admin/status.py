@@ -29,6 +29,7 @@ from service.store import (
 )
 from service.store.decisions import DecisionWriter
 from service.store.keys import Keys
+from service.store.memory import read_memory
 from service.store.open_time import read_opening
 
 STALE_S = 10.0  # a policy with events to learn that has published nothing for so long is stuck
@@ -167,6 +168,13 @@ class OutageStatus(BaseModel):
     until: float
 
 
+class StoreStatus(BaseModel):
+    """The memory of Redis."""
+
+    memory_bytes: int = Field(description="that it has taken")
+    memory_limit_bytes: int = Field(description="`maxmemory`, or else the memory of its machine; 0: it does not say")
+
+
 class WorkerStatus(BaseModel):
     """The API worker that answers this request."""
 
@@ -188,6 +196,7 @@ class Status(BaseModel):
     outages: int = Field(0, description="times in which no worker could take feedback for more than a second")
     closed_s: float = Field(0.0, description="seconds of all these: deadlines stood still")
     last_outage: OutageStatus | None = Field(None, description="the newest of these")
+    store: StoreStatus | None = Field(None, description="null: Redis does not answer")
     loops: dict[str, LoopStatus]
     evaluations: list[EvaluationStatus] = Field([], description="that have not ended, oldest first")
     this_worker: WorkerStatus
@@ -214,6 +223,7 @@ async def read_status(
         alive = len(await workers.live_workers(redis))
         learner = await workers.learner_alive(redis)
         opening = await read_opening(redis)
+        memory = await read_memory(redis)
         loops = {}
         for name in await loop_store.loop_names(redis):
             if only is not None and name not in only:
@@ -238,6 +248,7 @@ async def read_status(
         outages=opening.outages,
         closed_s=opening.closed_ms / 1000,
         last_outage=None if opening.last is None else OutageStatus(**asdict(opening.last)),
+        store=StoreStatus(memory_bytes=memory.used, memory_limit_bytes=memory.limit),
         loops=loops,
         evaluations=evaluations,
         this_worker=worker,

@@ -134,6 +134,15 @@ class _Stored(Collector):
         yield CounterMetricFamily(
             "rebound_closed_seconds", "Seconds of these times: deadlines stood still", value=self._status.closed_s
         )
+        if self._status.store is not None:
+            yield GaugeMetricFamily(
+                "rebound_store_memory_bytes", "Memory that Redis has taken", value=self._status.store.memory_bytes
+            )
+            yield GaugeMetricFamily(
+                "rebound_store_memory_limit_bytes",
+                "Memory that Redis may take; 0: it does not say",
+                value=self._status.store.memory_limit_bytes,
+            )
         rung = GaugeMetricFamily("rebound_rung", "1 for the rung on which this worker stands", labels=["rung"])
         for name in RUNGS:
             rung.add_metric([name], int(name == self._status.rung))

@@ -1,4 +1,4 @@
-"""What docker-compose.yml names is there; the dashboard draws from the source that is provisioned."""
+"""What docker-compose.yml names is there, the dashboard draws from what is provisioned, alerts say what to do."""
 
 from __future__ import annotations
 
@@ -35,3 +35,14 @@ def test_every_panel_asks_the_provisioned_prometheus() -> None:
     assert {panel["datasource"]["uid"] for panel in drawn} == {uid}
     assert all(target["expr"] for panel in drawn for target in panel["targets"])
     assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_every_alert_has_its_line_in_the_runbook() -> None:
+    rules = (ROOT / "docker" / "prometheus" / "alerts.yml").read_text()
+    alerts = re.findall(r"- alert: (\w+)", rules)
+    assert len(alerts) == rules.count("runbook: ") == 20
+    assert re.findall(r'runbook: "docs/alerts.md#(\w+)"', rules) == [alert.lower() for alert in alerts]
+    runbook = (ROOT / "docs" / "alerts.md").read_text()
+    assert re.findall(r"^### (\w+)$", runbook, re.MULTILINE) == alerts
+    severities = re.findall(r"severity: (\w+)", rules)
+    assert re.findall(r"^\*(\w+)\.\*", runbook, re.MULTILINE) == severities
