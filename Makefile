@@ -1,6 +1,6 @@
 # Every target does its own set-up. Python 3.11+ with venv, make and pip is all that must be there.
 .DEFAULT_GOAL := help
-.PHONY: help setup browser prometheus demo serve test chaos alerts coverage check fix hooks docs bench bench-compare bench-policies bench-search
+.PHONY: help setup browser prometheus demo serve test chaos alerts coverage check fix hooks docs site bench bench-compare bench-policies bench-search
 PYTHON ?= python3
 BIN = .venv/bin
 # Bytecode is written when a module is first imported: a service starts several processes. Most of PyTorch's never is.
@@ -72,6 +72,15 @@ hooks: .venv/.hooks  ## make check before every commit (pre-commit)
 
 docs: setup  ## write the generated tables of docs/ anew
 	@$(BIN)/python -m tests.docs.parameters
+	@$(BIN)/python -m tests.docs.commands
+
+.venv/.site: .venv/.installed
+	@$(PIP) '.[site]'
+	@touch $@
+
+site: docs .venv/.site  ## the documentation as a site: open build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "open build/site/index.html"
 
 .venv/.rivals: .venv/.installed
 	@$(PIP) '.[rivals,tables]'

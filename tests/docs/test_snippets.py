@@ -19,6 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 import typer.main
@@ -27,6 +28,7 @@ import yaml
 from service.cli import app as rebound
 from service.represent.schema import FeatureSchema
 from simulator.cli import app as simulator
+from tests.docs import commands as written
 from tests.processes import Served
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +80,7 @@ def every_command(*languages: str) -> list[Any]:
 INLINE_COMMANDS = [
     pytest.param(page, command, id=f"{page.relative_to(ROOT)}: {command[:60]}")
     for page in PAGES
+    if page != written.PAGE  # a help names commands without what they need
     for command in dict.fromkeys(INLINE.findall(page.read_text()))
 ]
 
@@ -210,6 +213,29 @@ def test_the_schema_of_the_docs_is_a_schema() -> None:
 def test_the_readmes_policy_is_the_one_that_is_tested() -> None:
     [policy] = blocks(ROOT / "README.md", "python")
     assert policy == (ROOT / "tests/policies/example_package/rebound_greedy.py").read_text()
+
+
+def test_the_page_of_commands_says_what_the_commands_say() -> None:
+    assert written.PAGE.read_text() == written.page(), "run: make docs"
+
+
+@pytest.mark.slow
+def test_the_shop_of_the_tutorial_learns(served: Served) -> None:
+    tutorial = ROOT / "docs/tutorial.md"
+    [catalogue] = [shlex.split(line) for line in joined("\n".join(blocks(tutorial, "sh"))) if "/items " in line]
+    loop = httpx.Client(base_url=served.url, timeout=30)
+    loop.delete("/loops/default").raise_for_status()  # other pages left items in it
+    loop.put("/loops/default", json={}).raise_for_status()
+    loop.post("/items", json=orjson.loads(catalogue[-1])).raise_for_status()
+    loop.post("/policies", json={"kind": "adaptive"}).raise_for_status()
+    loop.post("/policies/adaptive/activate").raise_for_status()
+    [shop] = blocks(tutorial, "python")
+    env = {**environment(), "SHOP_URL": served.url, "SHOP_VISITS": "1000"}
+    done = subprocess.run([sys.executable, "-c", shop], capture_output=True, text=True, timeout=120, env=env)
+    bought = [float(share) for share in re.findall(r": ([\d.]+) bought", done.stdout)]
+    assert len(bought) == 10, done.stderr[-2000:]
+    assert bought[4] > 0.5 > bought[5], "it learns, and the season changes"
+    assert bought[9] > bought[5] + 0.1, "it comes back"
 
 
 def test_links_lead_somewhere() -> None:
