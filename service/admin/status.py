@@ -16,6 +16,7 @@ from service.errors import NotFound, StoreUnavailable
 from service.serve.follower import Follower
 from service.store import (
     activity,
+    activity_log,
     change_log,
     encoders,
     erasure_store,
@@ -136,6 +137,11 @@ class LoopStatus(BaseModel):
     activity_duplicate: int = Field(0, description="activities that came before: changed nothing")
     activity_users: int = Field(0, description="users of whom activity is kept now")
     activity_user_bytes: int = Field(0, description="most bytes of one user's activity, without Redis's own")
+    activity_logged: int = Field(0, description="activities appended to their log: as many as accepted")
+    activity_held: int = Field(0, description="of them, those that the log holds: logged - trimmed - erased")
+    activity_trimmed: int = Field(0, description="of them, those beyond the loop's `retention`: dropped")
+    activity_erased: int = Field(0, description="of them, those deleted because a user was erased")
+    activity_log_bytes: int = Field(0, description="memory that the log of activity takes in Redis, about")
     imported: int = Field(0, description="events imported")
     events: int = Field(0, description="events appended to the log")
     erased: int = Field(0, description="events deleted from the log because a user was erased")
@@ -256,6 +262,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
     if record.activity:
         stats["activity_users"] = await activity.count_users(redis, keys)
         stats["activity_user_bytes"] = activity.bytes_at_most(record.settings)
+        stats["activity_held"], stats["activity_log_bytes"] = await activity_log.size_of(redis, keys)
     policies: dict[str, PolicyStatus] = {}
     for policy in await policy_store.policy_names(redis, keys):
         try:

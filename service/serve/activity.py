@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from service.decide.active import ActiveLoop
 from service.errors import InvalidRequest, StoreUnavailable
-from service.records import Features
+from service.records import Features, Seen
 from service.represent.user_state import USER, Activity, user_state
 from service.serve.follower import Follower
 from service.store.activity import Sent, begin_activity, read_activity, take_activity
@@ -45,15 +45,18 @@ class ActivityKeeper:
         turns = {user: iter(of_his) for user, of_his in answers.items()}
         return [next(turns[one.user]) for one in sent]
 
-    async def with_state(self, context: Features, user: str, active: ActiveLoop, *, at: int) -> Features:
-        """Add the user's state to a context; return the same context where he has none.
+    async def with_state(self, context: Features, user: str, active: ActiveLoop, *, at: int) -> tuple[Features, Seen]:
+        """Add the user's state to a context.
+
+        Returns:
+            The context, the same one where he has no state, and what was read of his activity.
 
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        kept = await read_activity(self._commit, Keys(active.name, active.id), user)
+        kept, end = await read_activity(self._commit, Keys(active.name, active.id), user)
         state = user_state([Activity(*one) for one in kept], active.catalogue.fields, at=at)
-        return {**context, USER: state} if state else context
+        return {**context, USER: state} if state else context, Seen(end)
 
 
 def check_names(context: Features) -> None:

@@ -65,6 +65,16 @@ class Partition:
         return self.prefix + "activity-users"
 
     @property
+    def activity_log(self) -> str:
+        """Stream: the activity of all users. Bounded by the loop's retention (`activity_log.py`)."""
+        return self.prefix + "activity-log"
+
+    @property
+    def activity_log_kept(self) -> str:
+        """Stream: that log without a user, while it is copied (`erase_activity.lua`)."""
+        return self.prefix + "activity-log-kept"
+
+    @property
     def pending(self) -> str:
         """Sorted set: decision id -> deadline of its feedback, or of its display, ms."""
         return self.prefix + "pending"

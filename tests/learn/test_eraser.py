@@ -122,7 +122,7 @@ async def test_a_user_is_gone_from_everything_and_policies_are_as_if_he_had_neve
     await learn(redis, keys, settings, *KINDS_HERE)
     before = await policy_store.read_policy(redis, keys, "linucb")
     shown = [line async for page in all_of_user(redis, keys.loop, USER) for line in lines_of(page)]
-    assert [next(iter(line)) for line in shown] == ["state", "activity", "decision", *["event"] * 20]
+    assert [next(iter(line)) for line in shown] == ["state", "activity", "decision", *["event"] * 20, "logged"]
     assert await places(redis, keys, USER)
 
     asked = await erase_user(redis, keys.loop, USER, by="test")
