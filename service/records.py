@@ -92,7 +92,7 @@ class LoopRecord:
     pins: Mapping[str, int]  # policy -> the version that a rollback pinned
     newest: Mapping[str, Any] | None = None  # encoder, position and catalogue of the newest successor; None: no such
     declared: str | None = None  # version of the encoder that a person declared last; None: the service fits its own
-    activity: bool = False  # whether activity was ever sent
+    activity: bool = False  # whether activity was ever sent, or rewards counted as such
     experiments: Mapping[str, Experiment] = field(default_factory=dict)  # by name; one at most has not ended
     release: Mapping[str, Any] | None = None  # policy, id and guard's latency of the release that runs; None: none
 

@@ -137,6 +137,10 @@ class LoopStatus(BaseModel):
     activity_duplicate: int = Field(0, description="activities that came before: changed nothing")
     activity_users: int = Field(0, description="users of whom activity is kept now")
     activity_user_bytes: int = Field(0, description="most bytes of one user's activity, without Redis's own")
+    activity_waiting: int = Field(
+        0, description="users with rewarded items that are yet to be taken up; at most 10 000"
+    )
+    activity_dropped: int = Field(0, description="rewarded items that were not taken up, for want of room")
     activity_logged: int = Field(0, description="activities appended to their log: as many as accepted")
     activity_held: int = Field(0, description="of them, those that the log holds: logged - trimmed - erased")
     activity_trimmed: int = Field(0, description="of them, those beyond the loop's `retention`: dropped")
@@ -260,6 +264,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
     keys = Keys(name, record.id)
     stats = await event_log.read_stats(redis, keys)
     if record.activity:
+        stats["activity_waiting"] = await activity.count_waiting(redis, keys)
         stats["activity_users"] = await activity.count_users(redis, keys)
         stats["activity_user_bytes"] = activity.bytes_at_most(record.settings)
         stats["activity_held"], stats["activity_log_bytes"] = await activity_log.size_of(redis, keys)

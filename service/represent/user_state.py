@@ -17,7 +17,7 @@ from service.represent.json_paths import leaves
 
 USER = "@user"  # the name in the context, which is not for clients
 
-WEIGHTS: Mapping[str, float] = {"view": 1.0, "click": 2.0, "cart": 4.0, "buy": 8.0}
+WEIGHTS: Mapping[str, float] = {"view": 1.0, "click": 2.0, "reward": 2.0, "cart": 4.0, "buy": 8.0}
 OF_OTHER_TYPES = 1.0
 RECENT = 5  # of the newest activities that `recent` is made of
 RECENT_DECAY = 0.5  # from one of them to the one before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from redis.asyncio import Redis
@@ -11,7 +12,7 @@ from service.errors import InvalidRequest, StoreUnavailable
 from service.records import Features, Seen
 from service.represent.user_state import USER, Activity, user_state
 from service.serve.follower import Follower
-from service.store.activity import Sent, begin_activity, read_activity, take_activity
+from service.store.activity import Sent, begin_activity, read_activity, take_activity, take_rewarded
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 
@@ -54,7 +55,12 @@ class ActivityKeeper:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        kept, end = await read_activity(self._commit, Keys(active.name, active.id), user)
+        keys = Keys(active.name, active.id)
+        if active.settings.reward_activity:  # both in one round trip, in this order
+            taking = take_rewarded(self._commit, keys, active.settings, user)
+            _, (kept, end) = await asyncio.gather(taking, read_activity(self._commit, keys, user))
+        else:
+            kept, end = await read_activity(self._commit, keys, user)
         state = user_state([Activity(*one) for one in kept], active.catalogue.fields, at=at)
         return {**context, USER: state} if state else context, Seen(end)
 

@@ -111,6 +111,7 @@ class Recommender:
                 ledger_ms=of_loop.ledger_ms,
                 aggregation=of_loop.aggregation,
                 displayed=displayed,
+                activity_above=of_loop.activity_above,
             )
         )
         degraded = degraded or not known

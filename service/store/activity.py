@@ -75,6 +75,38 @@ async def take_activity(
     return dict(zip(sent, answers, strict=True))
 
 
+async def take_rewarded(commit: GroupCommit, keys: Keys, settings: LoopSettings, user: str) -> int:
+    """Take up the rewarded items of a user as his activity; return how many there were.
+
+    Raises:
+        StoreUnavailable: Redis did not answer.
+    """
+    part = keys.partition()
+    named = (part.activity(user), part.activity_users, part.stats, part.activity_log, part.rewarded)
+    return int(await commit.run(script("take_rewarded"), named, _accepting(user, settings)))
+
+
+async def take_all_rewarded(redis: Redis, commit: GroupCommit, keys: Keys, settings: LoopSettings) -> int:
+    """Take up the rewarded items of all users as their activity; return how many there were.
+
+    Raises:
+        StoreUnavailable: Redis does not answer.
+    """
+    async with answering():
+        users = [user.decode() for user in await redis.hkeys(keys.partition().rewarded)]
+    return sum(await asyncio.gather(*(take_rewarded(commit, keys, settings, user) for user in users)))
+
+
+async def count_waiting(redis: Redis, keys: Keys) -> int:
+    """Return of how many users rewarded items wait to be taken up as activity.
+
+    Raises:
+        StoreUnavailable: Redis does not answer.
+    """
+    async with answering():
+        return int(await redis.hlen(keys.partition().rewarded))
+
+
 def _accepting(user: str, settings: LoopSettings) -> list[Value]:
     """Return the arguments of `accept.lua`."""
     return [user, orjson.dumps(user), settings.activity_kept, settings.activity_ms, settings.retention]

@@ -65,6 +65,11 @@ class Partition:
         return self.prefix + "activity-users"
 
     @property
+    def rewarded(self) -> str:
+        """Hash: user -> his rewarded items that are yet to be taken up as activity. Bounded (`ledger.lua`)."""
+        return self.prefix + "rewarded"
+
+    @property
     def activity_log(self) -> str:
         """Stream: the activity of all users. Bounded by the loop's retention (`activity_log.py`)."""
         return self.prefix + "activity-log"

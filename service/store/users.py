@@ -150,6 +150,7 @@ async def erase_activity(redis: Redis, keys: Keys, erasure: str, user: str) -> b
         async with redis.pipeline(transaction=True) as pipe:
             pipe.delete(part.activity(user), part.activity_ids(user))
             pipe.zrem(part.activity_users, user)
+            pipe.hdel(part.rewarded, user)
             pipe.hincrby(part.erasure, f"{erasure}/activity", kept)
             await pipe.execute()
     return await activity_log.erase_of(redis, keys, user, counted=f"{erasure}/activity")

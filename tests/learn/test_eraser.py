@@ -175,6 +175,7 @@ async def test_whoever_dies_at_whatever_step_the_next_one_goes_on_and_each_thing
     await make(redis, keys, "linucb")
     await append(redis, keys, of_users(30))
     await take_activity(GroupCommit(redis), keys, LoopSettings(), {USER: [Sent(USER, "p1", "view")] * 3})
+    await redis.hset(keys.partition().rewarded, USER, '1 ["p1","reward"]\n')
     await store_decisions(redis, keys, *(decision_of(f"his-{number}", user_id=USER) for number in range(4)))
     await learn(redis, keys, settings, "linucb")
     asked = await erase_user(redis, keys.loop, USER, by="test")

@@ -5,19 +5,22 @@ local function whole(number)
   return string.format('%d', number)
 end
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function clock()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
 
--- Accept activities, each (when it was, in ms; what it was), in this order.
+-- Accept activities, each (when it was, in ms, nil = now; what it was), in this order.
 local function accept(activities)
   if #activities == 0 then
     return
   end
+  local now = clock()
   local last = redis.call('LINDEX', KEYS[1], -1)
   local number = last and tonumber(string.match(last, '^%d+')) or 0
   for _, one in ipairs(activities) do
     number = number + 1
-    local entry = whole(number) .. ' ' .. whole(math.min(one[1], now)) .. ' ' .. one[2]
+    local entry = whole(number) .. ' ' .. whole(math.min(one[1] or now, now)) .. ' ' .. one[2]
     redis.call('RPUSH', KEYS[1], entry)
     redis.call('XADD', KEYS[4], '*', 'u', ARGV[2], 'a', entry, 'k', ARGV[4])
   end

@@ -27,7 +27,7 @@ for i = 7, #ARGV, 3 do
     answers[#answers + 1] = 'duplicate'
   else
     ids = ids .. id
-    new[#new + 1] = { tonumber(ARGV[i + 1]) or now, ARGV[i + 2] }
+    new[#new + 1] = { tonumber(ARGV[i + 1]), ARGV[i + 2] }
     answers[#answers + 1] = 'accepted'
   end
 end
