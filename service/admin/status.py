@@ -107,6 +107,7 @@ class RetrievalStatus(BaseModel):
     age_s: float = Field(description="seconds since it was published; nothing is published while nothing happens")
     events: int = Field(description="events counted")
     items: int = Field(description="items that it knows, of at most 1 000 000")
+    together: int = Field(0, description="items of which it knows what is taken with them, of at most 50 000")
     bytes: int
 
 
@@ -321,7 +322,14 @@ async def _retrieval(redis: Redis, keys: Keys) -> RetrievalStatus | None:
     if found is None:
         return None
     age = round(time.time() - found.published, 3)
-    return RetrievalStatus(version=found.version, age_s=age, events=found.events, items=found.items, bytes=found.bytes)
+    return RetrievalStatus(
+        version=found.version,
+        age_s=age,
+        events=found.events,
+        items=found.items,
+        together=found.together,
+        bytes=found.bytes,
+    )
 
 
 def _short(notice: Mapping[str, Any]) -> DataNotice:

@@ -379,6 +379,11 @@ class DecisionRecord(BaseModel):
     left: list[int] | None = Field(None, description="under rules: candidates for each place")
     experiment: AssignmentReply | None = Field(None, description="null: it took part in none")
     retrieved: RetrievedRecord | None = Field(None, description="what the funnel found; null: it narrowed nothing")
+    seen: list[str] | None = Field(
+        None,
+        description="where the log of activity ended when the user's state was read, then his last items where a "
+        "source asks for them; null: it was not read",
+    )
 
 
 class LedgerFeedback(BaseModel):

@@ -204,7 +204,8 @@ def chances(request: Request, active: ActiveLoop, served: ServedPolicy) -> list[
 
 
 def _query(request: Request, active: ActiveLoop) -> Query:
-    return Query(request.context, seed_of(active.name, request.decision_id))
+    last = () if request.seen is None else request.seen.items
+    return Query(request.context, seed_of(active.name, request.decision_id), last)
 
 
 def _rows_of(items: Iterable[str], active: ActiveLoop) -> list[int]:

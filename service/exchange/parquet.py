@@ -69,6 +69,7 @@ DECISIONS = {
     "items": "slate",
     "rules": "text",
     "retrieved": "text",
+    "seen": "texts",
 }
 ACTIVITY = {
     "position": "text",
@@ -195,6 +196,7 @@ def decision_row(decision: Decision) -> dict[str, Any]:
         "items": [asdict(item) for item in decision.items],
         "rules": _json(decision.rules),
         "retrieved": None if decision.retrieved is None else _json(decision.retrieved._asdict()),
+        "seen": None if decision.seen is None else [decision.seen.position, *decision.seen.items],
     }
 
 

@@ -10,6 +10,7 @@ The record of a decision holds these fields. So what was served is what is learn
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -60,6 +61,12 @@ class ItemFields:
             pairs = [(path, level) for path, levels in texts.items() if isinstance(levels, list) for level in levels]
             self._found[item] = fields, tuple(pairs)
         return self._found[item]
+
+
+def last_items(done: Sequence[Activity]) -> tuple[str, ...]:
+    """Return a user's last items, at most five different ones, the newest first."""
+    newest = sorted(done, key=attrgetter("at"))
+    return tuple(islice(dict.fromkeys(one.item for one in reversed(newest)), RECENT))
 
 
 def user_state(done: Sequence[Activity], items: ItemFields, *, at: int) -> dict[str, Any]:

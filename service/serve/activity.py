@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from service.decide.active import ActiveLoop
 from service.errors import InvalidRequest, StoreUnavailable
 from service.records import Features, Seen
-from service.represent.user_state import USER, Activity, user_state
+from service.represent.user_state import USER, Activity, last_items, user_state
 from service.serve.follower import Follower
 from service.store.activity import Sent, begin_activity, read_activity, take_activity, take_rewarded
 from service.store.group_commit import GroupCommit
@@ -61,8 +61,11 @@ class ActivityKeeper:
             _, (kept, end) = await asyncio.gather(taking, read_activity(self._commit, keys, user))
         else:
             kept, end = await read_activity(self._commit, keys, user)
-        state = user_state([Activity(*one) for one in kept], active.catalogue.fields, at=at)
-        return {**context, USER: state} if state else context, Seen(end)
+        done = [Activity(*one) for one in kept]
+        state = user_state(done, active.catalogue.fields, at=at)
+        asked_for = active.retriever is not None and active.retriever.funnel.follows_activity
+        seen = Seen(end, last_items(done) if asked_for else ())
+        return {**context, USER: state} if state else context, seen
 
 
 def check_names(context: Features) -> None:

@@ -202,7 +202,7 @@ class Keys:
 
     @property
     def retrieval(self) -> str:
-        """Hash: v, version, position, catalogue, events, items, digest, state, published. Bounded by the counts."""
+        """Hash: v, version, position, catalogue, activity, events, digest, state, ... Bounded by the counts."""
         return self.home + "retrieval"
 
     @property
