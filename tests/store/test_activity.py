@@ -11,12 +11,25 @@ from redis.asyncio import Redis
 
 from service.records import LoggedActivity, LoopRecord, order
 from service.store import activity_log, event_log
-from service.store.activity import IDS_KEPT, Sent, activity_of, bytes_at_most, count_users, read_activity, take_activity
+from service.store.activity import (
+    IDS_KEPT,
+    Sent,
+    activity_of,
+    bytes_at_most,
+    count_users,
+    count_waiting,
+    read_activity,
+    take_activity,
+    take_all_rewarded,
+    take_rewarded,
+)
 from service.store.activity_log import erase_of, scan_log, size_of
 from service.store.connection import script
+from service.store.decisions import join_feedback
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.store.loop_rows import read_rows, write_rows
+from tests.builders import decision_of, store_decisions
 
 pytestmark = pytest.mark.anyio
 START = 1_700_000_000_000
@@ -161,3 +174,33 @@ async def test_a_user_is_erased_from_the_log_while_it_grows_and_is_trimmed(
     await take_activity(commit, keys, settings, {"new": [Sent("new", "p1", "view")]})
     [last] = [one async for batch in scan_log(redis, keys) for one in batch]
     assert order(last.position) > order(left[-1].position)
+
+
+async def test_rewards_wait_for_their_turn_in_bounded_room(redis: Redis, loop: LoopRecord, keys: Keys) -> None:
+    """4 kB a user and 10 000 users; what finds no room is counted, and what waited is taken up once."""
+    settings = of_settings(loop, reward_activity=True).settings
+    commit, part = GroupCommit(redis), keys.partition()
+    await store_decisions(redis, keys, *(decision_of(f"d{n}", "i", user_id=f"u{n}") for n in range(3)))
+
+    async def report(decision: str, reward: float = 1.0) -> str:
+        return await join_feedback(
+            commit, keys, settings, decision_id=decision, item="", reward=reward, feedback_id="", early_ms=0
+        )
+
+    waits = '1 ["x","reward"]\n'
+    await redis.hset(part.rewarded, "u0", waits * 300)
+    await redis.hset(part.rewarded, mapping={f"other{n}": waits for n in range(9_999)})
+    assert [await report("d0"), await report("d1")] == ["accepted", "accepted"]
+    assert (await event_log.read_stats(redis, keys))["activity_dropped"] == 2
+    assert [await take_rewarded(commit, keys, settings, "other0") for _ in range(2)] == [1, 0]
+    assert await report("d2") == "accepted"
+    assert await count_waiting(redis, keys) == 10_000
+    assert await take_rewarded(commit, keys, settings, "u2") == 1
+    [(number, at, item, kind)], _ = await read_activity(commit, keys, "u2")
+    assert (number, item, kind) == (1, "i", "reward")
+    assert at > START
+    await redis.hdel(part.rewarded, *(f"other{n}" for n in range(9, 9_999)))  # fewer keys for the tests to delete
+    assert await take_all_rewarded(redis, commit, keys, settings) == 300 + 8
+    stats = await event_log.read_stats(redis, keys)
+    assert stats["activity"] == stats["activity_logged"] == 300 + 8 + 2
+    assert (await count_waiting(redis, keys), stats["activity_dropped"]) == (0, 2)
