@@ -352,9 +352,9 @@ def export_log(
 ) -> None:
     """Write a loop's log for other tools: Parquet for DuckDB, Polars and Spark, or DSJSON for Vowpal Wabbit.
 
-    A folder gets the tables `events` and `decisions`, by day, and `policies`. The service may go on meanwhile. It
-    appears whole or not at all, and only you may read it, for it holds what users did. `rebound backup` is what
-    restores a loop.
+    A folder gets the tables `events`, `decisions` and `activity`, by day, and `policies`. The service may go on
+    meanwhile. It appears whole or not at all, and only you may read it, for it holds what users did. `rebound backup`
+    is what restores a loop.
 
     Parquet needs an extra: `pip install 'rebound[parquet]'`.
 
@@ -367,8 +367,9 @@ def export_log(
         done = transfer.export_log(url, loop, path, errors)
     left_out = "".join(f"; left out: {count:,} {why}" for why, count in done.left_out.items())
     what = "with all candidates" if path.suffix == ".dsjson" else "decisions"
+    activity = f", {done.activity:,} activities" if done.activity else ""
     console.print(
-        f"[green]✓[/] {escape(str(path))}: {done.events:,} events, {done.decisions:,} {what}{left_out}",
+        f"[green]✓[/] {escape(str(path))}: {done.events:,} events, {done.decisions:,} {what}{activity}{left_out}",
         highlight=False,
         soft_wrap=True,
     )
@@ -672,7 +673,10 @@ async def _audit(url: str, loop: str, most: int, confidence: float) -> bool:
         with console.status("states of users: folding their activity again"):
             states = await audits.audit_states(connection, loop, most=most)
         if states.same + states.gone or states.different:
-            line = f"states folded again: {states.same} the same, {len(states.different)} different"
+            checked = states.same + len(states.different)
+            share = states.same / checked if checked else 1.0
+            line = f"states folded again from the log of activity: {states.same} the same, "
+            line += f"{len(states.different)} different (share {share:.6g})"
             _verdict(not states.different, line + (f", {states.gone} past checking" if states.gone else ""))
         with console.status("learning: replaying the log"):
             learned = await audits.audit_learning(connection, loop)

@@ -3,6 +3,7 @@
 popular   items that were rewarded most for each time they were shown
 fresh     items that were shown few times, the newest first
 random    any items
+covisited items that others took together with the user's last ones
 ann       items whose vector lies nearest to one of the context
 """
 
@@ -23,7 +24,7 @@ class SourceSetting(BaseModel):
 
     model_config = CLOSED
 
-    source: Literal["popular", "fresh", "random", "ann"]
+    source: Literal["popular", "fresh", "random", "ann", "covisited"]
     quota: Annotated[int, Field(strict=True, ge=1, le=MOST)] = Field(description="items that it gives at most")
     item_field: Path | None = Field(None, validate_default=True, description="ann: of the items, a list of numbers")
     context_field: Path | None = Field(
@@ -60,6 +61,11 @@ class Funnel(BaseModel):
 
     def __bool__(self) -> bool:
         return bool(self.sources)
+
+    @property
+    def follows_activity(self) -> bool:
+        """Whether a source needs to know what users did."""
+        return any(one.source == "covisited" for one in self.sources)
 
 
 NO_FUNNEL = Funnel()

@@ -50,7 +50,9 @@ class LoopChanges(BaseModel):
     fit_schema: bool = Field(
         True, strict=True, description="whether a schema is fitted to the log where nobody declared one"
     )
-    retention: int = Field(1_000_000, strict=True, ge=1000, le=10**9, description="events kept in the log")
+    retention: int = Field(
+        1_000_000, strict=True, ge=1000, le=10**9, description="events kept in the log, and activities kept in theirs"
+    )
     ledger_time: Finite = Field(
         600.0,
         ge=0.001,
@@ -71,6 +73,12 @@ class LoopChanges(BaseModel):
         ge=1,
         le=400 * 86_400,
         description="seconds after which a user's activity is forgotten, from the last that he sent",
+    )
+    reward_activity: bool = Field(
+        False,
+        strict=True,
+        description="whether an item that got more than the default reward counts as activity of its user, of the type "
+        "`reward`",
     )
     strict: bool = Field(
         False,
@@ -107,6 +115,11 @@ class LoopSettings(LoopChanges):
     @property
     def activity_ms(self) -> int:
         return round(self.activity_time * 1000)
+
+    @property
+    def activity_above(self) -> float | None:
+        """The reward above which an item counts as activity of its user; None: none does."""
+        return self.default_reward if self.reward_activity else None
 
     @property
     def early_ms(self) -> int:

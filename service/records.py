@@ -92,7 +92,7 @@ class LoopRecord:
     pins: Mapping[str, int]  # policy -> the version that a rollback pinned
     newest: Mapping[str, Any] | None = None  # encoder, position and catalogue of the newest successor; None: no such
     declared: str | None = None  # version of the encoder that a person declared last; None: the service fits its own
-    activity: bool = False  # whether activity was ever sent
+    activity: bool = False  # whether activity was ever sent, or rewards counted as such
     experiments: Mapping[str, Experiment] = field(default_factory=dict)  # by name; one at most has not ended
     release: Mapping[str, Any] | None = None  # policy, id and guard's latency of the release that runs; None: none
 
@@ -184,6 +184,13 @@ class Retrieved(NamedTuple):
     rows: tuple[int, ...]  # of the catalogue at the decision's version, by the ids in order, ascending
 
 
+class Seen(NamedTuple):
+    """What was read of a user's activity before a decision."""
+
+    position: str  # of the newest entry of the log of activity: all of the user's up to there was seen
+    items: tuple[str, ...] = ()  # his last, the newest first; () where no source of the funnel asks for them
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """One answered request, with all that it takes to make it again."""
@@ -210,6 +217,7 @@ class Decision:
     rung: str = field(default="ok", compare=False)  # store_down: answered from memory, and stored afterwards
     experiment: Assignment | None = None  # None: it took part in none
     retrieved: Retrieved | None = None  # None: no funnel narrowed the candidates
+    seen: Seen | None = None  # None: the user's state was not read
 
     def candidates_for(self, place: int) -> int:
         """Return from how many candidates the item at a place, from 0 on, was drawn."""
@@ -243,6 +251,8 @@ class Event:
     rung: str = "ok"  # of its decision
     place: int = 0  # in the slate of its decision
     experiment: Assignment | None = None  # of its decision
+    # Of its decision: what the user's state was made from, the position of `Seen` and the version of the catalogue.
+    seen: tuple[str, int] | None = None  # None: it was not read
 
     @property
     def time(self) -> float:
@@ -329,6 +339,19 @@ class Retry:
 
 
 Entry: TypeAlias = Event | Training | Successor | Erasure | Note | Unreadable | Retry
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedActivity:
+    """An entry of the log of activity: what a user did with an item."""
+
+    position: str  # entries stand in the order in which they were accepted
+    user: str
+    number: int  # among what was accepted of him, from 1; who was forgotten for want of activity begins anew
+    at: int  # unix milliseconds
+    item: str
+    type: str
+    kept_ms: int  # after which he is forgotten, if nothing follows
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,7 @@ def body_of(event: Event) -> bytes:
         rung=event.rung,
         place=event.place,
         experiment=event.experiment,
+        seen=event.seen,
     )
 
 

@@ -5,14 +5,15 @@
    longer kept is learned anew from the log up to its place.
 3. Learning: every policy is learned anew from the start of the log up to its checkpoint; the state must be the same,
    byte for byte.
-4. States of users: each is folded again from the activity that is kept, as far as its decision saw it.
+4. States of users: each is folded again from the log of activity, as far as its decision saw it
+   (`evaluate/states.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -24,12 +25,13 @@ from service.decide.catalogue import Catalogue
 from service.errors import Conflict, NotFound
 from service.evaluate.propensities import PropensityCheck, PropensityChecker
 from service.evaluate.replay import same_decision
+from service.evaluate.states import ServedState, same_state
 from service.learn.trainer import Trainer
 from service.policies import NumericalError, same_arrays
-from service.records import Decision, Entry, Event, LoopRecord, PolicyRecord, order
+from service.records import Decision, Entry, Event, LoggedActivity, LoopRecord, PolicyRecord, order
 from service.represent.stored import AnyEncoder
-from service.represent.user_state import USER, Activity, ItemFields, user_state
-from service.store import activity, encoders, erasure_store, event_log, item_store, loop_store, policy_store
+from service.represent.user_state import ItemFields
+from service.store import activity_log, encoders, erasure_store, event_log, item_store, loop_store, policy_store
 from service.store.codec import encoder_of, unpack
 from service.store.decisions import read_stored_decision
 from service.store.keys import Keys
@@ -179,7 +181,7 @@ async def audit_decisions(redis: Redis, loop: str, *, most: int = 1000) -> Repla
 
 
 async def audit_states(redis: Redis, loop: str, *, most: int = 1000) -> Replayed:
-    """Fold the states of users in the newest decisions of the log again, from the activity that is kept.
+    """Fold the states of users in the newest events of the log again, from the log of activity; each decision once.
 
     Past checking are those of which some activity, or the catalogue of then, is no longer kept.
 
@@ -188,24 +190,40 @@ async def audit_states(redis: Redis, loop: str, *, most: int = 1000) -> Replayed
     """
     record = await loop_store.read_loop(redis, loop)
     keys = Keys(loop, record.id)
-    served = [d for d in await _newest(redis, keys, most) if d.user_id is not None and USER in d.context]
-    kept = await activity.activity_of(redis, keys, sorted({str(d.user_id) for d in served}))
+    decisions: dict[str, ServedState] = {}
+    async for entries in event_log.scan(redis, keys, newest=most):
+        found = (ServedState.of(entry) for entry in entries if isinstance(entry, Event))
+        decisions |= {served.decision_id: served for served in found if served is not None}
+    stats = await event_log.read_stats(redis, keys)
+    lost = stats.get("activity", 0) - stats.get("activity_logged", 0)  # an older version accepted it, and wrote no log
+    whole = not lost and not stats.get("activity_trimmed") and not stats.get("activity_erased")
+    logged = await _logged_of(redis, keys, {served.user for served in decisions.values()})
     items: dict[int, ItemFields | None] = {}
     same, different, gone = 0, [], 0
-    for decision in served:
-        if decision.catalogue not in items:
-            found = await item_store.kept_items_at(redis, keys, decision.catalogue)
-            items[decision.catalogue] = None if found is None else ItemFields(found)
-        fields, state = items[decision.catalogue], decision.context[USER]
-        seen = range(state["count"] - state["kept"] + 1, state["count"] + 1)
-        done = [Activity(*one) for one in kept[str(decision.user_id)] if one[0] in seen]
-        if fields is None or len(done) < len(seen):
+    for served in decisions.values():
+        if served.catalogue not in items:
+            kept = await item_store.kept_items_at(redis, keys, served.catalogue)
+            items[served.catalogue] = None if kept is None else ItemFields(kept)
+        fields = items[served.catalogue]
+        again = None if fields is None else same_state(served, logged[served.user], fields, whole=whole)
+        if again is None:
             gone += 1
-        elif user_state(done, fields, at=round(1000 * decision.at)) == state:
+        elif again:
             same += 1
         else:
-            different.append(decision.decision_id)
+            different.append(served.decision_id)
     return Replayed(same, different, gone)
+
+
+async def _logged_of(redis: Redis, keys: Keys, users: Collection[str]) -> dict[str, list[LoggedActivity]]:
+    """Return user -> his activity that the log holds, in its order."""
+    found: dict[str, list[LoggedActivity]] = {user: [] for user in users}
+    if users:
+        async for activity in activity_log.scan_log(redis, keys):
+            for one in activity:
+                if one.user in found:
+                    found[one.user].append(one)
+    return found
 
 
 async def _newest(redis: Redis, keys: Keys, most: int) -> list[Decision]:

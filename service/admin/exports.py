@@ -15,7 +15,7 @@ from service.errors import InvalidRequest
 from service.exchange.dsjson import write_line
 from service.exchange.parquet import ParquetFolder, arrow
 from service.records import Decision, Event, Features, Unreadable
-from service.store import event_log, item_store, loop_store, policy_store
+from service.store import activity_log, event_log, item_store, loop_store, policy_store
 from service.store.keys import Keys
 from service.store.settled import read_decisions
 
@@ -28,6 +28,7 @@ class Exported:
 
     events: int = 0
     decisions: int = 0
+    activity: int = 0
     left_out: dict[str, int] = field(default_factory=dict)  # why -> events
 
     def leave_out(self, why: str, events: int = 1) -> None:
@@ -36,7 +37,7 @@ class Exported:
 
 
 async def export_parquet(redis: Redis, loop: str, folder: Path, progress: Progress = lambda *_: None) -> Exported:
-    """Write policies, decisions and events into a folder, which appears whole or not at all.
+    """Write policies, decisions, events and activity into a folder, which appears whole or not at all.
 
     A decision is written with the event of its first item, if the ledger still holds it. What waits for its reward
     comes with a later export.
@@ -64,6 +65,10 @@ async def export_parquet(redis: Redis, loop: str, folder: Path, progress: Progre
                     if decision is not None and decision.items[0].id == event.item:
                         files.add_decision(decision)
                         done.decisions += 1
+            async for activity in activity_log.scan_log(redis, keys, until=await activity_log.end_of(redis, keys)):
+                for one in activity:
+                    files.add_activity(one)
+                done.activity += len(activity)
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -106,6 +106,8 @@ async def _changes(
     changes: dict[str, str | bytes | int] = {"settings": changed.model_dump_json()}
     if changed.reward_range != seen.settings.reward_range:
         await _check_unused(redis, seen, "reward_range")
+    if changed.reward_activity:  # from now on there are states
+        changes["activity"] = 1
     if schema is not None and not await _used(redis, seen):
         encoder = make_encoder(_with_item_ids(schema, seen))
         changes |= {
@@ -195,6 +197,7 @@ def new_record(name: str, settings: LoopSettings, schema: AnySchema | None) -> L
         traffic={},
         pins={},
         declared=encoder.version if encoder.schema.declares else None,
+        activity=settings.reward_activity,
     )
 
 

@@ -16,6 +16,7 @@ from service.errors import NotFound, StoreUnavailable
 from service.serve.follower import Follower
 from service.store import (
     activity,
+    activity_log,
     change_log,
     encoders,
     erasure_store,
@@ -107,6 +108,7 @@ class RetrievalStatus(BaseModel):
     age_s: float = Field(description="seconds since it was published; nothing is published while nothing happens")
     events: int = Field(description="events counted")
     items: int = Field(description="items that it knows, of at most 1 000 000")
+    together: int = Field(0, description="items of which it knows what is taken with them, of at most 50 000")
     bytes: int
 
 
@@ -137,6 +139,15 @@ class LoopStatus(BaseModel):
     activity_duplicate: int = Field(0, description="activities that came before: changed nothing")
     activity_users: int = Field(0, description="users of whom activity is kept now")
     activity_user_bytes: int = Field(0, description="most bytes of one user's activity, without Redis's own")
+    activity_waiting: int = Field(
+        0, description="users with rewarded items that are yet to be taken up; at most 10 000"
+    )
+    activity_dropped: int = Field(0, description="rewarded items that were not taken up, for want of room")
+    activity_logged: int = Field(0, description="activities appended to their log: as many as accepted")
+    activity_held: int = Field(0, description="of them, those that the log holds: logged - trimmed - erased")
+    activity_trimmed: int = Field(0, description="of them, those beyond the loop's `retention`: dropped")
+    activity_erased: int = Field(0, description="of them, those deleted because a user was erased")
+    activity_log_bytes: int = Field(0, description="memory that the log of activity takes in Redis, about")
     imported: int = Field(0, description="events imported")
     events: int = Field(0, description="events appended to the log")
     erased: int = Field(0, description="events deleted from the log because a user was erased")
@@ -265,8 +276,10 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
     keys = Keys(name, record.id)
     stats = await event_log.read_stats(redis, keys)
     if record.activity:
+        stats["activity_waiting"] = await activity.count_waiting(redis, keys)
         stats["activity_users"] = await activity.count_users(redis, keys)
         stats["activity_user_bytes"] = activity.bytes_at_most(record.settings)
+        stats["activity_held"], stats["activity_log_bytes"] = await activity_log.size_of(redis, keys)
     policies: dict[str, PolicyStatus] = {}
     for policy in await policy_store.policy_names(redis, keys):
         try:
@@ -320,7 +333,14 @@ async def _retrieval(redis: Redis, keys: Keys) -> RetrievalStatus | None:
     if found is None:
         return None
     age = round(time.time() - found.published, 3)
-    return RetrievalStatus(version=found.version, age_s=age, events=found.events, items=found.items, bytes=found.bytes)
+    return RetrievalStatus(
+        version=found.version,
+        age_s=age,
+        events=found.events,
+        items=found.items,
+        together=found.together,
+        bytes=found.bytes,
+    )
 
 
 def _short(notice: Mapping[str, Any]) -> DataNotice:

@@ -11,7 +11,7 @@ from uuid import uuid4
 from redis.asyncio import Redis
 
 from service.errors import InvalidRequest, NotFound
-from service.records import START, Change, Event, order
+from service.records import START, Change, Event, LoggedActivity, order
 from service.represent.user_state import Activity, ItemFields, user_state
 from service.store import change_log, erasure_store, item_store, loop_store, users
 from service.store.connection import now
@@ -20,7 +20,7 @@ from service.store.erasure_store import ErasureRecord, digest_of
 from service.store.keys import Keys
 
 LOOKS = 50  # round trips of one page
-FULL = 500  # decisions and events after which a page ends
+FULL = 500  # decisions, events and activities after which a page ends
 
 
 @dataclass
@@ -31,14 +31,15 @@ class UserPage:
     state: Mapping[str, Any] = field(default_factory=dict)
     decisions: list[dict[str, Any]] = field(default_factory=list)  # as `read_ledger` gives them
     events: list[Event] = field(default_factory=list)
+    activity_log: list[LoggedActivity] = field(default_factory=list)
     next: str | None = None  # where the next page begins; None: this was the last
 
 
 async def read_user(redis: Redis, loop: str, user: str, after: str | None = None) -> UserPage:
-    """Return a page of what is kept of a user: activity and state, decisions, then events, in the order of the log.
+    """Return a page of what is kept of a user: activity and state, decisions, then events, and all logged activity.
 
-    There is no index by user: a page looks at some 25 000 keys of Redis, or 10 000 entries of the log, and may
-    be empty.
+    Events and activity come in the order of their logs. There is no index by user: a page looks at some 25 000 keys of
+    Redis, or 10 000 entries of the log, or 50 000 of that of activity, and may be empty.
 
     Args:
         after: `next` of the page before; None: the first.
@@ -62,13 +63,17 @@ async def read_user(redis: Redis, loop: str, user: str, after: str | None = None
                 with suppress(NotFound):  # its time in the ledger ended this very moment
                     page.decisions.append(await read_ledger(redis, keys, decision))
             room, place = ("decisions", str(cursor)) if cursor else ("events", START)
-        else:
+        elif room == "events":
             position, events = await users.find_events(redis, keys, user, place)
             page.events += events
+            room, place = ("activity", START) if position is None else ("events", position)
+        else:
+            position, logged = await users.find_logged(redis, keys, user, place)
+            page.activity_log += logged
             if position is None:
                 return page
             place = position
-        if len(page.decisions) + len(page.events) >= FULL:
+        if len(page.decisions) + len(page.events) + len(page.activity_log) >= FULL:
             break
     page.next = f"{room}:{place}"
     return page
@@ -84,7 +89,7 @@ def _place(after: str | None) -> tuple[str, str]:
     with suppress(ValueError):
         if room == "decisions" and 0 <= int(place) < 1 << 64:
             return room, place
-        if room == "events" and all(0 <= part < 1 << 64 for part in order(place)):
+        if room in ("events", "activity") and all(0 <= part < 1 << 64 for part in order(place)):
             return room, place
     raise InvalidRequest("after", "pass the `next` of the page before")
 
@@ -112,6 +117,7 @@ def lines_of(page: UserPage) -> Iterator[dict[str, Any]]:
         shown = asdict(event)
         del shown["x"]  # computed from context and features
         yield {"event": {**shown, "at": event.time}}
+    yield from ({"logged": asdict(one)} for one in page.activity_log)
 
 
 async def erase_user(redis: Redis, loop: str, user: str, *, by: str) -> ErasureRecord:

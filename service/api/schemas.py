@@ -379,6 +379,11 @@ class DecisionRecord(BaseModel):
     left: list[int] | None = Field(None, description="under rules: candidates for each place")
     experiment: AssignmentReply | None = Field(None, description="null: it took part in none")
     retrieved: RetrievedRecord | None = Field(None, description="what the funnel found; null: it narrowed nothing")
+    seen: list[str] | None = Field(
+        None,
+        description="where the log of activity ended when the user's state was read, then his last items where a "
+        "source asks for them; null: it was not read",
+    )
 
 
 class LedgerFeedback(BaseModel):
@@ -872,6 +877,10 @@ class UserActivity(BaseModel):
     type: str
 
 
+class UserLoggedActivity(UserActivity):
+    position: str = Field(description="in the log of activity, which is in the order of acceptance")
+
+
 class UserEvent(BaseModel):
     """An event of the log, but for the row that the encoder made of it."""
 
@@ -904,6 +913,7 @@ class UserReply(BaseModel):
     state: dict[str, Any] = Field(description="what decisions see of it, in the context, under `@user`")
     decisions: list[DecisionLedger] = Field(description="that the ledger holds, in no order")
     events: list[UserEvent] = Field(description="that the log holds, in its order, after all decisions")
+    activity_log: list[UserLoggedActivity] = Field(description="all of it that the log holds, after all events")
     next: str | None = Field(description="pass as `after` for the next page; null: this was the last")
 
 

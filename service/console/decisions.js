@@ -172,11 +172,11 @@ function arm(loop, { experiment, arm: name, share, version }) {
 }
 
 function ofPage(loop, page, after) {
-  const { user_id: user, decisions, activity, events, next } = page;
+  const { user_id: user, decisions, activity, events, activity_log: logged, next } = page;
   const link = (id, said) => h("a", { href: address(loop, "/decisions", { id }) }, said);
   const turn = [after ? h("a", { href: address(loop, "/decisions", { user }) }, "First page") : null,
     next ? h("a", { href: address(loop, "/decisions", { user, after: next }) }, "Next page") : null].filter(Boolean);
-  const nothing = !decisions.length && !events.length && !activity.length && !after && !next;
+  const nothing = !decisions.length && !events.length && !activity.length && !logged.length && !after && !next;
   if (nothing) return [section(`User ${user}`, hint(`Nothing is kept of this user in ${loop}. Is the id written as in user_id of POST /recommend? An erased user leaves nothing, too.`))];
   const newest = [...decisions].sort((a, b) => b.decision.at.localeCompare(a.decision.at));
   return [
@@ -185,6 +185,7 @@ function ofPage(loop, page, after) {
         count(feedback.length), STATES[status][1]]), "The ledger holds no decision on this page.")),
     events.length ? section("What was learned", filled("Events", ["When", "Item", "Reward", "From", "Decision"], events.map((event) =>
       [time(event.at), event.item_id, figure(event.reward), event.source, event.source === "import" ? NONE : link(event.decision_id, event.decision_id)]), "")) : null,
+    logged.length ? section("All activity", filled("All activity", ["When", "Item", "What"], [...logged].reverse().map((one) => [time(one.at), one.item_id, one.type]), "")) : null,
     activity.length ? section("Activity", filled("Activity", ["When", "Item", "What"], [...activity].reverse().map((one) => [time(one.at), one.item_id, one.type]), "")) : null,
     turn.length ? h("nav", { class: "turn", "aria-label": "Pages of the user" }, turn) : null,
     section("All of it", raw(page)),

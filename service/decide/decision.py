@@ -16,7 +16,7 @@ from service.decide.active import ActiveLoop, ServedPolicy
 from service.decide.stage import Stage
 from service.errors import NoCandidates
 from service.policies import Array, Ranked
-from service.records import Assignment, Decision, Features, Retrieved, SlateItem
+from service.records import Assignment, Decision, Features, Retrieved, Seen, SlateItem
 from service.represent.misfits import Misfits
 from service.represent.stored import AnyEncoder, Block
 from service.retrieve.retriever import Origin, Retriever
@@ -36,6 +36,7 @@ class Request:
     k: int
     rules: Rules = NO_RULES  # of the loop and of the request
     retrieved: Retrieved | None = None  # what the funnel found; None: it is to be asked, if there is one
+    seen: Seen | None = None  # what the user's state in `context` was made from; None: it was not read
 
 
 class Pick(NamedTuple):
@@ -154,6 +155,7 @@ def decide(
         folded=folded,
         experiment=experiment,
         retrieved=request.retrieved,
+        seen=request.seen,
     )
     return decision, rows.dense(np.array([pick.row for pick in slate]))
 
@@ -202,7 +204,8 @@ def chances(request: Request, active: ActiveLoop, served: ServedPolicy) -> list[
 
 
 def _query(request: Request, active: ActiveLoop) -> Query:
-    return Query(request.context, seed_of(active.name, request.decision_id))
+    last = () if request.seen is None else request.seen.items
+    return Query(request.context, seed_of(active.name, request.decision_id), last)
 
 
 def _rows_of(items: Iterable[str], active: ActiveLoop) -> list[int]:
@@ -264,4 +267,5 @@ def request_of(decision: Decision) -> Request:
         k=decision.k,
         rules=NO_RULES if decision.rules is None else Rules.model_validate(decision.rules),
         retrieved=decision.retrieved,
+        seen=decision.seen,
     )

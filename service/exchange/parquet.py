@@ -3,9 +3,11 @@
     FOLDER/policies.parquet
     FOLDER/decisions/day=2026-11-27/decided-0.parquet
     FOLDER/events/day=2026-11-27/{decided,imported}-0.parquet
+    FOLDER/activity/day=2026-11-27/accepted-0.parquet
 
-Days are of UTC. Columns have the names of the API; what may be any JSON (context, features, candidates) is a text. Each
-file of events is in the order of its times: those that were decided here, and those that were imported.
+Days are of UTC; an activity lies in the day on which it was accepted. Columns have the names of the API; what may be
+any JSON (context, features, candidates) is a text. Each file of events is in the order of its times: those that were
+decided here, and those that were imported.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import orjson
 
 from service.errors import InvalidRequest
 from service.exchange.rows import moment, past_event, wrong
-from service.records import Decision, Event, LoopRecord, PastEvent, PolicyRecord
+from service.records import Decision, Event, LoggedActivity, LoopRecord, PastEvent, PolicyRecord, order
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,6 +69,16 @@ DECISIONS = {
     "items": "slate",
     "rules": "text",
     "retrieved": "text",
+    "seen": "texts",
+}
+ACTIVITY = {
+    "position": "text",
+    "accepted": "time",
+    "at": "time",
+    "user_id": "text",
+    "number": "integer",
+    "item_id": "text",
+    "type": "text",
 }
 POLICIES = {
     "name": "text",
@@ -184,6 +196,20 @@ def decision_row(decision: Decision) -> dict[str, Any]:
         "items": [asdict(item) for item in decision.items],
         "rules": _json(decision.rules),
         "retrieved": None if decision.retrieved is None else _json(decision.retrieved._asdict()),
+        "seen": None if decision.seen is None else [decision.seen.position, *decision.seen.items],
+    }
+
+
+def activity_row(activity: LoggedActivity) -> dict[str, Any]:
+    """Return the columns of an activity."""
+    return {
+        "position": activity.position,
+        "accepted": order(activity.position)[0],
+        "at": activity.at,
+        "user_id": activity.user,
+        "number": activity.number,
+        "item_id": activity.item,
+        "type": activity.type,
     }
 
 
@@ -234,7 +260,8 @@ class ParquetFolder:
 
     def __init__(self, folder: Path, loop: LoopRecord) -> None:
         self._folder, self._loop = folder, loop
-        self._schemas = {"events": _schema(EVENTS, loop), "decisions": _schema(DECISIONS, loop)}
+        tables = {"events": EVENTS, "decisions": DECISIONS, "activity": ACTIVITY}
+        self._schemas = {name: _schema(columns, loop) for name, columns in tables.items()}
         self._open: OrderedDict[tuple[str, str, str], _File] = OrderedDict()
         self._files: dict[tuple[str, str, str], int] = {}  # how many there are of this table, day and name
 
@@ -244,6 +271,10 @@ class ParquetFolder:
 
     def add_decision(self, decision: Decision) -> None:
         self._add("decisions", decision.at, "decided", decision_row(decision))
+
+    def add_activity(self, activity: LoggedActivity) -> None:
+        row = activity_row(activity)
+        self._add("activity", row["accepted"] / 1000, "accepted", row)
 
     def _add(self, table: str, at: float, name: str, row: dict[str, Any]) -> None:
         place = (table, moment(at)[:10], name)

@@ -54,6 +54,7 @@ REMAINS = {
     "decision": "decisions of other users name it, or the user came again: they go with the loop's ledger_time",
     "early": "reports that came before their decision name it; they go when their time is over",
     "activity": "the user came again, or others name it",
+    "activity-log": "the user came again, or others name it",
     "profile": "fields of others name it, or the user came again",
     "state": "its encoder has a level of this name, or an item has it, or the user came again",
     "snapshots": "an item has this name, or the user came again",
@@ -147,8 +148,7 @@ class Eraser:
         return True
 
     async def _activity(self, keys: Keys, record: ErasureRecord) -> bool:
-        await users.erase_activity(self._redis, keys, record.id, _user(record))
-        return True
+        return await users.erase_activity(self._redis, keys, record.id, _user(record))
 
     async def _events(self, keys: Keys, record: ErasureRecord) -> bool:
         user = _user(record)

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from service.errors import NotFound, StoreUnavailable
 from service.learn.bell import Bell, rest
 from service.store import encoders, event_log, loop_store, policy_store
+from service.store.activity import take_all_rewarded
 from service.store.decisions import give_up_early, next_due_in, settle_due
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
@@ -27,6 +28,7 @@ class Sweeper:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis, self._keys = redis, keys
         self._commit = GroupCommit(redis)
+        self._rewards = True  # whether rewarded items may wait to be taken up as activity
         self._looked = time.monotonic()  # for encoders that nothing names any more
 
     async def step(self) -> int:
@@ -42,6 +44,9 @@ class Sweeper:
         while settled := await settle_due(self._redis, self._commit, self._keys, loop.settings):
             appended += settled
         await give_up_early(self._redis, self._commit, self._keys)
+        if loop.settings.reward_activity or self._rewards:  # once more when it was switched off
+            await take_all_rewarded(self._redis, self._commit, self._keys, loop.settings)
+        self._rewards = loop.settings.reward_activity
         positions = []
         for name in await policy_store.policy_names(self._redis, self._keys):
             with suppress(NotFound):  # deleted this very moment

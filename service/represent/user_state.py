@@ -10,6 +10,7 @@ The record of a decision holds these fields. So what was served is what is learn
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from service.represent.json_paths import leaves
 
 USER = "@user"  # the name in the context, which is not for clients
 
-WEIGHTS: Mapping[str, float] = {"view": 1.0, "click": 2.0, "cart": 4.0, "buy": 8.0}
+WEIGHTS: Mapping[str, float] = {"view": 1.0, "click": 2.0, "reward": 2.0, "cart": 4.0, "buy": 8.0}
 OF_OTHER_TYPES = 1.0
 RECENT = 5  # of the newest activities that `recent` is made of
 RECENT_DECAY = 0.5  # from one of them to the one before
@@ -60,6 +61,12 @@ class ItemFields:
             pairs = [(path, level) for path, levels in texts.items() if isinstance(levels, list) for level in levels]
             self._found[item] = fields, tuple(pairs)
         return self._found[item]
+
+
+def last_items(done: Sequence[Activity]) -> tuple[str, ...]:
+    """Return a user's last items, at most five different ones, the newest first."""
+    newest = sorted(done, key=attrgetter("at"))
+    return tuple(islice(dict.fromkeys(one.item for one in reversed(newest)), RECENT))
 
 
 def user_state(done: Sequence[Activity], items: ItemFields, *, at: int) -> dict[str, Any]:

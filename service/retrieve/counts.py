@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from service.policies.item_index import ItemIndex
 from service.records import Event, ItemChange, order
+from service.retrieve.covisits import Covisits
 
 Array = NDArray[Any]
 
 HALF_LIFE_S = 86_400.0  # of an impression's weight
 MOST_ITEMS = 1_000_000
 KEPT = 0.9  # of them, when there are more
+COVISITS = "covisits."  # before the names of its arrays in a state
 MOST_HALVINGS = 64.0  # by which the weight of a new impression may exceed that of the oldest, in powers of 2
 
 
@@ -41,6 +43,7 @@ class Counts:
     Attributes:
         catalogue: the newest version of the catalogue whose changes it has followed.
         events: that it has counted.
+        covisits: what is taken together, where a source needs it.
     """
 
     def __init__(self) -> None:
@@ -48,6 +51,7 @@ class Counts:
         self._of_items = Standing(*(np.zeros(0, dtype) for dtype in (np.int64, np.int64, np.float64, np.float64)))
         self._landmark = 0.0
         self.catalogue = self.events = 0
+        self.covisits = Covisits()
 
     def __len__(self) -> int:
         return len(self._index)
@@ -104,7 +108,11 @@ class Counts:
         known = len(self._index)
         arrays = {name: array[:known].copy() for name, array in self._of_items._asdict().items()}
         numbers = np.array([self.catalogue, self.events], dtype=np.int64)
-        return {"ids": self._index.to_array(), "numbers": numbers, "landmark": np.array([self._landmark]), **arrays}
+        together = (
+            {f"{COVISITS}{name}": array for name, array in self.covisits.state().items()} if self.covisits else {}
+        )
+        own = {"ids": self._index.to_array(), "numbers": numbers, "landmark": np.array([self._landmark])}
+        return {**own, **arrays, **together}
 
     @classmethod
     def load(cls, state: Mapping[str, Array]) -> Counts:
@@ -125,6 +133,8 @@ class Counts:
             if found.dtype != own.dtype or found.shape != (len(counts),) or not np.isfinite(found).all():
                 raise ValueError(f"counts of items: array {name!r} does not fit")
         counts._of_items = Standing(*(array.copy() for array in arrays))
+        together = {name.removeprefix(COVISITS): array for name, array in state.items() if name.startswith(COVISITS)}
+        counts.covisits = Covisits.load(together) if together else Covisits()
         return counts
 
     def _rows(self, items: Iterable[str]) -> Array:

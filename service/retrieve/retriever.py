@@ -18,12 +18,19 @@ from service.records import Features
 from service.represent.misfits import Misfits
 from service.retrieve.ann import Ann
 from service.retrieve.counts import Counts
+from service.retrieve.covisited import Covisited
 from service.retrieve.fresh import Fresh
 from service.retrieve.popular import Popular
 from service.retrieve.random import Random
 from service.retrieve.source import Array, Found, Items, Query, Source
 
-SOURCES: Mapping[str, type[Source]] = {"popular": Popular, "fresh": Fresh, "random": Random, "ann": Ann}
+SOURCES: Mapping[str, type[Source]] = {
+    "popular": Popular,
+    "fresh": Fresh,
+    "random": Random,
+    "ann": Ann,
+    "covisited": Covisited,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +96,7 @@ class Retriever:
             changed: the items that differ between its catalogue and this one; None: nobody knows.
         """
         before = None if former is None or changed is None else _before(former.ids, ids, frozenset(changed))
-        items = Items(ids, features, counts.standing(ids), before)
+        items = Items(ids, features, counts.standing(ids), before, counts.covisits)
         lent = {} if former is None else dict(zip(former.funnel.sources, former.sources, strict=True))
         same = former is not None and former.catalogue == catalogue
         sources = [

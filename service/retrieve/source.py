@@ -18,6 +18,7 @@ from service.records import Features
 from service.represent.misfits import Misfits
 from service.represent.tokens import mix
 from service.retrieve.counts import Standing
+from service.retrieve.covisits import Covisits
 
 Array = NDArray[Any]
 
@@ -34,6 +35,7 @@ class Items:
     standing: Standing
     # (N,) where each stood, with the same features, in the catalogue that a former source was made for; -1: nowhere
     before: Array | None = None
+    covisits: Covisits | None = None  # None: nothing is known
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -45,6 +47,7 @@ class Query:
 
     context: Features
     seed: str  # of the decision
+    last: Sequence[str] = ()  # items that the user took, the newest first
 
 
 class Found(NamedTuple):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from redis.asyncio import Redis
 
 from service.decide.active import ActiveLoop
 from service.errors import InvalidRequest, StoreUnavailable
-from service.records import Features
-from service.represent.user_state import USER, Activity, user_state
+from service.records import Features, Seen
+from service.represent.user_state import USER, Activity, last_items, user_state
 from service.serve.follower import Follower
-from service.store.activity import Sent, begin_activity, read_activity, take_activity
+from service.store.activity import Sent, begin_activity, read_activity, take_activity, take_rewarded
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 
@@ -45,15 +46,26 @@ class ActivityKeeper:
         turns = {user: iter(of_his) for user, of_his in answers.items()}
         return [next(turns[one.user]) for one in sent]
 
-    async def with_state(self, context: Features, user: str, active: ActiveLoop, *, at: int) -> Features:
-        """Add the user's state to a context; return the same context where he has none.
+    async def with_state(self, context: Features, user: str, active: ActiveLoop, *, at: int) -> tuple[Features, Seen]:
+        """Add the user's state to a context.
+
+        Returns:
+            The context, the same one where he has no state, and what was read of his activity.
 
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        kept = await read_activity(self._commit, Keys(active.name, active.id), user)
-        state = user_state([Activity(*one) for one in kept], active.catalogue.fields, at=at)
-        return {**context, USER: state} if state else context
+        keys = Keys(active.name, active.id)
+        if active.settings.reward_activity:  # both in one round trip, in this order
+            taking = take_rewarded(self._commit, keys, active.settings, user)
+            _, (kept, end) = await asyncio.gather(taking, read_activity(self._commit, keys, user))
+        else:
+            kept, end = await read_activity(self._commit, keys, user)
+        done = [Activity(*one) for one in kept]
+        state = user_state(done, active.catalogue.fields, at=at)
+        asked_for = active.retriever is not None and active.retriever.funnel.follows_activity
+        seen = Seen(end, last_items(done) if asked_for else ())
+        return {**context, USER: state} if state else context, seen
 
 
 def check_names(context: Features) -> None:

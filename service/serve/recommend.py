@@ -83,14 +83,14 @@ class Recommender:
         else:
             check_own_id(decision_id, loop)
         at = time.time_ns() // 1_000_000  # as exact as it is recorded
-        known = user_id is None or not active.activity  # all that there is about the user
+        known, seen = user_id is None or not active.activity, None  # all that there is about the user
         if user_id is not None and active.activity and not self._decisions.buffered:
             with suppress(StoreUnavailable):
-                context = await self._activity.with_state(context, user_id, active, at=at)
+                context, seen = await self._activity.with_state(context, user_id, active, at=at)
                 known = True
         if active.settings.rules:
             rules = active.settings.rules.and_those(rules)
-        request = Request(decision_id, user_id, context, candidates, exclude, k, rules)
+        request = Request(decision_id, user_id, context, candidates, exclude, k, rules, seen=seen)
         keys = Keys(active.name, active.id)
         misfits = Misfits()
         decision, rows = await self._turns.decide(request, active, at=at / 1000, misfits=misfits)
@@ -111,6 +111,7 @@ class Recommender:
                 ledger_ms=of_loop.ledger_ms,
                 aggregation=of_loop.aggregation,
                 displayed=displayed,
+                activity_above=of_loop.activity_above,
             )
         )
         degraded = degraded or not known

@@ -1,5 +1,7 @@
 """Activity in Redis: the last of each user, on the user's partition, in the order in which it was accepted.
 
+The script that accepts it also appends it to the log of activity (`activity_log.py`).
+
 An entry of the list is `number at body`: how many were accepted of this user with this one, unix milliseconds, and
 the JSON [item, type]. Beside it lie the digests of the ids that came, 8 bytes each, oldest first.
 """
@@ -62,25 +64,63 @@ async def take_activity(
     take = script("take_activity")
 
     async def of_user(user: str, of_his: Sequence[Sent]) -> list[str]:
-        args: list[Value] = [user, settings.activity_kept, settings.activity_ms, IDS_KEPT]
+        args: list[Value] = [*_accepting(user, settings), IDS_KEPT]
         for one in of_his:
             digest = b"" if one.activity_id is None else blake2b(one.activity_id.encode(), digest_size=8).digest()
             args += (digest, "" if one.at is None else one.at, orjson.dumps([one.item, one.type]))
-        named = (part.activity(user), part.activity_ids(user), part.activity_users, part.stats)
-        return [answer.decode() for answer in await commit.run(take, named, args)]
+        named = (part.activity(user), part.activity_users, part.stats, part.activity_log, part.activity_ids(user))
+        return [answer.decode() for answer in await commit.run(take, named, args, uses=keys.loop)]
 
     answers = await asyncio.gather(*(of_user(user, of_his) for user, of_his in sent.items()))
     return dict(zip(sent, answers, strict=True))
 
 
-async def read_activity(commit: GroupCommit, keys: Keys, user: str) -> list[Kept]:
-    """Return what is kept of a user, in the round trip that others share.
+async def take_rewarded(commit: GroupCommit, keys: Keys, settings: LoopSettings, user: str) -> int:
+    """Take up the rewarded items of a user as his activity; return how many there were.
 
     Raises:
         StoreUnavailable: Redis did not answer.
     """
-    entries = await commit.run(script("read_activity"), (keys.partition().activity(user),), ())
-    return [_read(entry) for entry in entries]
+    part = keys.partition()
+    named = (part.activity(user), part.activity_users, part.stats, part.activity_log, part.rewarded)
+    return int(await commit.run(script("take_rewarded"), named, _accepting(user, settings)))
+
+
+async def take_all_rewarded(redis: Redis, commit: GroupCommit, keys: Keys, settings: LoopSettings) -> int:
+    """Take up the rewarded items of all users as their activity; return how many there were.
+
+    Raises:
+        StoreUnavailable: Redis does not answer.
+    """
+    async with answering():
+        users = [user.decode() for user in await redis.hkeys(keys.partition().rewarded)]
+    return sum(await asyncio.gather(*(take_rewarded(commit, keys, settings, user) for user in users)))
+
+
+async def count_waiting(redis: Redis, keys: Keys) -> int:
+    """Return of how many users rewarded items wait to be taken up as activity.
+
+    Raises:
+        StoreUnavailable: Redis does not answer.
+    """
+    async with answering():
+        return int(await redis.hlen(keys.partition().rewarded))
+
+
+def _accepting(user: str, settings: LoopSettings) -> list[Value]:
+    """Return the arguments of `accept.lua`."""
+    return [user, orjson.dumps(user), settings.activity_kept, settings.activity_ms, settings.retention]
+
+
+async def read_activity(commit: GroupCommit, keys: Keys, user: str) -> tuple[list[Kept], str]:
+    """Return what is kept of a user, in the round trip that others share, and where the log of activity ends.
+
+    Raises:
+        StoreUnavailable: Redis did not answer.
+    """
+    part = keys.partition()
+    entries, end = await commit.run(script("read_activity"), (part.activity(user), part.activity_log), ())
+    return [read_kept(entry) for entry in entries], end.decode()
 
 
 async def activity_of(redis: Redis, keys: Keys, users: Sequence[str]) -> dict[str, list[Kept]]:
@@ -93,7 +133,8 @@ async def activity_of(redis: Redis, keys: Keys, users: Sequence[str]) -> dict[st
         for user in users:
             pipe.lrange(keys.partition().activity(user), 0, -1)
         return {
-            user: [_read(entry) for entry in entries] for user, entries in zip(users, await pipe.execute(), strict=True)
+            user: [read_kept(entry) for entry in entries]
+            for user, entries in zip(users, await pipe.execute(), strict=True)
         }
 
 
@@ -113,7 +154,8 @@ def bytes_at_most(settings: LoopSettings) -> int:
     return settings.activity_kept * ENTRY_BYTES + 8 * IDS_KEPT
 
 
-def _read(entry: bytes) -> Kept:
+def read_kept(entry: bytes) -> Kept:
+    """Read an entry of what is kept of a user."""
     number, at, body = entry.split(b" ", 2)
     item, type_ = orjson.loads(body)
     return int(number), int(at), item, type_

@@ -45,6 +45,7 @@ from service.records import (
     PolicyRecord,
     Retrieved,
     Retry,
+    Seen,
     SlateItem,
     Successor,
     Training,
@@ -276,6 +277,8 @@ def decision_bytes(decision: Decision) -> bytes:
         more["folded"] = True
     if decision.retrieved is not None:
         more["retrieved"] = _retrieved(decision.retrieved)
+    if decision.seen is not None:
+        more["seen"] = [decision.seen.position, *decision.seen.items]
     return orjson.dumps(
         {
             "v": FORMAT,
@@ -363,6 +366,7 @@ def read_decision(stored: bytes) -> Decision:
         rung=record.get("rung", "ok"),
         experiment=_assignment(record),
         retrieved=read_retrieved(record["retrieved"]) if "retrieved" in record else None,
+        seen=Seen(record["seen"][0], tuple(record["seen"][1:])) if "seen" in record else None,
     )
 
 
@@ -390,6 +394,7 @@ def event_body(
     rung: str = "ok",
     place: int = 0,
     experiment: Assignment | None = None,
+    seen: tuple[str, int] | None = None,
 ) -> bytes:
     """Write field `e` of an event.
 
@@ -403,6 +408,8 @@ def event_body(
         more["rung"] = rung
     if place:
         more["place"] = place
+    if seen is not None:
+        more["seen"] = seen
     raw = b"null" if features is None else orjson.dumps(features)
     return orjson.dumps(
         {
@@ -425,6 +432,7 @@ def event_body(
 
 def slate_bodies(decision: Decision, features: Sequence[Mapping[str, Any] | None]) -> list[bytes]:
     """Write field `e` of the event of each item of a decision, which were shown with these features."""
+    seen = None if decision.seen is None else (decision.seen.position, decision.catalogue)
     return [
         event_body(
             decision_id=decision.decision_id,
@@ -441,6 +449,7 @@ def slate_bodies(decision: Decision, features: Sequence[Mapping[str, Any] | None
             rung=decision.rung,
             place=place,
             experiment=decision.experiment,
+            seen=seen,
         )
         for place, (item, shown) in enumerate(zip(decision.items, features, strict=True))
     ]
@@ -510,6 +519,7 @@ def _event(position: str, fields: Mapping[bytes, bytes]) -> Event | Unreadable:
             rung=_a(str, e.get("rung", "ok")),
             place=_a(int, e.get("place", 0)),
             experiment=_assignment(e),
+            seen=(_a(str, e["seen"][0]), _a(int, e["seen"][1])) if "seen" in e else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return Unreadable(position, f"{type(error).__name__}: {error}")

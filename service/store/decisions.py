@@ -39,6 +39,7 @@ class PendingDecision:
     ledger_ms: int = 600_000
     aggregation: str = "first"
     displayed: bool = True  # False: it waits for its display
+    activity_above: float | None = None  # an item with a higher reward counts as activity of its user; None: none does
 
 
 class DecisionWriter:
@@ -82,7 +83,7 @@ class DecisionWriter:
         """Store one; the record that stood under this id before, None where there was none."""
         decision = pending.decision
         args: list[str | bytes | int] = [decision.decision_id, decision_bytes(decision), pending.wait_ms]
-        args += (int(pending.displayed), pending.aggregation, pending.ledger_ms)
+        args += (int(pending.displayed), pending.aggregation, pending.ledger_ms, _above(pending.activity_above))
         bodies = slate_bodies(decision, pending.features)
         for item, body, row in zip(decision.items, bodies, pending.rows, strict=True):
             args += (item.id, body, row_bytes(row))
@@ -127,7 +128,12 @@ def ledger_keys(keys: Keys, decision_id: str) -> tuple[str, ...]:
         part.stats,
         part.early(decision_id),
         part.early_due,
+        part.rewarded,
     )
+
+
+def _above(reward: float | None) -> str:
+    return "" if reward is None else repr(reward)
 
 
 async def join_feedback(
@@ -148,7 +154,8 @@ async def join_feedback(
         replaces: the feedback id of the report that this one corrects.
         early_ms: how long it is kept where the decision is not there yet; 0: the decision cannot come.
     """
-    args = (decision_id, item, repr(reward), feedback_id, replaces, settings.aggregation, settings.ledger_ms, early_ms)
+    of_loop = (settings.aggregation, settings.ledger_ms, early_ms, _above(settings.activity_above))
+    args = (decision_id, item, repr(reward), feedback_id, replaces, *of_loop)
     answer: bytes = await commit.run(script("join_feedback"), ledger_keys(keys, decision_id), args, uses=keys.loop)
     return answer.decode()
 

@@ -65,6 +65,21 @@ class Partition:
         return self.prefix + "activity-users"
 
     @property
+    def rewarded(self) -> str:
+        """Hash: user -> his rewarded items that are yet to be taken up as activity. Bounded (`ledger.lua`)."""
+        return self.prefix + "rewarded"
+
+    @property
+    def activity_log(self) -> str:
+        """Stream: the activity of all users. Bounded by the loop's retention (`activity_log.py`)."""
+        return self.prefix + "activity-log"
+
+    @property
+    def activity_log_kept(self) -> str:
+        """Stream: that log without a user, while it is copied (`erase_activity.lua`)."""
+        return self.prefix + "activity-log-kept"
+
+    @property
     def pending(self) -> str:
         """Sorted set: decision id -> deadline of its feedback, or of its display, ms."""
         return self.prefix + "pending"
@@ -187,7 +202,7 @@ class Keys:
 
     @property
     def retrieval(self) -> str:
-        """Hash: v, version, position, catalogue, events, items, digest, state, published. Bounded by the counts."""
+        """Hash: v, version, position, catalogue, activity, events, digest, state, ... Bounded by the counts."""
         return self.home + "retrieval"
 
     @property

@@ -16,7 +16,7 @@ from service.store.keys import Keys
 HOME = "home"
 AT_ONCE = 200  # keys that are read or written in one round trip
 PART = 500  # members of one row; a key with more has several rows
-LEFT_OUT = ("lease:", "adopted", "events-kept")  # who works on the loop now, and what is not whole
+LEFT_OUT = ("lease:", "adopted", "events-kept", "activity-log-kept")  # who works on the loop now, and what is not whole
 
 
 class Row(NamedTuple):

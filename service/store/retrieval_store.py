@@ -32,6 +32,7 @@ class RetrievalSummary:
     version: int
     events: int  # counted
     items: int  # known
+    together: int  # of which it is known what is taken with them
     bytes: int
     published: float  # unix seconds
 
@@ -54,11 +55,13 @@ async def read_retrieval(redis: Redis, keys: Keys) -> RetrievalRecord:
     return RetrievalRecord(int(version), position.decode(), state)
 
 
-async def read_reach(redis: Redis, keys: Keys) -> tuple[str, int]:
-    """Return up to which entry of the log and which version of the catalogue the newest version counts."""
+async def read_reach(redis: Redis, keys: Keys) -> tuple[str, int, str]:
+    """Return what the newest version counts: up to which entry of the log, version of the catalogue, and activity."""
     async with answering():
-        position, catalogue = await redis.hmget(keys.retrieval, "position", "catalogue")
-    return (START, 0) if position is None else (position.decode(), int(catalogue))
+        position, catalogue, activity = await redis.hmget(keys.retrieval, "position", "catalogue", "activity")
+    if position is None:
+        return START, 0, START
+    return position.decode(), int(catalogue), START if activity is None else activity.decode()
 
 
 async def read_versions(redis: Redis, loops: Sequence[Keys]) -> list[int]:
@@ -72,23 +75,37 @@ async def read_versions(redis: Redis, loops: Sequence[Keys]) -> list[int]:
 async def read_summary(redis: Redis, keys: Keys) -> RetrievalSummary | None:
     """Describe the newest version; None where there is none."""
     async with answering():
-        version, events, items, published = await redis.hmget(keys.retrieval, "version", "events", "items", "published")
+        version, events, items, together, published = await redis.hmget(
+            keys.retrieval, "version", "events", "items", "together", "published"
+        )
         size = await redis.hstrlen(keys.retrieval, "state")
     if version is None:
         return None
-    return RetrievalSummary(int(version), int(events), int(items), int(size), int(published) / 1000)
+    return RetrievalSummary(int(version), int(events), int(items), int(together or 0), int(size), int(published) / 1000)
 
 
 async def save_retrieval(
-    redis: Redis, keys: Keys, *, seen: int, position: str, catalogue: int, events: int, items: int, state: bytes
+    redis: Redis,
+    keys: Keys,
+    *,
+    seen: int,
+    position: str,
+    catalogue: int,
+    activity: str,
+    events: int,
+    items: int,
+    together: int,
+    state: bytes,
 ) -> bool:
     """Publish the version after `seen`, if that is the newest; False when it is not, or the loop is gone."""
     fields: dict[str, str | bytes | int] = {
         "v": FORMAT,
         "position": position,
         "catalogue": catalogue,
+        "activity": activity,
         "events": events,
         "items": items,
+        "together": together,
         "digest": _digest(state),
         "state": state,
     }

@@ -14,8 +14,8 @@ from uuid import uuid4
 import orjson
 from redis.asyncio import Redis
 
-from service.records import Event
-from service.store import policy_store
+from service.records import Event, LoggedActivity
+from service.store import activity_log, policy_store
 from service.store.activity import Kept, activity_of
 from service.store.announcements import announce_use
 from service.store.codec import read_entry, training_body
@@ -79,6 +79,16 @@ async def find_activity(redis: Redis, keys: Keys, user: str) -> list[Kept]:
     return (await activity_of(redis, keys, [user]))[user]
 
 
+async def find_logged(redis: Redis, keys: Keys, user: str, after: str) -> tuple[str | None, list[LoggedActivity]]:
+    """Look at the next entries of the log of activity after a position.
+
+    Returns:
+        The position to go on from, None when the end was reached, and the activity of the user.
+    """
+    last, activity = await activity_log.read_log(redis, keys, after)
+    return last, [one for one in activity if one.user == user]
+
+
 async def is_known_to_policies(redis: Redis, keys: Keys, user: str) -> bool:
     """Return whether a kept version, a checkpoint or the profile holds the id: some keep a part for each user."""
     his = spellings(user)
@@ -129,16 +139,21 @@ async def erase_decisions(redis: Redis, keys: Keys, erasure: str, decision_ids: 
         await script("erase_decision")(redis, place, (name, f"{erasure}/decisions"))
 
 
-async def erase_activity(redis: Redis, keys: Keys, erasure: str, user: str) -> None:
-    """Delete what is kept of what a user did."""
+async def erase_activity(redis: Redis, keys: Keys, erasure: str, user: str) -> bool:
+    """Delete what is kept of what a user did, and his activity from its log; False: another process does it meanwhile.
+
+    An activity that both hold counts once.
+    """
     part = keys.partition()
     async with answering():
         kept = await redis.llen(part.activity(user))
         async with redis.pipeline(transaction=True) as pipe:
             pipe.delete(part.activity(user), part.activity_ids(user))
             pipe.zrem(part.activity_users, user)
+            pipe.hdel(part.rewarded, user)
             pipe.hincrby(part.erasure, f"{erasure}/activity", kept)
             await pipe.execute()
+    return await activity_log.erase_of(redis, keys, user, counted=f"{erasure}/activity")
 
 
 async def erase_events(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,37 @@ def test_duckdb_and_polars_read_the_folder(folder: Path) -> None:
     assert events.filter(pl.col("source") == "import").height == 10
     assert events["day"].n_unique() == 4
     assert pl.read_parquet(folder / "policies.parquet")["kind"].to_list() == ["linucb"]
+
+
+def test_activity_is_a_table_that_joins_decisions_by_the_order_of_acceptance(
+    shop: Shop, make_loop: Callable[..., str], tmp_path: Path
+) -> None:
+    name = make_loop(items=4)
+    acts = [
+        {"user_id": "u é", "item_id": f"p00{i}", "type": "view", "at": 1.6e9 - 86_400 * i, "activity_id": f"a{i}"}
+        for i in range(3)
+    ]
+    for act in acts:
+        for sent in ([act], [act, {**act, "user_id": "v", "activity_id": None}]):  # the first one twice
+            shop.client.post("/activity", json={"loop": name, "activity": sent}).raise_for_status()
+        decision = shop.client.post("/recommend", json={"loop": name, "user_id": "u é"}).raise_for_status().json()
+        report = {"decision_id": decision["decision_id"], "reward": 1}
+        shop.client.post("/feedback", json=report).raise_for_status()
+    done = shop.run("export", str(tmp_path / "shop-log"), loop=name)
+    assert "3 events, 3 decisions, 6 activities" in done.output
+    table = pl.read_parquet(tmp_path / "shop-log" / "activity", hive_partitioning=True)
+    assert table["day"].n_unique() == 1, "by the day of acceptance, not of what happened"
+    his = table.filter(pl.col("user_id") == "u é")
+    assert [(row["number"], row["item_id"], row["at"].timestamp()) for row in his.to_dicts()] == [
+        (i + 1, f"p00{i}", 1.6e9 - 86_400 * i) for i in range(3)
+    ]
+    page = (Path(__file__).parents[2] / "docs" / "exchange.md").read_text()
+    [question] = [one for one in re.findall(r"```sql\n(.+?)```", page, re.DOTALL) if "activity/" in one]
+    found = duckdb.sql(
+        f"SELECT item_id, count(*) FROM ({question.replace('shop-log', f'{tmp_path}/shop-log')}) GROUP BY ALL"
+    )
+    assert found is not None
+    assert sorted(found.fetchall()) == [("p000", 3), ("p001", 2), ("p002", 1)]
 
 
 def events_of(folder: Path) -> list[dict[str, Any]]:

@@ -97,3 +97,50 @@ def test_a_strict_loop_does_not_blame_the_client_for_the_state(
     loop = make_loop(items=2, strict=True, schema=schema)
     send(client, loop, {"user_id": "u", "item_id": "p000", "type": "view"})
     assert "@user" in context_of(client, loop, "u", context={"hour": 3})
+
+
+def test_rewarded_items_count_as_activity_where_the_loop_says_so(
+    client: httpx.Client, other_client: httpx.Client, make_loop: Callable[..., str]
+) -> None:
+    loop = make_loop(items=4, reward_activity=True, aggregation="sum", early_time=60)
+
+    def rewarded(user: str | None, reward: float, times: int = 1, **sent: Any) -> str:
+        asked = {"loop": loop, "user_id": user, **sent}
+        decision = client.post("/recommend", json=asked).raise_for_status().json()
+        for _ in range(times):
+            report = {"loop": loop, "decision_id": decision["decision_id"], "reward": reward}
+            assert client.post("/feedback", json=report).status_code == 202
+        item: str = decision["items"][0]["id"]
+        return item
+
+    assert context_of(client, loop, "u/é") == {}
+    rewarded("u/é", 0)
+    rewarded(None, 1)
+    assert context_of(client, loop, "u/é") == {}
+    first = rewarded("u/é", 1, times=2)  # the second report on an item adds to its reward, and is no activity
+    for one in (client, other_client):
+        state = context_of(one, loop, "u/é")["@user"]
+        assert (state["last_item"], state["last_type"], state["count"]) == (first, "reward", 1)
+    early = {"loop": loop, "decision_id": "mine", "reward": 1}
+    assert client.post("/feedback", json=early).json() == {"status": "early"}
+    second = rewarded("u/é", 0, decision_id="mine")
+    send(client, loop, {"user_id": "u/é", "item_id": "p001", "type": "view"})
+    state = context_of(client, loop, "u/é")["@user"]
+    assert (state["count"], state["kept"]) == (3, 3)
+    shown = client.get("/users/u%2F%C3%A9", params={"loop": loop}).json()
+    kinds = [(one["item_id"], one["type"]) for one in shown["activity"]]
+    assert sorted(kinds) == sorted([(first, "reward"), (second, "reward"), ("p001", "view")])
+
+    rewarded("gone", 1)  # nobody asks for him: a learner takes it up
+
+    def status() -> dict[str, int]:
+        told: dict[str, int] = client.get("/status").json()["loops"][loop]
+        return told
+
+    until(lambda: status()["activity"] == 4, "the reward of a user who does not come again is taken up")
+    assert status()["activity_logged"] == status()["activity_held"] == 4
+    assert (status()["activity_waiting"], status()["activity_dropped"]) == (0, 0)
+    client.put(f"/loops/{loop}", json={"reward_activity": False}).raise_for_status()
+    until(lambda: not client.get(f"/loops/{loop}").json()["settings"]["reward_activity"], "it is off")
+    rewarded("u/é", 1)
+    assert context_of(client, loop, "u/é")["@user"]["count"] == 3

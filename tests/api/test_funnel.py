@@ -93,6 +93,37 @@ async def test_a_funnel_decides_learns_and_is_made_again(client: httpx.Client, s
     until(lambda: retrieval()["events"] == 360, "decisions are counted, too")
 
 
+@pytest.mark.anyio
+async def test_what_is_taken_together_is_found_and_decisions_are_made_again(
+    client: httpx.Client, make_loop: Make, redis: Redis
+) -> None:
+    sources = [{"source": "covisited", "quota": 3}, {"source": "random", "quota": 2}]
+    shop = make_loop(items=20, policy="linucb", funnel={"sources": sources, "cut": 5})
+    acts = [{"user_id": f"u{n}", "item_id": item, "type": "view"} for n in range(9) for item in ("p003", "p007")]
+    client.post("/activity", json={"loop": shop, "activity": acts}).raise_for_status()
+
+    def sources_of(user: str) -> dict[str, list[str]]:
+        found = client.post("/recommend", json={"loop": shop, "user_id": user, "explain": True}).raise_for_status()
+        explained = found.json()["explanation"]
+        return {one["id"]: [source["source"] for source in one["sources"] or ()] for one in explained}
+
+    client.post("/activity", json={"loop": shop, "activity": [{**acts[0], "user_id": "new"}]}).raise_for_status()
+    until(lambda: "covisited" in sources_of("new").get("p007", []), "the neighbour of his last item is found")
+    assert not any("covisited" in sources for sources in sources_of("cold").values())
+    status = client.get("/status").json()["loops"][shop]["retrieval"]
+    assert status["together"] == 2
+    for number in range(10):
+        asked = {"loop": shop, "user_id": "new", "decision_id": f"{shop}-{number}"}
+        client.post("/recommend", json=asked).raise_for_status()
+        report = {"loop": shop, "decision_id": f"{shop}-{number}", "reward": 1}
+        client.post("/feedback", json=report).raise_for_status()
+    record = client.get(f"/decisions/{shop}-0", params={"loop": shop}).json()["decision"]
+    assert record["seen"][1:] == ["p003"]
+    assert 7 in record["retrieved"]["rows"]
+    audited = await audit_decisions(redis, shop)
+    assert (audited.same, audited.different, audited.gone) == (10, [], 0)
+
+
 def test_a_new_item_is_found_at_once_and_a_deleted_one_never(client: httpx.Client, shop: str) -> None:
     until(lambda: client.get("/status").json()["loops"][shop]["retrieval"], "the catalogue is followed")
     client.put("/items/brand-new", params={"loop": shop}, json={"features": {"half": "a"}}).raise_for_status()

@@ -76,6 +76,7 @@ def test_a_user_is_shown_and_erased_and_his_id_is_nowhere(
     until(lambda: policy()["events"] == status()["profiled"] == 10, "all is learned and counted")
     shown = all_of(client, loop, user.replace("/", "%2F"))
     assert [one["item_id"] for one in shown["activity"]] == ["p001"]
+    assert [one["number"] for one in shown["activity_log"]] == [1]
     assert shown["state"]["last"] == {"category": "b", "price": 1}
     assert {one["decision"]["user_id"] for one in shown["decisions"]} == {user}
     assert sorted(one["status"] for one in shown["decisions"]) == ["pending", *["rewarded"] * 5]
@@ -83,7 +84,7 @@ def test_a_user_is_shown_and_erased_and_his_id_is_nowhere(
     assert {one["context"]["hour"] for one in shown["events"]} == {3}
     exported = CliRunner().invoke(app, ["users", "export", user, "--loop", loop, "--redis", redis_url]).output
     lines = [json.loads(line) for line in exported.splitlines()]
-    assert [next(iter(line)) for line in lines] == ["state", "activity", *["decision"] * 6, *["event"] * 5]
+    assert [next(iter(line)) for line in lines] == ["state", "activity", *["decision"] * 6, *["event"] * 5, "logged"]
     folder = Path(store.config_get("dir")["dir"])
     assert found_in(store, folder, user.encode()), "it can be found"
 
@@ -102,6 +103,7 @@ def test_a_user_is_shown_and_erased_and_his_id_is_nowhere(
     until(lambda: not found_in(store, folder, user.encode()), "his id is nowhere")
     gone = all_of(client, loop, user.replace("/", "%2F"))
     assert (gone["activity"], gone["state"], gone["decisions"], gone["events"]) == ([], {}, [], [])
+    assert gone["activity_log"] == []
     assert len(all_of(client, loop, "another")["decisions"]) == 6, "others are not touched"
 
     counts = status()

@@ -69,6 +69,7 @@ def run_in_process(
     schema: FeatureSchema | None = None,
     fits: bool = False,
     states: Collection[str] = (),
+    reward_activity: bool = False,
 ) -> InProcessRun:
     """Run one policy through `steps` decisions.
 
@@ -83,6 +84,7 @@ def run_in_process(
         schema: the loop's features; None: those that the world declares.
         fits: whether schemas are fitted to the log, as the service does where nobody declares one.
         states: parts of the states of users (`represent/user_state.py`) that their contexts hold; (): none.
+        reward_activity: whether rewards count as activity, as with the loop's setting of this name.
 
     Raises:
         ValueError: the trainer refused an event.
@@ -160,6 +162,8 @@ def run_in_process(
         )
         [shown] = decision.items
         expected[step], reward = moment.outcome(shown.id)
+        if reward_activity and reward > 0:
+            users.take(moment.visit.user_id, shown.id, "reward", step)
         arrival = step + (reward_delay if reward or silence_delay is None else silence_delay)
         event = Event(
             position=f"{1000 * (1 + arrival)}-{step}",
@@ -247,16 +251,20 @@ class Users:
         self._parts = parts
         self._kept: dict[str, list[Activity]] = defaultdict(list)
 
+    def take(self, user: str, item: str, kind: str, step: int) -> None:
+        """Keep an activity."""
+        kept = self._kept[user]
+        number = kept[-1].number + 1 if kept else 1
+        kept.append(Activity(number, 1000 * step, item, kind))
+        del kept[: -LoopSettings().activity_kept]
+
     def context(self, visit: worlds.Visit, catalogue: Catalogue, step: int) -> Mapping[str, Any]:
         """Take what was done before a visit, and return the visit's context with the user's state."""
         if not self._parts:
             return visit.context
-        kept = self._kept[visit.user_id]
         for deed in visit.deeds:
-            number = kept[-1].number + 1 if kept else 1
-            kept.append(Activity(number, 1000 * step, deed.item_id, deed.type))
-        del kept[: -LoopSettings().activity_kept]
-        state = user_state(kept, catalogue.fields, at=1000 * step)
+            self.take(visit.user_id, deed.item_id, deed.type, step)
+        state = user_state(self._kept[visit.user_id], catalogue.fields, at=1000 * step)
         shown = {part: state[part] for part in state if part in self._parts}
         return {**visit.context, USER: shown} if shown else visit.context
 

@@ -1,4 +1,4 @@
-"""Measures the time from a reward's 202 to a reply whose version has learned from it.
+"""Measures the time from a reward's 202 to a reply whose version has learned from it, and from activity to its use.
 
 make bench ARGS=tests/benchmarks/test_freshness.py
 """
@@ -6,6 +6,7 @@ make bench ARGS=tests/benchmarks/test_freshness.py
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ import pytest
 
 from service.settings import Settings
 from tests.processes import Served
+from tests.waiting import until
 
 PERIOD_S = Settings.model_fields["publish_period_ms"].default / 1000  # least time between two versions
 
@@ -44,3 +46,67 @@ def test_freshness(pause_s: float, tmp_path: Path, quick: bool) -> None:
     p50, p99, worst = 1000 * np.percentile(seconds, [50, 99, 100])
     print(f"\n{trials} rewards, {pause_s:.1f} s between them: p50 {p50:.0f} ms, p99 {p99:.0f} ms, worst {worst:.0f} ms")
     assert quick or p99 < 1000
+
+
+@pytest.mark.parametrize("workers", [1, 2], ids=["same worker", "another worker"])
+def test_freshness_of_activity(workers: int, tmp_path: Path, quick: bool) -> None:
+    """Each trial sends an activity and asks until a reply was made with it, in the worker that took it, or in another.
+
+    The record of a decision says which activity it saw (`@user.count`). It is read after the clock was stopped.
+    """
+    trials = 20 if quick else 500
+    with Served(tmp_path / "data", workers=workers) as served, httpx.Client(base_url=served.url, timeout=10) as taker:
+        items = [{"id": f"p{i}", "features": {"category": "ab"[i % 2]}} for i in range(50)]
+        taker.post("/items", json={"items": items}).raise_for_status()
+        with ExitStack() as stack:
+            asker = taker if workers == 1 else other_worker(served.url, taker, stack)
+            send(taker, "first", "p0")
+            until(lambda: seen(asker, asked(asker, "first")) == 1, "this worker knows that there is activity")
+            seconds = []
+            for trial in range(trials):
+                user = f"u{trial % 10}"
+                send(taker, user, f"p{trial % 50}")
+                started = time.perf_counter()
+                while True:
+                    decision = asked(asker, user)
+                    took = time.perf_counter() - started
+                    if seen(asker, decision) == 1 + trial // 10:
+                        break
+                    assert took < 10
+                seconds.append(took)
+    p50, p99, worst = 1000 * np.percentile(seconds, [50, 99, 100])
+    where = "the same worker" if workers == 1 else "another worker"
+    print(f"\n{trials} activities, {where}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, worst {worst:.1f} ms")
+    assert quick or p99 < 1000
+
+
+def other_worker(url: str, client: httpx.Client, stack: ExitStack) -> httpx.Client:
+    """Return a client whose connection leads to another worker."""
+
+    def worker(of: httpx.Client) -> str:
+        name: str = of.get("/status").raise_for_status().json()["this_worker"]["worker"]
+        return name
+
+    while True:
+        other = stack.enter_context(httpx.Client(base_url=url, timeout=10))
+        if worker(other) != worker(client):
+            return other
+
+
+def send(client: httpx.Client, user: str, item: str) -> None:
+    activity = [{"user_id": user, "item_id": item, "type": "view"}]
+    assert client.post("/activity", json={"activity": activity}).raise_for_status().json()["results"] == [
+        {"status": "accepted"}
+    ]
+
+
+def asked(client: httpx.Client, user: str) -> str:
+    decision: str = client.post("/recommend", json={"user_id": user}).raise_for_status().json()["decision_id"]
+    return decision
+
+
+def seen(client: httpx.Client, decision: str) -> int:
+    """Return how many activities of its user a decision saw."""
+    record = client.get(f"/decisions/{decision}").raise_for_status().json()["decision"]
+    count: int = record["context"].get("@user", {}).get("count", 0)
+    return count

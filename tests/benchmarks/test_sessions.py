@@ -1,6 +1,6 @@
 """Measures what the state of a user is worth in the world `sessions`, with a change of habits at the half.
 
-make bench ARGS=tests/benchmarks/test_sessions.py     # 5 seeds, 4 arms, about 5 minutes on 2 cores
+make bench ARGS=tests/benchmarks/test_sessions.py     # 5 seeds, 5 arms, about 6 minutes on 2 cores
 
 Batches of 25 decisions; snapshots and rewards are 25 decisions late; exploration floor .01; no schema is declared.
 """
@@ -25,6 +25,8 @@ LAST = ("last", "last_item", "last_type", "seconds_since", "recent")
 OFTEN = ("often",)
 ALL = (*LAST, *OFTEN, "count", "kept")  # what the service serves
 ARMS: dict[str, Collection[str]] = {"no state": (), "long-term": OFTEN, "short-term": LAST, "both": ALL}
+WITH_REWARDS = "both, rewards as activity"
+ARMS[WITH_REWARDS] = ALL
 
 
 class Job(NamedTuple):
@@ -48,6 +50,7 @@ def play(job: Job) -> list[float]:
         reward_delay=BATCH,
         fits=True,
         states=ARMS[job.arm],
+        reward_activity=job.arm == WITH_REWARDS,
     )
     best = oracle(world, job.steps)
     halves = [(run.expected[:shock], best[:shock]), (run.expected[shock:], best[shock:])]

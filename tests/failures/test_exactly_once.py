@@ -10,10 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
-from service.admin.audit import audit_learning
+from service.admin.audit import audit_learning, audit_states
 from service.records import Event, Successor
 from service.store import event_log
+from service.store.activity_log import scan_log
 from service.store.connection import connect
 from tests.failures.traffic import Account, Traffic
 from tests.processes import Served, alive
@@ -63,6 +65,7 @@ async def check(served: Served, account: Account) -> None:
     rewards: dict[str, float] = {}
     slate_positions: list[int | None] = []
     defaults = 0
+    seen: set[str] = set()  # decisions for which the user's state was read
     async for entries in event_log.scan(redis, served.keys(LOOP)):
         for event in entries:
             if isinstance(event, Successor):  # a schema that the service fitted
@@ -72,6 +75,7 @@ async def check(served: Served, account: Account) -> None:
             rewards[event.decision_id] = event.reward
             defaults += event.source == "default"
             slate_positions.append(event.slate_position)
+            seen |= set() if event.seen is None else {event.decision_id}
     now = status(url)
     print(
         f"decisions {len(account.decided)}, answers {dict(account.answers)}, retries {account.retries}; log: "
@@ -87,12 +91,29 @@ async def check(served: Served, account: Account) -> None:
     assert account.answers["early"] > 0
     assert {now["policies"][name]["events"] for name in POLICIES} == {sum(events.values())}
     assert await audit_learning(redis, LOOP) == dict.fromkeys(POLICIES, True)
+    await check_activity(served, redis, account, seen)
     await redis.aclose()
 
 
+async def check_activity(served: Served, redis: Redis, account: Account, seen: set[str]) -> None:
+    """What was accepted is logged, each once, and every state that was served is what the log folds to."""
+    logged: dict[str, list[int]] = {}
+    async for batch in scan_log(redis, served.keys(LOOP)):
+        for one in batch:
+            logged.setdefault(one.user, []).append(one.number)
+    now = status(served.url)
+    states = await audit_states(redis, LOOP, most=10 * len(account.decided))
+    print(f"activity {now['activity']} accepted = {now['activity_logged']} logged; states: {states.same} the same")
+    assert {user: list(range(1, count + 1)) for user, count in account.activity.items()} == logged
+    assert now["activity"] == now["activity_logged"] == now["activity_held"] == account.activity.total()
+    assert now["activity_duplicate"] > 0
+    assert (states.same, states.different, states.gone) == (len(seen), [], 0)
+    assert len(seen) > 0.8 * len(account.decided)
+
+
 def decisions(size: float) -> int:
-    """Number of decisions of one run: 20 000 in the full size, whose figures the docs name."""
-    return 20_000 if size >= 1 else 220
+    """Number of decisions of one run: 20 000 in the full size, whose figures the docs name; at 5 it is 100 000."""
+    return round(20_000 * size) if size >= 1 else 220
 
 
 async def test_mixed_feedback_and_a_restart(data: Path, size: float) -> None:

@@ -22,12 +22,14 @@ class Account:
     answers: Counter[str] = field(default_factory=Counter)
     lost: int = 0  # reports acknowledged as early whose decisions never come
     retries: int = 0
+    activity: Counter[str] = field(default_factory=Counter)  # user -> his activities that were acknowledged
 
 
 class Traffic:
     """n decisions with ids of our own, and their feedback: 20 % sent twice, 10 % long after (out of order), 5 % before
     their decision, 5 % for decisions that never come (half of them could), 5 % malformed, and for one decision in ten
-    none at all. What is not acknowledged is sent again.
+    none at all. What is not acknowledged is sent again. Before each decision its user does something: late, twice, and
+    out of order.
     """
 
     def __init__(self, url: str, loop: str, n: int, *, seed: int = 0, at_once: int = 32) -> None:
@@ -54,6 +56,7 @@ class Traffic:
         body = {"loop": self._loop, "user_id": f"u{int(decision_id[1:]) % 97}", "decision_id": decision_id}
         if 0.50 <= fate < 0.55:
             await self._report(decision_id, float(reward < 0.3))
+        await self._browse(body["user_id"], decision_id, fate)
         reply = await self._insist(lambda: self._client.post("/recommend", json={**body, "context": {"c": fate < 0.5}}))
         assert reply.status_code == 200, reply.text
         self.account.decided.add(decision_id)
@@ -78,6 +81,18 @@ class Traffic:
             self.account.lost += 1
         elif fate < 0.50:
             await self._send({"decision_id": decision_id, "reward": "a lot"}, expect=422)
+
+    async def _browse(self, user: str, decision_id: str, fate: float) -> None:
+        """Send two activities, one of them of long ago, and now and then once more."""
+        done = [
+            {"user_id": user, "item_id": f"p{int(1000 * fate) % 12}", "type": kind, "at": at, "activity_id": name}
+            for kind, at, name in (("click", 2e9, decision_id), ("view", 1e9 + 1e7 * fate, f"{decision_id}-late"))
+        ]
+        for sent in (done, done[::-1])[: 1 + (fate < 0.3)]:
+            body = {"loop": self._loop, "activity": sent}
+            reply = await self._insist(lambda body=body: self._client.post("/activity", json=body))  # type: ignore[misc]
+            assert {one["status"] for one in reply.json()["results"]} <= {"accepted", "duplicate"}, reply.text
+        self.account.activity[user] += len(done)
 
     async def _report(self, decision_id: str, reward: float) -> None:
         sent = {"decision_id": decision_id, "reward": reward, "feedback_id": f"f-{decision_id}"}

@@ -122,7 +122,7 @@ async def test_a_user_is_gone_from_everything_and_policies_are_as_if_he_had_neve
     await learn(redis, keys, settings, *KINDS_HERE)
     before = await policy_store.read_policy(redis, keys, "linucb")
     shown = [line async for page in all_of_user(redis, keys.loop, USER) for line in lines_of(page)]
-    assert [next(iter(line)) for line in shown] == ["state", "activity", "decision", *["event"] * 20]
+    assert [next(iter(line)) for line in shown] == ["state", "activity", "decision", *["event"] * 20, "logged"]
     assert await places(redis, keys, USER)
 
     asked = await erase_user(redis, keys.loop, USER, by="test")
@@ -175,6 +175,7 @@ async def test_whoever_dies_at_whatever_step_the_next_one_goes_on_and_each_thing
     await make(redis, keys, "linucb")
     await append(redis, keys, of_users(30))
     await take_activity(GroupCommit(redis), keys, LoopSettings(), {USER: [Sent(USER, "p1", "view")] * 3})
+    await redis.hset(keys.partition().rewarded, USER, '1 ["p1","reward"]\n')
     await store_decisions(redis, keys, *(decision_of(f"his-{number}", user_id=USER) for number in range(4)))
     await learn(redis, keys, settings, "linucb")
     asked = await erase_user(redis, keys.loop, USER, by="test")

@@ -13,10 +13,13 @@ from service.learn import log_fold
 from service.learn.bell import Bell
 from service.learn.indexer import Indexer
 from service.learn.log_fold import CountedElsewhere
-from service.records import LoopRecord
+from service.records import START, LoopRecord
 from service.retrieve.counts import Counts
 from service.store import event_log, item_store, loop_store, retrieval_store
+from service.store.activity import Sent, take_activity
+from service.store.activity_log import erase_of
 from service.store.codec import loop_fields, unpack
+from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.store.retrieval_store import LEASE
 from tests.builders import event_of, import_of
@@ -102,7 +105,7 @@ async def test_it_counts_while_the_loop_has_a_funnel_and_rests_while_nothing_hap
     monkeypatch.setattr(bell, "_until", 0.0)
 
     async def reached() -> bool:
-        return await retrieval_store.read_reach(redis, keys) == ((await event_log.ends(redis, [keys]))[0], 0)
+        return await retrieval_store.read_reach(redis, keys) == ((await event_log.ends(redis, [keys]))[0], 0, START)
 
     await until_async(reached, "the events are counted")
 
@@ -132,3 +135,46 @@ async def test_changes_of_items_are_read_by_whole_versions(redis: Redis, keys: K
     assert [(one.version, one.item) for one in found] == [(1, f"p{n}") for n in range(5)]
     later = await item_store.read_turnover(redis, keys, 1)
     assert [(one.item, one.was, one.now) for one in later] == [("p0", True, False), ("p1", True, True)]
+
+
+async def test_activity_counts_once_though_learners_die_and_is_counted_anew_after_an_erasure(
+    redis: Redis, keys: Keys, loop: LoopRecord
+) -> None:
+    funnel = Funnel.model_validate({"sources": [{"source": "covisited", "quota": 5}], "cut": 5})
+    settings = loop.settings.model_copy(update={"funnel": funnel})
+    await redis.hset(keys.record, mapping=loop_fields(replace(loop, settings=settings)))
+    commit = GroupCommit(redis)
+
+    async def browse(user: str, *items: str) -> None:
+        await take_activity(commit, keys, settings, {user: [Sent(user, item, "view", 10**12) for item in items]})
+
+    async def weight(counts: Counts, item: str, other: str) -> float:
+        row, near = counts.covisits.find([item, other]).tolist()
+        neighbours, weights = counts.covisits.arrays()
+        return float(weights[row][neighbours[row] == near].sum())
+
+    await browse("u1", "a", "b")
+    await browse("u2", "a", "b", "c")
+    first = await opened(redis, keys)
+    assert await first._behind()
+    await first.drain()
+    assert not await first._behind()
+    await browse("u3", "b", "a")
+    await first._at_rest()  # and dies before it has published
+    assert await weight((await published(redis, keys))[1], "a", "b") == 2
+    await (second := await opened(redis, keys)).drain()
+    version, counts = await published(redis, keys)
+    assert (version, await weight(counts, "a", "b"), await weight(counts, "a", "c")) == (2, 3, 1)
+    summary = await retrieval_store.read_summary(redis, keys)
+    assert summary is not None
+    assert summary.together == 3
+    await second.drain()
+    assert counts.covisits.position == (await retrieval_store.read_reach(redis, keys))[2]
+
+    await erase_of(redis, keys, "u2", counted="e/activity")
+    await second.drain()
+    counts = (await published(redis, keys))[1]
+    assert (await weight(counts, "a", "b"), len(counts.covisits)) == (2, 2)
+    await redis.hset(keys.record, mapping=loop_fields(loop))  # no source asks for it any more
+    await (await opened(redis, keys)).drain()
+    assert len((await published(redis, keys))[1].covisits) == 0

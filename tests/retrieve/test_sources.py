@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 from service.funnel import SourceSetting
 from service.represent.misfits import Misfits
 from service.retrieve.counts import Standing
+from service.retrieve.covisits import Covisits
 from service.retrieve.fresh import LOOKS
 from service.retrieve.retriever import SOURCES
 from service.retrieve.source import Found, Items, Query, drawn
+from tests.retrieve.builders import taken
 
 
 def items_of(n: int = 0, *, features: Sequence[Mapping[str, Any]] = (), **known: Sequence[float]) -> Items:
@@ -112,3 +115,24 @@ def test_ann_leaves_out_what_is_no_vector_and_counts_what_the_context_got_wrong(
         assert list(misfits.counts) == ([] if reason is None else [("context", "taste", reason)])
     assert len(find("ann", items, 9).rows) == 0
     assert len(find("ann", items_of(3), 9, context={"taste": [1, 1]}).rows) == 0
+
+
+def test_covisited_finds_what_others_took_with_the_users_last_items() -> None:
+    covisits = Covisits()
+    covisits.add(taken(a="p0 p1", b="p0 p1", c="p0 p2", d="p3 p4", e="p0 gone", f="p5 p6"), "1-0")
+    items = replace(items_of(7), covisits=covisits)
+    source = SOURCES["covisited"].of(SourceSetting(source="covisited", quota=9), items)
+
+    def found(*last: str, most: int = 9) -> dict[str, float]:
+        rows, scores = source.find(Query({}, "s", last), most, Misfits())
+        assert scores.tolist() == sorted(scores.tolist(), reverse=True)
+        return dict(zip((f"p{row}" for row in rows.tolist()), scores.tolist(), strict=True))
+
+    assert found("p0") == {"p1": 0.5, "p2": 0.25}  # a quarter is of an item that the catalogue lacks
+    assert found("p0", most=1) == {"p1": 0.5}
+    assert found("p3", "p0") == {"p4": 1.0, "p1": 0.25, "p2": 0.125}
+    assert found("p0", "p1") == {"p2": 0.25}  # not what he has just taken himself
+    assert found("nowhere", "p5") == {"p6": 1.0}
+    assert found("nowhere") == found() == {}
+    nothing = SOURCES["covisited"].of(SourceSetting(source="covisited", quota=9), items_of(3))
+    assert len(nothing.find(Query({}, "s", ("p0",)), 3, Misfits()).rows) == 0

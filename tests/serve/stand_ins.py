@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.decide.active import ActiveLoop
 from service.errors import NotFound, StoreUnavailable
-from service.records import Decision, Features
+from service.records import Decision, Features, Seen
 from service.serve.activity import ActivityKeeper
 from service.serve.follower import Follower
 from service.store.decisions import DecisionWriter, PendingDecision
@@ -44,7 +44,7 @@ class NoActivity(ActivityKeeper):
 
     def __init__(self) -> None: ...
 
-    async def with_state(self, context: Features, user: str, active: ActiveLoop, *, at: int) -> Features:
+    async def with_state(self, context: Features, user: str, active: ActiveLoop, *, at: int) -> tuple[Features, Seen]:
         raise AssertionError(f"the state of {user} was read in a loop without activity")
 
 

@@ -316,7 +316,7 @@ async def test_a_funnel_is_built_beside_and_serves_on_without_a_learner(
         counts = Counts()
         counts.follow([ItemChange(1, "p7", was=False, now=True)])
         written = pack(counts.state()) if state is None else state
-        reach = {"position": "0-0", "catalogue": 1, "events": 0, "items": 1}
+        reach = {"position": "0-0", "catalogue": 1, "activity": "0-0", "events": 0, "items": 1, "together": 0}
         assert await retrieval_store.save_retrieval(redis, keys, seen=seen, state=written, **reach)  # type: ignore[arg-type]  # a field each
         await follower.refresh(name)
 

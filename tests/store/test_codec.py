@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.records import START, Assignment, Decision, Event, Note, Retrieved, SlateItem, Training, Unreadable
+from service.records import START, Assignment, Decision, Event, Note, Retrieved, Seen, SlateItem, Training, Unreadable
 from service.store import codec
 from service.store.codec import FORMAT, MOST_FEATURES, NewerFormat
 from tests.builders import decision_of, event_of, experiment_of, fields_of, loop_of, policy_of
@@ -42,10 +42,11 @@ DECISION = decision_of(
     rung="store_down",
     experiment=Assignment("prices", "1f2e", 2, "bold", 0.45),
     retrieved=Retrieved(4, (0, 7, 90_000)),
+    seen=Seen("1700000000000-3", ("b", "a")),
 )
 
 RAW = event_of(3, context={"hour": 3}, features={"price": 1.5, "tags": ["a", {"b": None}]}, encoder="0123456789ab")
-RAW = replace(RAW, experiment=DECISION.experiment)
+RAW = replace(RAW, experiment=DECISION.experiment, seen=("1700000000000-3", 7))
 
 SHOWN = replace(event_of(4), source="feedback", policy="p", decided=1.5, rung="store_down", place=2)
 
@@ -124,7 +125,9 @@ def test_features_that_are_too_large_are_left_to_the_catalogue(size: int, kept: 
     assert found.features == (event.features if kept else None)
 
 
-@pytest.mark.parametrize("wrong", [{"features": []}, {"features": "x"}, {"encoder": 1}, {"decided": "x"}, {"rung": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"features": []}, {"features": "x"}, {"encoder": 1}, {"decided": "x"}, {"rung": 1}, {"seen": 1}]
+)
 def test_a_raw_record_that_is_garbled_is_unreadable(wrong: dict[str, Any]) -> None:
     fields = fields_of(RAW)
     fields[b"e"] = member(fields[b"e"], **wrong)

@@ -59,7 +59,7 @@ def test_a_script_says_which_keys_it_takes(name: str) -> None:
 
 
 def test_what_a_script_includes_is_a_part_of_its_text() -> None:
-    assert {"ledger", "of_user", "open_time"} == INCLUDED
+    assert {"accept", "ledger", "of_user", "open_time"} == INCLUDED
     for name, text in SCRIPTS.items():
         assert "-- include" not in text, name
         assert ("local function join(" in text) == ("-- include ledger" in FILES[name]), name
@@ -191,6 +191,7 @@ def everything(url: str, node: ClusterNode) -> None:
         call(
             "POST", "/activity", {"activity": [{"user_id": "u1", "item_id": "p0", "type": "view", "activity_id": "a"}]}
         )
+        call("PUT", "/loops/shop", {"reward_activity": True})
         for number in range(5):
             sent = {"loop": "shop", "decision_id": f"d{number}", "user_id": f"u{number}", "k": 2}
             call("POST", "/recommend", sent)

@@ -14,6 +14,7 @@ from service.api.schemas import (
     ErasureReply,
     UserActivity,
     UserEvent,
+    UserLoggedActivity,
     UserReply,
 )
 from service.errors import Conflict, NotFound, StoreUnavailable
@@ -40,6 +41,10 @@ async def get_user(user_id: IdInPath, redis: RedisDep, loop: LoopParam = "defaul
         state=dict(page.state),
         decisions=[DecisionLedger.model_validate(one) for one in page.decisions],
         events=[UserEvent.of(event) for event in page.events],
+        activity_log=[
+            UserLoggedActivity(position=a.position, number=a.number, at=a.at / 1000, item_id=a.item, type=a.type)
+            for a in page.activity_log
+        ],
         next=page.next,
     )
 

@@ -1,5 +1,5 @@
 -- A deferred decision was displayed: its wait for feedback begins. A repeat changes nothing.
--- KEYS: decision, pending, events, stats, early, early due (one partition)
+-- KEYS: decision, pending, events, stats, early, early due, rewarded (one partition)
 -- ARGV: decision id, time to keep it in ms where the decision is not there yet (0 = it cannot come)
 -- Returns: what `display` or `keep` in ledger.lua do
 -- include ledger

@@ -1,5 +1,5 @@
 -- Delete a decision with the reports that wait for it, and count it.
--- KEYS: decision, pending, events, stats, early, early due, erasure (one partition)
+-- KEYS: decision, pending, events, stats, early, early due, rewarded, erasure (one partition)
 -- ARGV: decision id, field of the erasure that counts it
 -- Returns 1, or 0 when it is gone already.
 if redis.call('DEL', KEYS[1]) == 0 then
@@ -10,5 +10,5 @@ if redis.call('ZREM', KEYS[2], ARGV[1]) == 1 then
 end
 redis.call('DEL', KEYS[5])
 redis.call('ZREM', KEYS[6], ARGV[1])
-redis.call('HINCRBY', KEYS[7], ARGV[2], 1)
+redis.call('HINCRBY', KEYS[8], ARGV[2], 1)
 return 1

@@ -1,5 +1,5 @@
 -- Give up the reports whose time to wait for this decision is over.
--- KEYS: decision, pending, events, stats, early, early due (one partition)
+-- KEYS: decision, pending, events, stats, early, early due, rewarded (one partition)
 -- ARGV: decision id, open time in ms
 -- Returns how many.
 -- include ledger

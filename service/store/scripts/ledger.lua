@@ -1,8 +1,10 @@
 -- The rules of the ledger, which the scripts that include this file share.
--- KEYS: decision, pending, events, stats, early, early due (one partition)
+-- KEYS: decision, pending, events, stats, early, early due, rewarded (one partition)
 -- ARGV: decision id first
 local MOST_REPORTS = 1000 -- on one decision, or waiting for it
 local MOST_EARLY = 10000 -- that wait for their decisions, of the partition
+local MOST_USERS = 10000 -- whose rewarded items wait to be taken up as activity
+local MOST_REWARDED = 4096 -- bytes that wait of a user
 
 local function clock()
   local time = redis.call('TIME')
@@ -58,12 +60,27 @@ local function find(key, seen)
   end
 end
 
+-- Have an item that was rewarded wait to be taken up as activity of the decision's user (`take_rewarded.lua`), once.
+local function note_rewarded(i, at)
+  local user = cjson.decode(redis.call('HGET', KEYS[1], 'record'))['user_id']
+  if type(user) ~= 'string' or redis.call('HSETNX', KEYS[1], 'activity' .. i, 1) == 0 then
+    return
+  end
+  local waiting = redis.call('HGET', KEYS[7], user)
+  if #(waiting or '') >= MOST_REWARDED or (not waiting and redis.call('HLEN', KEYS[7]) >= MOST_USERS) then
+    count('activity_dropped')
+    return
+  end
+  local item = redis.call('HGET', KEYS[1], 'item' .. i)
+  redis.call('HSET', KEYS[7], user, (waiting or '') .. at .. ' ' .. cjson.encode({ item, 'reward' }) .. '\n')
+end
+
 -- Join one report with the decision. A correction takes the turn of the report that it replaces.
 -- item: '' = the first, of a correction that of the report; key, replaces: '' = none; at: when it came, in ms;
--- now: in open time, as in all that follows
+-- now: in open time, as in all that follows; above: a higher reward counts as activity, '' = none does
 -- Returns: accepted | duplicate | late, or why not: not_in_slate | too_many, of a correction also
 -- already_learned | unknown_feedback | already_replaced | other_item; nil where there is no such decision.
-local function join(item, reward, key, replaces, at, now, aggregation, ledger_ms)
+local function join(item, reward, key, replaces, at, now, aggregation, ledger_ms, above)
   local head = redis.call('HMGET', KEYS[1], 'status', 'deadline', 'n', 'seen', 'settled', 'aggregation', 'wait')
   if not head[1] then
     return nil
@@ -136,6 +153,9 @@ local function join(item, reward, key, replaces, at, now, aggregation, ledger_ms
   end
   redis.call('HSET', KEYS[1], 'status', 'rewarded')
   count('joined')
+  if above ~= '' and tonumber(reward) > tonumber(above) then
+    note_rewarded(i, at)
+  end
   if aggregation == 'first' then
     append(i, reward, 'feedback')
     if redis.call('HINCRBY', KEYS[1], 'done', 1) == n then

@@ -1,5 +1,5 @@
 -- The wait for a decision's feedback is over: every item without an event gets one, if it was displayed.
--- KEYS: decision, pending, events, stats, early, early due (one partition)
+-- KEYS: decision, pending, events, stats, early, early due, rewarded (one partition)
 -- ARGV: decision id, open time in ms, default reward, lowest reward, highest reward, aggregation, ledger time in ms
 -- Returns the number of events appended; 0 when it is not due yet or was settled already.
 -- include ledger

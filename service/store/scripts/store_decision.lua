@@ -1,18 +1,18 @@
 -- Store a decision before it is answered, and join what came before it. A repeated id changes nothing and gets the
 -- stored record back.
--- KEYS: decision, pending, events, stats, early, early due (one partition)
--- ARGV: decision id, record, wait time in ms, displayed (0 or 1), aggregation, ledger time in ms, then (item, e, x) for
---   each item of the slate
+-- KEYS: decision, pending, events, stats, early, early due, rewarded (one partition)
+-- ARGV: decision id, record, wait time in ms, displayed (0 or 1), aggregation, ledger time in ms, the reward above
+--   which an item counts as activity ('' = none does), then (item, e, x) for each item of the slate
 -- include ledger
 -- include open_time
 local stored = redis.call('HGET', KEYS[1], 'record')
 if stored then
   return stored
 end
-local now, n = open(), (#ARGV - 9) / 3
+local now, n = open(), (#ARGV - 10) / 3
 redis.call('HSET', KEYS[1], 'record', ARGV[2], 'wait', ARGV[3], 'aggregation', ARGV[5], 'n', n)
 for i = 0, n - 1 do
-  local at = 7 + 3 * i
+  local at = 8 + 3 * i
   redis.call('HSET', KEYS[1], 'item' .. i, ARGV[at], 'e' .. i, ARGV[at + 1], 'x' .. i, ARGV[at + 2])
 end
 if ARGV[4] == '1' then
@@ -40,7 +40,7 @@ local function take(report)
     overtaken[replaces] = overtaken[replaces] or {}
     table.insert(overtaken[replaces], report)
   else
-    join(item, reward, key, replaces, at, now, ARGV[5], ARGV[6])
+    join(item, reward, key, replaces, at, now, ARGV[5], ARGV[6], ARGV[7])
     local corrections = overtaken[key]
     if corrections and known(key) then
       overtaken[key] = nil
@@ -62,7 +62,7 @@ end
 for _, corrections in pairs(overtaken) do -- of what never came
   for _, correction in ipairs(corrections) do
     local at, item, reward, key, replaces = unpack(correction, 2)
-    join(item, reward, key, replaces, at, now, ARGV[5], ARGV[6])
+    join(item, reward, key, replaces, at, now, ARGV[5], ARGV[6], ARGV[7])
   end
 end
 return false
