@@ -1,6 +1,6 @@
 """Measures the funnel in the world `market` beside the exact scoring of all items, before and after two shocks.
 
-make bench ARGS='tests/benchmarks/test_market.py'   # 10 000 items, 3 seeds, 800 decisions
+make bench ARGS='tests/benchmarks/test_market.py'   # 10 000 items, 3 seeds, 1 000 decisions
 make bench ARGS='tests/benchmarks/test_market.py --items 100000 --steps 50000 --seeds 1-5'
 
 In one process, without HTTP and Redis: see `in_process.py`. A decision is a page of 10 items. Decisions are spread over
@@ -39,7 +39,7 @@ from simulator.world.market import SLATE, TURNOVER, Market, sized
 from tests.benchmarks.in_process import LOOP, apply, in_parallel, timed
 from tests.benchmarks.test_shapes_of_data import chosen_seeds
 
-ITEMS, STEPS, SEEDS = 10_000, 800, (1, 2, 3)
+ITEMS, STEPS, SEEDS = 10_000, 1000, (1, 2, 3)
 QUICK_ITEMS, QUICK_STEPS = 1000, 300
 BATCH = 25
 DAY_S = 86_400
