@@ -29,6 +29,7 @@ Array = NDArray[Any]
 
 TRAINING_TIMEOUT_S = 300.0
 POLL_S = 0.2
+AT_ONCE = 16  # items that are deleted at once: each waits until all workers know
 HISTORY, TRAINING, STEPS = "importing the history", "training on the history", "taking the steps"
 
 
@@ -248,9 +249,9 @@ async def change_catalogue(client: ServiceClient, loop: str, before: Catalogue, 
     new = [item for item in after.items if item.id not in before.row]
     if new:
         await client.put_items(loop, new)
-    for item in before.items:
-        if item.id not in after.row:
-            await client.delete_item(loop, item.id)
+    gone = [item.id for item in before.items if item.id not in after.row]
+    for start in range(0, len(gone), AT_ONCE):
+        await asyncio.gather(*(client.delete_item(loop, item) for item in gone[start : start + AT_ONCE]))
 
 
 def _swap_when_due(client: ServiceClient, trajectory: Trajectory, step: int, steps: int) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from simulator.errors import UsageError
-from simulator.world import WORLDS, Catalogue, Shock, TrafficEffect
+from simulator.world import MARKETS, WORLDS, Catalogue, Shock, TrafficEffect
 from simulator.world.digits import Digits, Labelling
 from simulator.world.latent import Latent, Tastes
+from simulator.world.market import Wants, moved, renewed
 from simulator.world.petshop import NEW_CATEGORY, Market, Petshop, product
 from simulator.world.sessions import Habits, Sessions
 
@@ -109,6 +110,17 @@ def _habits_change(habits: Habits, generator: np.random.Generator, age: int) -> 
     return replace(habits, follows=tuple(habits.follows[place] for place in order))
 
 
+def _taste_move(wants: Wants, generator: np.random.Generator, age: int) -> Wants:
+    """Let the fans of each cluster want the items of another."""
+    return moved(wants, derangement(len(wants.of), generator))
+
+
+def _renewal(wants: Wants, generator: np.random.Generator, age: int) -> Wants:
+    """Replace a tenth of the catalogue, drawn uniformly."""
+    n = len(wants.line)
+    return renewed(wants, generator.choice(n, n // 10, replace=False))
+
+
 def _unchanged(state: Any, generator: np.random.Generator, age: int) -> Any:
     return state
 
@@ -124,6 +136,10 @@ _PETSHOP: tuple[Shock[Market], ...] = (
 _LATENT = (Shock("taste-redraw", "all tastes were drawn anew", _taste_redraw),)
 _DIGITS = (Shock("label-permutation", "the right arm of every label became another", _label_permutation),)
 _SESSIONS = (Shock("habits-change", "another category is wanted after each category", _habits_change),)
+_MARKET: tuple[Shock[Wants], ...] = (
+    Shock("taste-move", "the fans of each cluster came to want another", _taste_move),
+    Shock("renewal", "a tenth of the catalogue was replaced", _renewal),
+)
 _TRAFFIC: tuple[Shock[Any], ...] = (
     Shock(
         "feedback-blackout", "rewards were not sent for a while", _unchanged, BLACKOUT_STEPS, TrafficEffect(silent=True)
@@ -145,6 +161,7 @@ _OF_TASTES: dict[str, tuple[Shock[Any], ...]] = {
     Latent.name: _LATENT,
     Digits.name: _DIGITS,
     Sessions.name: _SESSIONS,
+    **dict.fromkeys(MARKETS, _MARKET),
 }
 
 SHOCKS: dict[str, dict[str, Shock[Any]]] = {

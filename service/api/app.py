@@ -24,11 +24,11 @@ from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from service.admin.loops import bootstrap
-from service.api.guard import DEFECT, Guard
+from service.api.guard import Guard
 from service.api.hot_path import HotPath
 from service.api.keys import KeyRing
 from service.api.metrics import Metrics
-from service.api.problems import MEDIA_TYPE, documented, for_status, invalid, render
+from service.api.problems import DEFECT, MEDIA_TYPE, documented, for_status, invalid, render
 from service.api.replies import HotRoutes
 from service.api.routes import (
     changes,

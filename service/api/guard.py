@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.keys import ANYBODY, Key, KeyRing
 from service.api.metrics import Metrics
-from service.api.problems import MEDIA_TYPE, render
+from service.api.problems import DEFECT, MEDIA_TYPE, render
 from service.errors import (
     Forbidden,
     InvalidRequest,
@@ -25,8 +25,7 @@ from service.errors import (
 
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", "/console"})  # a browser sends no key for a page
 OPEN_FOLDERS = ("/assets/", "/console/")  # the scripts and styles of these pages
-FOR_CLIENTS = frozenset({"/recommend", "/feedback", "/activity"})
-DEFECT = "this is a defect of the service; its log has the details, under the request id"
+FOR_CLIENTS = frozenset({"/recommend", "/recommend/batch", "/feedback", "/activity"})
 
 log = structlog.get_logger()
 
@@ -98,7 +97,8 @@ class Guard:
             raise RateLimited(key.name, wait_s)
         if key.role != "admin" and path not in FOR_CLIENTS and not path.startswith("/decisions/"):
             raise Forbidden(
-                "this is for admin keys; client keys may call /recommend, /feedback, /activity and /decisions"
+                "this is for admin keys; client keys may call /recommend, /recommend/batch, /feedback, /activity and"
+                " /decisions"
             )
         return key
 

@@ -16,11 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.guard import problem, respond
 from service.api.metrics import Metrics
-from service.api.replies import HotRoutes, parse, validate
-from service.api.schemas import FeedbackBody, RecommendRequest
+from service.api.replies import RECOMMEND, HotRoutes, parse, validate
+from service.api.schemas import FeedbackBody
 from service.errors import InvalidRequest, ReboundError
 
-RECOMMEND: TypeAdapter[RecommendRequest] = TypeAdapter(RecommendRequest)
 FEEDBACK: TypeAdapter[Any] = TypeAdapter(FeedbackBody)
 
 

@@ -18,6 +18,7 @@ from service.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+DEFECT = "this is a defect of the service; its log has the details, under the request id"
 ID, OBJECT, ONE, MANY = "<id>", "<object>", "<one>", "<many>"  # pydantic names the member of a union that it chose so
 OF_BODIES = (MalformedJson, PayloadTooLarge, UnsupportedEncoding)  # what every route with a body may answer
 NO_PART = frozenset({ID, OBJECT, ONE, MANY, "<declared>", "<learned>"})  # of a field's path

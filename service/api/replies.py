@@ -6,11 +6,12 @@ import asyncio
 from typing import Any, TypeVar
 
 import orjson
+import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from service.api.keys import Key
 from service.api.metrics import Metrics
-from service.api.problems import invalid
+from service.api.problems import DEFECT, invalid, render
 from service.api.schemas import (
     LOOP_LENGTH,
     ActivityBatch,
@@ -18,9 +19,10 @@ from service.api.schemas import (
     Candidate,
     Feedback,
     FeedbackBatch,
+    RecommendBatch,
     RecommendRequest,
 )
-from service.errors import Conflict, Forbidden, InvalidRequest, MalformedJson, NotFound
+from service.errors import Conflict, Forbidden, InvalidRequest, MalformedJson, NotFound, ReboundError
 from service.rules import NO_RULES
 from service.serve.activity import ActivityKeeper
 from service.serve.feedback import FeedbackJoiner
@@ -29,13 +31,15 @@ from service.serve.recommend import Recommender
 
 T = TypeVar("T")
 
+log = structlog.get_logger()
+
 DEEPEST_JSON = 254  # levels that orjson writes; it reads more
 MOST_NESTED = 240  # of a body: what is stored and answered holds its parts a few levels deeper
 STATUS = {"accepted": 202, "duplicate": 200, "late": 200, "early": 202}
 
 
 class HotRoutes:
-    """`/recommend`, `/feedback` and `/activity`, from a validated body to (status, reply)."""
+    """`/recommend`, `/recommend/batch`, `/feedback` and `/activity`, from a validated body to (status, reply)."""
 
     def __init__(
         self, recommender: Recommender, joiner: FeedbackJoiner, keeper: ActivityKeeper, metrics: Metrics
@@ -49,7 +53,39 @@ class HotRoutes:
             Forbidden: the key is for other loops.
             InvalidRequest, NoCandidates, NotFound: see `Recommender.recommend`.
         """
-        named = DEFAULT_LOOP if (named := _one_loop(asked.loop, loop)) is None else named
+        return 200, await self._decide(asked, _one_loop(asked.loop, loop), key)
+
+    async def recommend_batch(
+        self, batch: RecommendBatch, *, loop: str | None, key: Key, request_id: str
+    ) -> tuple[int, bytes]:
+        """Decide on up to 100 requests at once, each answered by itself. `loop` is the one that the query names.
+
+        They wait together, so they are decided in one turn and stored in one flush. Each counts towards the key's rate.
+
+        Raises:
+            InvalidRequest: the body and the query name different loops.
+        """
+        loop = _one_loop(batch.loop, loop)
+        if key.bucket is not None:
+            key.bucket.owe(len(batch.requests) - 1)
+        elements = (self._request(element, loop, key, request_id) for element in batch.requests)
+        return 200, orjson.dumps({"results": [orjson.Fragment(one) for one in await asyncio.gather(*elements)]})
+
+    async def _request(self, element: Any, loop: str | None, key: Key, request_id: str) -> bytes:
+        """Return the reply to one request of a batch, or its problem."""
+        try:
+            if not isinstance(element, dict):
+                raise InvalidRequest("requests", "an element is no object")
+            asked = validate(RECOMMEND, element)
+            return await self._decide(asked, loop if asked.loop is None else asked.loop, key)
+        except ReboundError as error:
+            return render(error, request_id)[1]
+        except Exception:  # whatever it is, the others of the batch are stored and must be answered
+            log.exception("request of a batch failed", request_id=request_id)
+            return render(ReboundError(DEFECT), request_id)[1]
+
+    async def _decide(self, asked: RecommendRequest, loop: str | None, key: Key) -> bytes:
+        named = DEFAULT_LOOP if loop is None else loop
         key.check(named)
         decision, degraded = await self._recommender.recommend(
             named,
@@ -64,7 +100,7 @@ class HotRoutes:
         )
         self._metrics.decision(decision.loop, decision.policy, degraded=degraded)
         explained = {"explanation": self._recommender.explain(decision)} if asked.explain else {}
-        return 200, orjson.dumps(
+        return orjson.dumps(
             {
                 "decision_id": decision.decision_id,
                 "loop": decision.loop,
@@ -144,6 +180,7 @@ class HotRoutes:
         )
 
 
+RECOMMEND = TypeAdapter(RecommendRequest)
 FEEDBACK = TypeAdapter(Feedback)
 ACTIVITY = TypeAdapter(ActivityElement)
 

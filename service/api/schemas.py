@@ -26,7 +26,7 @@ from pydantic_core import core_schema
 from service.admin.experiments import ExperimentReply
 from service.admin.releases import ReleaseStatus
 from service.admin.status import Alarm
-from service.api.problems import ID, MANY, OBJECT, ONE
+from service.api.problems import ID, MANY, OBJECT, ONE, Problem
 from service.loop import LOOP_NAME, Finite, LoopChanges, LoopSettings
 from service.policies import KindInfo
 from service.records import Event
@@ -62,6 +62,7 @@ LoopName = Annotated[str, Field(max_length=LOOP_LENGTH)]
 Features = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
 
 BATCH = 1000
+REQUESTS = 100  # of one POST /recommend/batch
 
 
 def _without_nulls(given: dict[str, Any]) -> dict[str, Any]:
@@ -193,6 +194,23 @@ class RecommendReply(BaseModel):
         None,
         description="only where it was asked for: at most 1 000 candidates, the likeliest first; null: the policy or "
         "the catalogue has moved on since the decision",
+    )
+
+
+class RecommendBatch(Body):
+    """Up to 100 requests, answered one by one."""
+
+    model_config = _example(loop="default", requests=[{"user_id": "u17"}, {"user_id": "u18", "k": 3}])
+
+    loop: LoopName | None = Field(None, description="the loop of every element that names none")
+    requests: list[Any] = Field(
+        min_length=1, max_length=REQUESTS, description="each as the body of POST /recommend; one may fail by itself"
+    )
+
+
+class RecommendBatchReply(BaseModel):
+    results: list[RecommendReply | Problem] = Field(
+        description="in the order of the requests, each as POST /recommend would answer it: a reply, or a problem"
     )
 
 

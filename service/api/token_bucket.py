@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class TokenBucket:
-    """Holds up to `burst` tokens, gains `rate` a second, and gives one a request.
+    """Holds up to `burst` tokens, gains `rate` a second, and gives one a request; a batch owes the others.
 
     It knows no clock: whoever asks says what time it is. It belongs to one worker (docs/decisions/0052 says why).
 
@@ -32,3 +32,10 @@ class TokenBucket:
             return (1.0 - self._tokens) / self._rate
         self._tokens -= 1.0
         return 0.0
+
+    def owe(self, tokens: int) -> None:
+        """Take further tokens for a call that was let in and holds many, be they there or not.
+
+        What is not there is owed: nothing is let in until it has been gained.
+        """
+        self._tokens -= tokens

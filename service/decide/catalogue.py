@@ -110,6 +110,15 @@ class Catalogue:
             new.whole  # noqa: B018
         return new
 
+    def asked(self, rules: Rules) -> Items:
+        """Return all items, with what these rules ask of them found."""
+        traits = self.whole.traits
+        for condition in (*rules.filter, *rules.boost):
+            traits.holding(condition)
+        for limit in rules.at_most:
+            traits.kinds(limit.field)
+        return self.whole
+
     @property
     def ids(self) -> tuple[str, ...]:
         """All ids, sorted."""
@@ -187,10 +196,9 @@ class Catalogue:
             NoCandidates: none passes the filter.
         """
         if candidates is None and retrieved is not None:
-            few = self._left_of(retrieved, set(exclude))
-            traits = Traits([self.features[self.ids[row]] for row in few.tolist()])
-            rows = passing(rules, traits, None)
-            ids, block = self._few(few[rows], encoder)
+            traits = self.whole.traits
+            rows = passing(rules, traits, self._left_of(retrieved, set(exclude)))
+            ids, block = self._few(rows, encoder)
             return ids, block, Stage(rules, traits, rows, ids)
         if candidates is None:
             traits = self.whole.traits

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.decide.active import ActiveLoop, ServedPolicy
-from service.decide.stage import Stage
+from service.decide.stage import Stage, key_of, passing
 from service.errors import NoCandidates
 from service.policies import Array, Ranked
 from service.records import Assignment, Decision, Features, Retrieved, Seen, SlateItem
@@ -214,8 +214,8 @@ def _rows_of(items: Iterable[str], active: ActiveLoop) -> list[int]:
 
 
 def _retrieved(request: Request, active: ActiveLoop, retriever: Retriever, misfits: Misfits | None) -> Retrieved:
-    """Ask the funnel."""
-    rows = retriever.retrieve(
+    """Ask the funnel, among the items that meet the filter."""
+    rows = _narrowed(retriever, request, active).retrieve(
         _query(request, active),
         exclude=_rows_of(request.exclude, active),
         pinned=_rows_of((pin.item for pin in request.rules.pin), active),
@@ -224,12 +224,31 @@ def _retrieved(request: Request, active: ActiveLoop, retriever: Retriever, misfi
     return Retrieved(retriever.version, rows)
 
 
+def _narrowed(retriever: Retriever, request: Request, active: ActiveLoop) -> Retriever:
+    """Return the funnel among the items that meet a request's filter.
+
+    Raises:
+        NoCandidates: none does; it names the condition that took the last.
+    """
+    if not request.rules.filter:
+        return retriever
+
+    def meeting() -> Array:
+        traits = active.catalogue.whole.traits
+        passing(request.rules, traits, None)
+        return traits.meeting(request.rules.filter)
+
+    return retriever.among(tuple(map(key_of, request.rules.filter)), meeting)
+
+
 def _origins(request: Request, active: ActiveLoop) -> dict[str, list[Origin]] | None:
     """Return item -> where the funnel had it from; None where it would no longer find what it found."""
     retriever = active.retriever
     if retriever is None or _retrieved(request, active, retriever, None) != request.retrieved:
         return None
-    found = retriever.origins(_query(request, active), exclude=_rows_of(request.exclude, active))
+    found = _narrowed(retriever, request, active).origins(
+        _query(request, active), exclude=_rows_of(request.exclude, active)
+    )
     return {active.catalogue.ids[row]: origins for row, origins in found.items()}
 
 

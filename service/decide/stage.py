@@ -6,8 +6,8 @@ was drawn with, under the rules and given the places before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,33 +15,41 @@ from numpy.typing import NDArray
 from service.errors import NoCandidates
 from service.policies import Array
 from service.represent.json_paths import level_of, number_of, value_at
-from service.rules import Condition, Rules
+from service.rules import Condition, Rules, Scalar
 
-REMEMBERED = 64  # answers to conditions that a set of items keeps
+Key = TypeVar("Key")
+Answer = TypeVar("Answer")
+
+REMEMBERED = 64  # columns, and answers to conditions, that a set of items keeps
 NO_KIND = -1  # of an item that lacks the field
 
 
 class Traits:
-    """What rules ask of n items, remembered."""
+    """What rules ask of n items, remembered. An item is read once for each field that is asked for."""
 
     def __init__(self, features: Sequence[Mapping[str, Any]]) -> None:
         self._features = features
-        self._known: dict[Any, Any] = {}
+        self._levels: dict[str, _Levels] = {}
+        self._numbers: dict[str, Array] = {}  # (n,) float64, NaN where it is no number
+        self._known: dict[Hashable, NDArray[np.bool_]] = {}
 
     def __len__(self) -> int:
         return len(self._features)
 
     def holding(self, condition: Condition) -> NDArray[np.bool_]:
         """Return which items meet a condition, (n,)."""
-        found: NDArray[np.bool_] = self._remembered(condition, lambda: _holding(condition, self._features))
-        return found
+        return _remembered(self._known, key_of(condition), lambda: self._holding(condition))
+
+    def meeting(self, conditions: Sequence[Condition]) -> NDArray[np.bool_]:
+        """Return which items meet all of these conditions, (n,)."""
+        met = np.ones(len(self), dtype=np.bool_)
+        for condition in conditions:
+            met &= self.holding(condition)
+        return met
 
     def kinds(self, field: str) -> NDArray[np.intp]:
         """Return the number of each item's value of a field, (n,); `NO_KIND` where it has none, or a list."""
-        return self._kinds(field).found
-
-    def _kinds(self, field: str) -> _Kinds:
-        return cast(_Kinds, self._remembered(field, lambda: _kinds(field, self._features, {})))
+        return self._levels_of(field).found
 
     def merged(self, put: Traits, order: NDArray[np.intp], features: Sequence[Mapping[str, Any]]) -> Traits:
         """Return the traits of these items followed by those of `put`, at `order`. Only `put` is asked anew.
@@ -52,21 +60,43 @@ class Traits:
             features: in the new order.
         """
         merged = Traits(features)
-        for key, known in dict(self._known).items():
-            if isinstance(known, _Kinds):
-                kinds = _kinds(key, put._features, dict(known.numbers))
-                merged._known[key] = _Kinds(np.concatenate([known.found, kinds.found])[order], kinds.numbers)
-            else:
-                merged._known[key] = np.concatenate([known, put.holding(key)])[order]
+        for field, levels in dict(self._levels).items():
+            merged._levels[field] = levels.followed_by(_levels(field, put._features, dict(levels.numbers)), order)
+        for field, numbers in dict(self._numbers).items():
+            merged._numbers[field] = np.concatenate([numbers, put._numbers_of(field)])[order]
         return merged
 
-    def _remembered(self, key: Any, find: Callable[[], Any]) -> Any:
-        found = self._known.get(key)
-        if found is None:
-            if len(self._known) == REMEMBERED:
-                self._known.clear()
-            found = self._known[key] = find()
-        return found
+    def _holding(self, condition: Condition) -> NDArray[np.bool_]:
+        if condition.is_in is not None:
+            return self._levels_of(condition.field).holding(condition.is_in)
+        if condition.not_in is not None:
+            return ~self._levels_of(condition.field).holding(condition.not_in)
+        numbers = self._numbers_of(condition.field)
+        low = -np.inf if condition.min is None else condition.min
+        high = np.inf if condition.max is None else condition.max
+        within: NDArray[np.bool_] = (low <= numbers) & (numbers <= high)  # NaN is not
+        return within
+
+    def _levels_of(self, field: str) -> _Levels:
+        return _remembered(self._levels, field, lambda: _levels(field, self._features, {}))
+
+    def _numbers_of(self, field: str) -> Array:
+        return _remembered(self._numbers, field, lambda: _numbers(field, self._features))
+
+
+def key_of(condition: Condition) -> Hashable:
+    """Return what tells conditions apart: True equals 1 in Python, and is another level."""
+    return condition, tuple(map(type, condition.is_in or condition.not_in or ()))
+
+
+def _remembered(known: dict[Key, Answer], key: Key, find: Callable[[], Answer]) -> Answer:
+    """Return what is known, or find it; when there is too much, all is forgotten."""
+    found = known.get(key)
+    if found is None:
+        if len(known) >= REMEMBERED:
+            known.clear()
+        found = known[key] = find()
+    return found
 
 
 class Stage:
@@ -135,39 +165,50 @@ def passing(rules: Rules, traits: Traits, rows: NDArray[np.intp] | None) -> NDAr
     return left
 
 
-def _holding(condition: Condition, features: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
-    """Return which of n items meet a condition, (n,)."""
-    values = (value_at(one, condition.field) for one in features)
-    if condition.is_in is not None:
-        wanted = {level_of(value) for value in condition.is_in}
-        met = (not wanted.isdisjoint(_levels(value)) for value in values)
-    elif condition.not_in is not None:
-        unwanted = {level_of(value) for value in condition.not_in}
-        met = (unwanted.isdisjoint(_levels(value)) for value in values)
-    else:
-        low = -np.inf if condition.min is None else condition.min
-        high = np.inf if condition.max is None else condition.max
-        met = ((v := number_of(value)) is not None and low <= v <= high for value in values)
-    return np.fromiter(met, dtype=np.bool_, count=len(features))
+class _Levels(NamedTuple):
+    """The levels of a field of n items, as numbers. Of a list each element is one."""
 
-
-def _levels(value: Any) -> set[str]:
-    """Return the levels of a value: of a list those of its elements; none where there is no value."""
-    if value is None:
-        return set()
-    return {level_of(one) for one in value} if isinstance(value, list) else {level_of(value)}
-
-
-class _Kinds(NamedTuple):
-    found: NDArray[np.intp]  # (n,) number of each item's level
+    found: NDArray[np.intp]  # (n,) number of each item's level; `NO_KIND` where it has none, or a list
+    listed: NDArray[np.intp]  # (m,) rows of items that have lists, once for each element
+    elements: NDArray[np.intp]  # (m,) numbers of the elements' levels
     numbers: dict[str, int]  # level -> its number
 
+    def holding(self, values: Sequence[Scalar]) -> NDArray[np.bool_]:
+        """Return which items have one of these values, (n,)."""
+        wanted = np.zeros(len(self.numbers) + 1, dtype=np.bool_)  # the last is asked for by `NO_KIND`
+        wanted[[self.numbers[level] for level in map(level_of, values) if level in self.numbers]] = True
+        met: NDArray[np.bool_] = wanted[self.found]
+        met[self.listed[wanted[self.elements]]] = True
+        return met
 
-def _kinds(field: str, features: Sequence[Mapping[str, Any]], numbers: dict[str, int]) -> _Kinds:
+    def followed_by(self, put: _Levels, order: NDArray[np.intp]) -> _Levels:
+        """Return the levels of these items followed by those of `put`, whose numbers go on from these, at `order`."""
+        n = len(self.found) + len(put.found)
+        rows = np.full(n, -1, dtype=np.intp)
+        rows[order] = np.arange(len(order))
+        listed = rows[np.concatenate([self.listed, put.listed + len(self.found)])]
+        stays = listed >= 0
+        elements = np.concatenate([self.elements, put.elements])
+        found = np.concatenate([self.found, put.found])[order]
+        return _Levels(found, listed[stays], elements[stays], put.numbers)
+
+
+def _levels(field: str, features: Sequence[Mapping[str, Any]], numbers: dict[str, int]) -> _Levels:
     """Number the items' levels of a field; new ones are added to `numbers`."""
-    values = (value_at(one, field) for one in features)
-    found = (
-        NO_KIND if value is None or isinstance(value, list) else numbers.setdefault(level_of(value), len(numbers))
-        for value in values
-    )
-    return _Kinds(np.fromiter(found, dtype=np.intp, count=len(features)), numbers)
+    found = np.full(len(features), NO_KIND, dtype=np.intp)
+    listed: list[int] = []
+    elements: list[int] = []
+    for row, one in enumerate(features):
+        value = value_at(one, field)
+        if isinstance(value, list):
+            listed += [row] * len(value)
+            elements += [numbers.setdefault(level_of(element), len(numbers)) for element in value]
+        elif value is not None:
+            found[row] = numbers.setdefault(level_of(value), len(numbers))
+    return _Levels(found, np.array(listed, dtype=np.intp), np.array(elements, dtype=np.intp), numbers)
+
+
+def _numbers(field: str, features: Sequence[Mapping[str, Any]]) -> Array:
+    """Return the items' values of a field as numbers, (n,) float64; NaN where there is none."""
+    values = (number_of(value_at(one, field)) for one in features)
+    return np.fromiter((np.nan if value is None else value for value in values), np.float64, count=len(features))

@@ -17,16 +17,19 @@ from service.represent.json_paths import is_vector, number_of, value_at
 from service.represent.misfits import Misfits
 from service.retrieve.source import NOTHING, Array, Found, Items, Query
 
+FEW = 8  # times fewer vectors than there are: they are gathered
+
 
 class Ann:
     """Holds the vectors of the items, of length 1. After a change of the catalogue only what changed is read."""
 
     learned: ClassVar[bool] = False
 
-    def __init__(self, context_field: str, sizes: Array, rows: Array, vectors: Array) -> None:
+    def __init__(self, context_field: str, sizes: Array, rows: Array, vectors: Array, at: Array | None = None) -> None:
         self._field, self._rows = context_field, rows
         self._sizes = sizes  # (N,) of each item's vector; 0: it has none
         self._vectors = vectors  # (m, size) float32
+        self._at = at  # of the vectors, those that are looked at, ascending; None: all
 
     @classmethod
     def of(cls, setting: SourceSetting, items: Items, former: Self | None = None) -> Self:
@@ -56,6 +59,9 @@ class Ann:
             rows, vectors = rows[order], np.concatenate([former._vectors[stay >= 0], vectors])[order]
         return cls(setting.context_field, sizes, rows, vectors)
 
+    def among(self, mask: Array) -> Ann:
+        return Ann(self._field, self._sizes, self._rows, self._vectors, np.flatnonzero(mask[self._rows]))
+
     def find(self, query: Query, most: int, misfits: Misfits) -> Found:
         value = value_at(query.context, self._field)
         size = self._vectors.shape[1]
@@ -70,10 +76,19 @@ class Ann:
         [unit], [points] = _unit([value], size)
         if not points:
             return NOTHING
-        cosines = self._vectors @ unit.astype(np.float32)  # (m,)
+        cosines, rows = self._cosines(unit.astype(np.float32))
         best = np.argpartition(-cosines, most - 1)[:most] if most < len(cosines) else np.arange(len(cosines))
         best = best[np.lexsort((best, -cosines[best]))]
-        return Found(self._rows[best], cosines[best].astype(np.float64))
+        return Found(rows[best], cosines[best].astype(np.float64))
+
+    def _cosines(self, unit: Array) -> tuple[Array, Array]:
+        """Return the cosines (m,) of the vectors that are looked at, and their rows."""
+        at = self._at
+        if at is None:
+            return self._vectors @ unit, self._rows
+        if FEW * len(at) < len(self._rows):
+            return self._vectors[at] @ unit, self._rows[at]
+        return (self._vectors @ unit)[at], self._rows[at]  # to gather many vectors costs more than to look at all
 
 
 def _unit(values: Sequence[Sequence[float]], size: int) -> tuple[Array, Array]:

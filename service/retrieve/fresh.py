@@ -34,6 +34,10 @@ class Fresh:
         line = np.lexsort((rows, looks, -born))
         return cls(rows[line], looks[line].astype(np.float64))
 
+    def among(self, mask: Array) -> Fresh:
+        left = mask[self._rows]
+        return Fresh(self._rows[left], self._looks[left])
+
     def find(self, query: Query, most: int, misfits: Misfits) -> Found:
         newest = min(len(self._rows), (most + 1) // 2)
         others = drawn(query.seed, "fresh", most - newest, len(self._rows) - newest)

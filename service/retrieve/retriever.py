@@ -7,8 +7,8 @@ they stand in the order of the catalogue. Letters: **N** items of the catalogue,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, zip_longest
 
 import numpy as np
@@ -22,7 +22,7 @@ from service.retrieve.covisited import Covisited
 from service.retrieve.fresh import Fresh
 from service.retrieve.popular import Popular
 from service.retrieve.random import Random
-from service.retrieve.source import Array, Found, Items, Query, Source
+from service.retrieve.source import Array, Found, Items, Narrowing, Query, Source, found_among
 
 SOURCES: Mapping[str, type[Source]] = {
     "popular": Popular,
@@ -31,6 +31,7 @@ SOURCES: Mapping[str, type[Source]] = {
     "ann": Ann,
     "covisited": Covisited,
 }
+KEPT_NARROWED = 16  # filters whose funnels are kept; one holds some tens of bytes an item that meets its filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Retriever:
         counts: lent to the funnel that comes after it, which moves them on; the sources hold what they took from them.
         catalogue: the version of the catalogue.
         ids: of that, in order.
+        mask: (N,) bool, the items that it finds; None: any.
     """
 
     version: int
@@ -73,6 +75,8 @@ class Retriever:
     catalogue: int
     ids: Sequence[str]
     sources: Sequence[Source]
+    mask: Array | None = None
+    _narrowed: dict[Hashable, Retriever] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -119,11 +123,11 @@ class Retriever:
 
         Args:
             exclude: rows that are not to be found; a source gives others in their place.
-            pinned: rows that are candidates whatever the sources find.
+            pinned: rows that are candidates whatever the sources find, where the mask has them.
         """
         found = [one.rows.tolist() for one in self._find(query, exclude, Misfits() if misfits is None else misfits)]
         in_turn = (row for rank in zip_longest(*found) for row in rank if row is not None)
-        rows = dict.fromkeys(chain(pinned, in_turn))
+        rows = dict.fromkeys(chain((row for row in pinned if self.mask is None or self.mask[row]), in_turn))
         return tuple(sorted(islice(rows, self.funnel.cut)))
 
     def origins(self, query: Query, *, exclude: Sequence[int] = ()) -> dict[int, list[Origin]]:
@@ -134,10 +138,27 @@ class Retriever:
                 origins.setdefault(row, []).append(Origin(setting.source, rank, score))
         return origins
 
+    def among(self, key: Hashable, meeting: Callable[[], Array]) -> Retriever:
+        """Return this funnel over some of the items alone: each source gives its quota of these.
+
+        Args:
+            key: of these items; the funnels of the latest 16 are kept.
+            meeting: makes the mask of these items, (N,) bool.
+        """
+        found = self._narrowed.pop(key, None)
+        if found is None:
+            mask = meeting()
+            sources = [one.among(mask) if isinstance(one, Narrowing) else one for one in self.sources]
+            found = replace(self, sources=sources, mask=mask, _narrowed={})
+        while len(self._narrowed) >= KEPT_NARROWED:
+            del self._narrowed[next(iter(self._narrowed))]
+        self._narrowed[key] = found
+        return found
+
     def _find(self, query: Query, exclude: Sequence[int], misfits: Misfits) -> list[Found]:
         found = []
         for setting, source in zip(self.funnel.sources, self.sources, strict=True):
-            rows, scores = source.find(query, setting.quota + len(exclude), misfits)
+            rows, scores = found_among(self.mask, source, query, setting.quota + len(exclude), misfits)
             if exclude:
                 left = ~np.isin(rows, exclude)
                 rows, scores = rows[left], scores[left]

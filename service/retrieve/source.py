@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ Array = NDArray[Any]
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / φ, the step of splitmix64
 FEW = 8  # times as many numbers as are drawn: they are shuffled, rather than drawn
+MORE = 8  # times as many items are asked for, where too few of those that were found are wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,29 @@ class Source(Protocol):
 
     def find(self, query: Query, most: int, misfits: Misfits) -> Found:
         """Find at most so many items; values of the context that it cannot use are counted."""
+
+
+@runtime_checkable
+class Narrowing(Source, Protocol):
+    """A source that knows how to find among some of its items."""
+
+    def among(self, mask: Array) -> Source:
+        """Return this source over the items of a mask, (N,) bool, alone."""
+
+
+def found_among(mask: Array | None, source: Source, query: Query, most: int, misfits: Misfits) -> Found:
+    """Return what a source finds among the items of a mask, (N,) bool; None: all.
+
+    A source that gives too few of them is asked for more, until there are enough, or no more.
+    """
+    found = source.find(query, most, misfits)
+    if mask is None:
+        return found
+    asked = most
+    while (left := mask[found.rows]).sum() < most and len(found.rows) >= asked:
+        asked *= MORE
+        found = source.find(query, asked, Misfits())
+    return Found(found.rows[left][:most], found.scores[left][:most])
 
 
 def drawn(seed: str, what: str, most: int, of: int) -> Array:

@@ -307,7 +307,7 @@ class Follower:
             changes = await self._turnover(keys, former.catalogue)
             if {change.version for change in changes} >= {*range(former.catalogue + 1, catalogue.version + 1)}:
                 changed = [change.item for change in changes]
-        items = await asyncio.to_thread(lambda: catalogue.whole)
+        items = await asyncio.to_thread(catalogue.asked, record.settings.rules)
         made = await asyncio.to_thread(
             Retriever.of,
             funnel,

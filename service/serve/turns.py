@@ -1,8 +1,9 @@
-"""Decides all that waits in one turn of the event loop, one decision right after the other."""
+"""Decides what waits in one turn of the event loop, one decision right after the other."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, NamedTuple
 
 from service.decide.active import ActiveLoop
@@ -10,6 +11,8 @@ from service.decide.decision import Request, decide
 from service.policies import Array
 from service.records import Decision
 from service.represent.misfits import Misfits
+
+LONGEST_S = 0.1  # of a turn: a batch of slow decisions gives way to what else the worker does
 
 
 class _Waiting(NamedTuple):
@@ -43,7 +46,12 @@ class Turns:
 
     def _decide_all(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for request, active, at, misfits, result in waiting:
+        until = time.perf_counter() + LONGEST_S
+        for number, (request, active, at, misfits, result) in enumerate(waiting):
+            if number and time.perf_counter() > until:
+                self._waiting = waiting[number:] + self._waiting
+                asyncio.get_running_loop().call_soon(self._decide_all)
+                return
             if result.done():  # its request was cancelled
                 continue
             try:

@@ -10,7 +10,7 @@ Letters: **n** items of the catalogue, **t** steps.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Generic, Self, TypeVar
@@ -54,7 +54,7 @@ class Item:
 class Catalogue:
     """The n items on offer, in a fixed order."""
 
-    items: tuple[Item, ...]
+    items: Sequence[Item]
 
     @cached_property
     def row(self) -> Mapping[str, int]:
@@ -113,6 +113,10 @@ class Moment:
     def oracle(self) -> float:
         """The largest expected reward."""
         return float(self.rates.max())
+
+    def best(self, most: int) -> float:
+        """The mean expected reward of the `most` best items."""
+        return float(np.partition(self.rates, len(self.rates) - most)[-most:].mean())
 
     @property
     def random(self) -> float:

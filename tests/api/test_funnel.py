@@ -149,3 +149,21 @@ def test_a_small_catalogue_and_sent_candidates_are_not_narrowed(client: httpx.Cl
     assert client.get(f"/loops/{shop}").json()["settings"]["funnel"] == {"sources": [], "cut": 200}
     assert (record()["n"], record()["retrieved"]) == (ITEMS, None)
     assert client.get("/status").json()["loops"][shop]["retrieval"] is None
+
+
+@pytest.mark.anyio
+async def test_a_filter_that_few_items_meet_leaves_these(client: httpx.Client, shop: str, redis: Redis) -> None:
+    until(lambda: client.get("/status").json()["loops"][shop]["retrieval"], "the catalogue is followed")
+    for item in ("p30", "p31"):
+        client.put(f"/items/{item}", params={"loop": shop}, json={"features": {"deal": True}}).raise_for_status()
+    deals = {"filter": [{"field": "deal", "in": [True]}]}
+    asked = {"loop": shop, "user_id": "u", "context": {"taste": [1, 0]}, "explain": True}
+    first = client.post("/recommend", json={**asked, "rules": deals}).json()
+    assert {chance["id"] for chance in first["explanation"]} == {"p30", "p31"}
+    client.put(f"/loops/{shop}", json={"rules": deals}).raise_for_status()
+    second = client.post("/recommend", json={**asked, "exclude": ["p31"]}).json()
+    assert [chance["id"] for chance in second["explanation"]] == ["p30"]
+    for reply in (first, second):
+        client.post("/feedback", json={"decision_id": reply["decision_id"], "reward": 1}).raise_for_status()
+    audited = await audit_decisions(redis, shop)
+    assert (audited.same, audited.different, audited.gone) == (2, [], 0)

@@ -95,6 +95,7 @@ def test_a_key_is_for_its_loops_only(call: Any) -> None:
         ("hunter2-scoped", "POST", "/recommend", {"json": {**ASK, "loop": "other"}}, 403),
         ("hunter2-scoped", "POST", "/recommend?loop=other", {"json": ASK}, 403),
         ("hunter2-scoped", "POST", "/recommend", {"json": ASK}, 200),  # in `default`
+        ("hunter2-scoped", "POST", "/recommend/batch", {"json": {"requests": [ASK]}}, 200),
         ("hunter2-scoped", "POST", "/feedback", {"json": {"decision_id": other, "reward": 1}}, 403),
         ("hunter2-scoped", "POST", "/feedback", {"json": {"decision_id": "mine", "reward": 1, "loop": "other"}}, 403),
         ("hunter2-scoped", "POST", "/feedback", {"json": {"decision_id": decision, "reward": 1}}, 202),

@@ -25,6 +25,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     of_shapes.addoption("--seeds", help="such as 1-10 or 1,4,7")
     of_shapes.addoption("--clients", type=int, default=1, help="of test_shapes_over_http.py: at once, in each loop")
     of_shapes.addoption("--steps", type=int, help="decisions of a run; by default those of the world")
+    parser.addoption("--price", type=float, default=0.04, help="of test_funnel_cost.py: of a core hour")
+    of_market = parser.getgroup("test_market.py, which takes --arm, --seeds and --steps, too")
+    of_market.addoption("--items", type=int, help="of the catalogue")
+    of_market.addoption("--processes", type=int, help="at once; by default as many as there are cores")
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def records_of(world: str) -> tuple[list[Raw], Profile]:
     records, profile = [], Profile()
     for step in range(EVENTS):
         moment = made.at(step)
-        item = moment.catalogue.items[rng.integers(len(moment.catalogue.items))]
+        item = moment.catalogue.items[int(rng.integers(len(moment.catalogue.items)))]
         _, reward = moment.outcome(item.id)
         visit = moment.visit
         records.append(Raw(visit.context, item.id, item.features, visit.user_id, reward))

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from service.decide.active import ActiveLoop
 from service.decide.catalogue import Catalogue
@@ -25,6 +26,7 @@ from service.decide.decision import Request, decide
 from service.funnel import Funnel
 from service.retrieve.counts import Counts
 from service.retrieve.retriever import Retriever
+from service.rules import NO_RULES, Rules
 from service.store.codec import decision_bytes
 from tests.benchmarks.test_decision_cost import Case, contexts, loop_of
 from tests.builders import event_of
@@ -32,6 +34,7 @@ from tests.builders import event_of
 ROUNDS = 24
 SECONDS = 0.04  # of one round, about
 DIMENSIONS = 64
+ON_A_SHELF = Rules.model_validate({"filter": [{"field": "shelf", "in": [7]}]})  # 1 % of the items
 EVENTS = 20_000  # that the counts have seen
 PLAIN = [{"source": "popular", "quota": 100}, {"source": "fresh", "quota": 60}, {"source": "random", "quota": 40}]
 ANN = {"source": "ann", "quota": 100, "item_field": "vector", "context_field": "taste"}
@@ -39,7 +42,10 @@ ANN = {"source": "ann", "quota": 100, "item_field": "vector", "context_field": "
 
 def with_vectors(features: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     vectors = np.random.default_rng(3).normal(size=(len(features), DIMENSIONS)).round(4).tolist()
-    return {item: {**one, "vector": vector} for (item, one), vector in zip(features.items(), vectors, strict=True)}
+    return {
+        item: {**one, "vector": vector, "shelf": row % 100}
+        for row, ((item, one), vector) in enumerate(zip(features.items(), vectors, strict=True))
+    }
 
 
 def counts_of(ids: list[str]) -> Counts:
@@ -56,8 +62,8 @@ def counts_of(ids: list[str]) -> Counts:
 class Player:
     """Decides over one catalogue."""
 
-    def __init__(self, active: ActiveLoop) -> None:
-        self._active, self._number = active, 0
+    def __init__(self, active: ActiveLoop, rules: Rules = NO_RULES) -> None:
+        self._active, self._rules, self._number = active, rules, 0
         rng = np.random.default_rng(6)
         tastes = rng.normal(size=(200, DIMENSIONS)).round(4).tolist()
         self._contexts = [{**context, "taste": taste} for context, taste in zip(contexts(200, 6), tastes, strict=True)]
@@ -66,7 +72,7 @@ class Player:
         """Return the processor time of one decision."""
         first, self._number = self._number, self._number + size
         asked = [
-            Request(f"d-{n}", f"user-{n % 500}", self._contexts[n % 200], None, (), 1)
+            Request(f"d-{n}", f"user-{n % 500}", self._contexts[n % 200], None, (), 1, self._rules)
             for n in range(first, self._number)
         ]
         started = time.thread_time()
@@ -99,8 +105,9 @@ def narrowed(active: ActiveLoop, counts: Counts, sources: list[dict[str, Any]]) 
     return replace(active, retriever=made)
 
 
-def test_funnel_cost(quick: bool) -> None:
-    print()
+def test_funnel_cost(quick: bool, request: pytest.FixtureRequest) -> None:
+    price = request.config.getoption("--price")
+    print(f"\na million decisions at {price} a core hour")
     players = {}
     for n in (50, 200, 10_000, 100_000):
         active = loop_of(Case("adaptive", "declared", n))
@@ -112,7 +119,10 @@ def test_funnel_cost(quick: bool) -> None:
         counts = counts_of(list(active.catalogue.ids))
         players[f"{n} items, no funnel"] = Player(active)
         players[f"{n} items, funnel"] = Player(narrowed(active, counts, PLAIN))
-        players[f"{n} items, funnel with ann"] = Player(narrowed(active, counts, [*PLAIN[:2], ANN, PLAIN[2]]))
+        with_ann = narrowed(active, counts, [*PLAIN[:2], ANN, PLAIN[2]])
+        players[f"{n} items, funnel with ann"] = Player(with_ann)
+        players[f"{n} items, and a filter"] = filtered = Player(with_ann, ON_A_SHELF)
+        print(f"seconds of CPU of the first decision with this filter: {filtered.seconds(1):.3f}")
     gc.collect()
     gc.freeze()
     sizes = {name: max(1, int(SECONDS / player.seconds(3))) for name, player in players.items()}
@@ -128,7 +138,7 @@ def test_funnel_cost(quick: bool) -> None:
         ratios = [one / other for one, other in zip(took, base, strict=True)]
         print(
             f"{name:32} {statistics.median(took):8.0f} ({min(took):.0f} to {max(took):.0f}), "
-            f"{statistics.median(ratios):7.2f} of 50 items"
+            f"{statistics.median(ratios):7.2f} of 50 items, {statistics.median(took) * price / 3600:.3f} a million"
         )
     if not quick:
         same = statistics.median(found["100000 items, funnel"]) / statistics.median(found["10000 items, funnel"])

@@ -84,7 +84,7 @@ def shaped(world: str, size: int) -> list[Event]:
     rng, made, events = np.random.default_rng(1), make(world, 1, declared=False), []
     for step in range(size):
         moment = made.at(step)
-        item = moment.catalogue.items[rng.integers(len(moment.catalogue.items))]
+        item = moment.catalogue.items[int(rng.integers(len(moment.catalogue.items)))]
         _, reward = moment.outcome(item.id)
         said = {"item": item.id, "user": moment.visit.user_id, "context": moment.visit.context, "reward": reward}
         events.append(event(step, np.zeros(1, dtype=np.float32), rng, features=item.features, **said))

@@ -16,10 +16,10 @@ from service.evaluate.counterfactual import opinion
 from service.evaluate.replay import same_decision
 from service.funnel import Funnel
 from service.retrieve.counts import Counts
-from service.retrieve.retriever import Retriever
+from service.retrieve.retriever import KEPT_NARROWED, Retriever
 from service.rules import Rules
 from service.store.codec import decision_bytes, read_decision
-from tests.builders import loop_of
+from tests.builders import event_of, loop_of
 from tests.decide.builders import active_of, request_of, served_of
 
 AT = 1_700_000_000.0
@@ -95,15 +95,61 @@ def test_excluded_items_make_room_for_others() -> None:
     assert not {0, 2} & set(decision.retrieved.rows)
 
 
-def test_a_pinned_item_is_a_candidate_and_a_filter_holds_after_the_funnel() -> None:
+def test_a_pinned_item_is_a_candidate_where_it_meets_the_filter() -> None:
     rules = Rules.model_validate({"pin": [{"item": "p58", "place": 1}], "filter": [{"field": "category", "in": ["a"]}]})
     decision, _ = decide(request_of(context=TASTE, rules=rules, k=5), SHOP, at=AT)
     assert decision.items[0].id == "p58"
     assert decision.items[0].propensity == 1.0
     assert all(int(item.id[1:]) % 2 == 0 for item in decision.items)
     nothing = Rules.model_validate({"filter": [{"field": "category", "in": ["c"]}]})
-    with pytest.raises(NoCandidates, match="category"):
+    with pytest.raises(NoCandidates, match="none of the 60 candidates that were left has `category`"):
         decide(request_of(context=TASTE, rules=nothing), SHOP, at=AT)
+
+
+@pytest.mark.parametrize("passes", [30, 3, 1])
+def test_each_source_gives_its_quota_among_what_meets_a_filter(passes: int) -> None:
+    """So few items meet it that it would take nearly all that the sources find otherwise."""
+    wanted = [f"p{n:02}" for n in range(59, 59 - passes, -1)]  # the farthest from the taste
+    items = {item: {**one, "deal": item in wanted} for item, one in ITEMS.items()}
+    counts = Counts()
+    counts.add([event_of(item=item, reward=0.5, at=1e9, x=[0.0], position=f"{10**13}-0") for item in items] * 2)
+    quotas = {"popular": 3, "fresh": 3, "random": 3, "ann": 3}
+    rules = Rules.model_validate({"filter": [{"field": "deal", "in": [True]}], "pin": [{"item": "p00", "place": 1}]})
+    for source, quota in quotas.items():
+        setting = {**ANN, "quota": quota} if source == "ann" else {"source": source, "quota": quota}
+        active = active_of(items, traffic={"p": 1.0}, served={"p": served_of("p")}, exploration_floor=0.1)
+        catalogue = active.catalogue
+        of_source = Funnel.model_validate({"sources": [setting], "cut": 20})
+        made = Retriever.of(of_source, catalogue.ids, catalogue.features, counts, version=7, catalogue=1)
+        active = replace(active, retriever=made)
+        for excluded in ([], wanted[:1]):
+            asked = request_of(context=TASTE, rules=rules, exclude=excluded)
+            left = passes - len(excluded)
+            if not left:
+                with pytest.raises(NoCandidates, match="none is left"):
+                    decide(asked, active, at=AT)
+                continue
+            decision, _ = decide(asked, active, at=AT)
+            assert decision.n == min(quota, left), source
+            assert decision.retrieved is not None
+            assert {f"p{row:02}" for row in decision.retrieved.rows} <= {*wanted[len(excluded) :]}
+            again = read_decision(decision_bytes(decision))
+            loop = loop_of("shop", exploration_floor=0.1)
+            assert same_decision(again, loop, active.encoder, catalogue, active.served["p"])
+            assert all(chance.sources for chance in chances(request_of_record(decision), active, active.served["p"])), (
+                "it is explained among these, too"
+            )
+
+
+def test_funnels_of_filters_are_kept_within_a_bound() -> None:
+    assert SHOP.retriever is not None
+    found = []
+    for number in (*range(40), 39):
+        rules = Rules.model_validate({"filter": [{"field": "vector", "not_in": [f"{number}"]}]})
+        decide(request_of(context=TASTE, rules=rules), SHOP, at=AT)
+        found.append(list(SHOP.retriever._narrowed.values())[-1])
+        assert len(SHOP.retriever._narrowed) <= KEPT_NARROWED
+    assert found[-1] is found[-2]
 
 
 def test_candidates_of_a_request_are_not_narrowed() -> None:

@@ -199,11 +199,22 @@ def test_rules_that_make_no_sense_are_refused(wrong: dict[str, Any], says: str) 
         Rules.model_validate(wrong)
 
 
+def test_true_is_not_1() -> None:
+    traits = Traits([{"sold": True}, {"sold": 1}, {"sold": [1, True]}, {}])
+    assert traits.holding(Condition(field="sold", is_in=[1])).tolist() == [False, True, True, False]
+    assert traits.holding(Condition(field="sold", is_in=[True])).tolist() == [True, False, True, False]
+    assert traits.holding(Condition(field="sold", not_in=[True, 1.0])).tolist() == [False, False, False, True]
+
+
 def test_what_was_asked_of_the_items_is_remembered_within_a_bound() -> None:
     traits = Traits([{"price": i} for i in range(5)])
     for number in range(200):
         condition = Condition(field="price", min=float(number % 100))
         assert traits.holding(condition).sum() == max(0, 5 - number % 100)
     assert len(traits._known) <= 64
+    for number in range(200):
+        assert not traits.holding(Condition(field=f"f{number}", is_in=["a"])).any()
+        assert not traits.holding(Condition(field=f"f{number}", min=0)).any()
+    assert max(len(traits._levels), len(traits._numbers)) <= 64
     same = Condition(field="price", min=99.0)
     assert traits.holding(same) is traits.holding(Condition(field="price", min=99.0))

@@ -45,6 +45,24 @@ async def test_each_is_decided_as_if_it_were_alone(size: int) -> None:
         assert its.counts == own.counts
 
 
+async def test_slow_decisions_give_way_to_what_else_there_is_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "LONGEST_S", 0.0)
+    deciding, order = Turns(), list[str]()
+
+    async def decided(one: Request) -> None:
+        await deciding.decide(one, ACTIVE, at=7.0, misfits=Misfits())
+        order.append(one.decision_id)
+
+    async def other_work() -> None:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        order.append("other work")
+
+    await asyncio.gather(*(decided(one) for one in requests(5)), other_work())
+    assert sorted(order) == ["d0", "d1", "d2", "d3", "d4", "other work"]
+    assert order.index("other work") < order.index("d4")
+
+
 async def test_one_that_fails_or_is_cancelled_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     decided = []
 

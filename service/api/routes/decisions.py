@@ -6,7 +6,7 @@ The hot path answers the first two before they get here (`api/hot_path.py`). Bot
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from service.api.problems import OF_BODIES, documented
 from service.api.routes._depends import HotDep, HotRoute, IdInPath, KeyDep, RedisDep
@@ -19,6 +19,8 @@ from service.api.schemas import (
     FeedbackBatchReply,
     FeedbackBody,
     FeedbackReply,
+    RecommendBatch,
+    RecommendBatchReply,
     RecommendReply,
     RecommendRequest,
 )
@@ -44,6 +46,17 @@ LoopOfDecision = Annotated[
 async def recommend(request: RecommendRequest, hot: HotDep, key: KeyDep, loop: LoopQuery = None) -> Response:
     """Choose k items for a user. The decision is stored before it is answered."""
     status, body = await hot.recommend(request, loop=loop, key=key)
+    return Response(body, status, media_type="application/json")
+
+
+@router.post(
+    "/recommend/batch", response_model=RecommendBatchReply, responses=documented(*OF_BODIES, NotFound, Conflict)
+)
+async def recommend_batch(
+    batch: RecommendBatch, request: Request, hot: HotDep, key: KeyDep, loop: LoopQuery = None
+) -> Response:
+    """Decide on up to 100 requests at once, each answered by itself: a reply, or a problem."""
+    status, body = await hot.recommend_batch(batch, loop=loop, key=key, request_id=request.state.request_id)
     return Response(body, status, media_type="application/json")
 
 
