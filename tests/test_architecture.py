@@ -107,6 +107,7 @@ MAY_IMPORT = {
         "service.api",
         "service.admin",
         "service.serve",
+        "service.decide.explanation",
         "service.represent",
         "service.policies",
         "service.store",

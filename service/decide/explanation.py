@@ -32,6 +32,10 @@ T = TypeVar("T")
 Steps = Generator[None, None, T]
 
 
+class NotLinear(ValueError):
+    """A score can be explained by comparison with logged requests alone, and there are none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """What a context field, an item field, or the two together add to a score; of no field: all that is not listed."""
@@ -59,6 +63,7 @@ class Explained:
     user: float
     sd: float | None  # how unsure the policy is of the score; None: it does not say
     expected: float  # the score as a reward
+    reply_score: float  # as a reply shows it: of some kinds it holds what exploration adds
     propensity: float  # of being drawn for the first place
     rules: Sequence[str]  # those that concern it
     error: float | None = None  # standard error of `item` and `user`, the larger; None: they are exact
@@ -93,10 +98,10 @@ def explained(
 
     Raises:
         NoCandidates: nothing is eligible.
-        ValueError: the score is not linear, and there is no background.
+        NotLinear: so the score is, and there is no background.
     """
     encoder = served.encoder or active.encoder
-    ids, rows, _, p, stage = weigh(request, active, served)
+    ids, rows, ranked, p, stage = weigh(request, active, served)
     yield
     places = {item: place for place, item in enumerate(first)}
     order = np.lexsort((-p, np.array([places.get(item, len(first)) for item in ids])))[:MOST]
@@ -113,7 +118,7 @@ def explained(
         chosen = chosen[:MOST_SAMPLED]
         taken = yield from _sampled(request, encoder, served, chosen, features, background)
     else:
-        raise ValueError("the score is not linear, and there is nothing to compare it with")
+        raise NotLinear("the score is not linear, and there is nothing to compare it with")
     is_logit = linear is not None and linear.is_logit
     unit, zero = (1.0, 0.0) if is_logit else (high - low, low)
     found = []
@@ -129,6 +134,7 @@ def explained(
                 user=unit * sums.user,
                 sd=None if linear is None or linear.sd is None else unit * float(linear.sd[row]),
                 expected=low + (high - low) / (1.0 + float(np.exp(-score))) if is_logit else score,
+                reply_score=low + (high - low) * ranked.score(int(order[row])),
                 propensity=float(p[order[row]]),
                 rules=() if stage is None else stage.said(int(order[row])),
                 error=_times(unit, sums.error),

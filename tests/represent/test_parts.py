@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.represent.learned import LearnedEncoder
@@ -33,6 +33,7 @@ def by_fields(parts: Parts, weights: Any) -> dict[Pair, float]:
     return {pair: value for pair, value in zip(parts.pairs, values, strict=True) if value}
 
 
+@settings(max_examples=40)
 @given(
     at=st.integers(0, len(ENCODERS) - 1),
     context=OBJECTS,
