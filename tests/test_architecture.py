@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "service/transfer.py": {"service"},
     "service/evaluation.py": {"service"},
     "service/experiment.py": {"service"},
+    "service/explain.py": {"service.over_http"},
     "service/doctor.py": {"service"},
     "service/over_http.py": {"service.errors"},
     "service/errors.py": set(),

@@ -247,7 +247,7 @@ class Explainer:
             background = await self._background(active)
         if len(background) < 2:
             why = "its score is not linear: estimates compare with logged requests, and the log holds none yet"
-            raise _Refused("nothing_to_compare", why)
+            raise _Refused("no_background", why)
         steps = explained(request, active, served, first=first, background=background)
         return await asyncio.to_thread(_finish, steps, stop)
 

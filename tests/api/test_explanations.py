@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +13,9 @@ from uuid import uuid4
 import httpx
 import pytest
 from redis.asyncio import Redis
+from typer.testing import CliRunner, Result
 
+from service import cli
 from service.errors import ExplainerBusy
 from service.serve import explainer as module
 from service.settings import Settings
@@ -86,7 +90,9 @@ async def dump(redis: Redis, keys: Keys) -> dict[bytes, Any]:
     return found
 
 
-def test_a_decision_is_explained_from_the_version_that_made_it(client: httpx.Client, make_loop: Make) -> None:
+def test_a_decision_is_explained_from_the_version_that_made_it(
+    client: httpx.Client, service: str, make_loop: Make
+) -> None:
     loop = make_loop(policy="linucb", fit_schema=False, reward_range=[0, 2])
     teach(client, loop, "linucb")
     asked = {"loop": loop, "user_id": "u1", "context": {"taste": "a"}, "candidates": ["p000", "p001", "p002"], "k": 2}
@@ -104,6 +110,17 @@ def test_a_decision_is_explained_from_the_version_that_made_it(client: httpx.Cli
         assert added_up(one) == pytest.approx(one["score"], abs=1e-9)
     pair = next(part for part in shown["parts"] if part["fields"] == ["taste", "category"])
     assert (pair["context"], pair["item"], pair["error"]) == ("taste", "category", None)
+
+    def told(*words: str) -> Result:
+        return CliRunner().invoke(cli.app, ["explain", decision["decision_id"], "--url", service, *words])
+
+    table = told().stdout
+    assert f"chose {shown['id']}, {second['id']} for user u1" in table
+    line = rf"taste \(request\) × category \(item\) *│ {re.escape(format(pair['value'], '+.4f'))}"
+    assert re.search(line, table), table
+        table
+    )
+    assert json.loads(told("--json").stdout) == found
 
     items = [{"id": f"p{number:03}", "features": {"category": "c", "price": 1}} for number in range(3)]
     client.post("/items", params={"loop": loop}, json={"items": items}).raise_for_status()
