@@ -69,7 +69,9 @@ class ExplanationReply(BaseModel):
     exact: bool | None = Field(None, description="false: the parts are Shapley values, estimated by sampling")
     background: list[str] = Field([], description="ids of the logged decisions that estimates compare with")
     candidates: list[ExplainedReply] = Field(
-        [], description="what was shown, then the likeliest: at most 50, or 5 where parts are estimated"
+        [],
+        description="what was shown, then the likeliest: at most 50; where parts are estimated 3, or 1 if several "
+        "policies are tried",
     )
 
     @classmethod

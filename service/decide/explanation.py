@@ -24,7 +24,7 @@ from service.represent.parts import CONSTANT, Pair, Parts
 from service.represent.stored import AnyEncoder
 
 MOST = 50  # candidates that are explained
-MOST_SAMPLED = 5  # of these where the score is not linear: each takes thousands of scores
+MOST_SAMPLED = 3  # of these where the score is not linear: each takes thousands of scores
 ROWS = 32  # that are scored without a stop for breath: a few milliseconds
 MOST_PARTS = 60  # of a candidate; the smallest beyond are added up as one part of no field
 
@@ -88,6 +88,7 @@ def explained(
     *,
     first: Sequence[str] = (),
     background: Sequence[Logged] = (),
+    most_sampled: int = MOST_SAMPLED,
 ) -> Steps[Explanation]:
     """Explain the likeliest candidates of a request.
 
@@ -95,6 +96,7 @@ def explained(
         request: with the candidates that the funnel found (`narrowed`).
         first: items to be explained before all others.
         background: logged requests to compare with, for scores that are not linear.
+        most_sampled: candidates that are explained so.
 
     Raises:
         NoCandidates: nothing is eligible.
@@ -104,7 +106,8 @@ def explained(
     ids, rows, ranked, p, stage = weigh(request, active, served)
     yield
     places = {item: place for place, item in enumerate(first)}
-    order = np.lexsort((-p, np.array([places.get(item, len(first)) for item in ids])))[:MOST]
+    scores = np.array([ranked.score(row) for row in range(len(ids))])
+    order = np.lexsort((-scores, -p, np.array([places.get(item, len(first)) for item in ids])))[:MOST]
     chosen = [ids[row] for row in order.tolist()]
     features = active.catalogue.shown(request.candidates, chosen)
     candidates = Candidates(rows.dense(order)[:, : served.columns], chosen, request.user_id)
@@ -115,7 +118,7 @@ def explained(
         yield
         taken = [taken_apart(parts, linear, row) for row in range(len(chosen))]
     elif len(background) > 1:
-        chosen = chosen[:MOST_SAMPLED]
+        chosen = chosen[:most_sampled]
         taken = yield from _sampled(request, encoder, served, chosen, features, background)
     else:
         raise NotLinear("the score is not linear, and there is nothing to compare it with")

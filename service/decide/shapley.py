@@ -66,14 +66,33 @@ class Ways:
         for way in range(len(starts)):
             self._order[way] = self._order[way - 1][::-1] if way % 2 else rng.permutation(players)
 
+        moves = np.array([[self._moves(player, start) for player in self.players] for start in starts])
+        # Where a player has the same value at both ends, its step leads nowhere.
+        self._is_new = np.ones((len(starts), players + 1), dtype=np.bool_)
+        self._is_new[:, 1:] = np.take_along_axis(moves, self._order, axis=1)
+        self._new = np.flatnonzero(self._is_new)
+
+    def _moves(self, player: Player, start: Logged) -> bool:
+        """Return whether the score may change where a player takes the end's values."""
+        end = self._end
+        if player.kind == "id":
+            return start.item != end.item
+        if player.kind == "user":
+            return start.user != end.user
+        one, other = (start.context, end.context) if player.kind == "context" else (start.features, end.features)
+        if player.name is None:
+            own = {player.name for player in self.players}
+            return any(name not in own for name in (*one, *other))
+        return player.name not in one or bool(one[player.name] != other[player.name])
+
     def __len__(self) -> int:
-        """Return the number of requests on all ways, their starts among them."""
-        return len(self._starts) * (len(self.players) + 1)
+        """Return the number of requests on all ways, their starts among them, that differ from the one before."""
+        return len(self._new)
 
     def steps(self, start: int, stop: int) -> list[Logged]:
-        """Return requests `start` … `stop` of all ways, one way after the other."""
+        """Return requests `start` … `stop` of these, one way after the other."""
         length = len(self.players) + 1
-        return [self._step(*divmod(at, length)) for at in range(start, min(stop, len(self)))]
+        return [self._step(*divmod(at, length)) for at in self._new[start:stop].tolist()]
 
     def _step(self, way: int, done: int) -> Logged:
         """Return the request after `done` players took the end's values."""
@@ -99,8 +118,8 @@ class Ways:
         return mixed
 
     def values(self, scores: Array) -> Sample:
-        """Return the Shapley values from the scores (len(self),) of all requests."""
-        along = scores.reshape(len(self._starts), len(self.players) + 1)
+        """Return the Shapley values from the scores (len(self),) of `steps`."""
+        along = scores[np.cumsum(self._is_new) - 1].reshape(self._is_new.shape)
         gains = np.empty(self._order.shape)
         np.put_along_axis(gains, self._order, np.diff(along, axis=1), axis=1)
         value, error = gains.mean(axis=0), _error(gains)

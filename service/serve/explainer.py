@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from service.decide.active import UNIFORM, ActiveLoop, ServedPolicy, serving
 from service.decide.catalogue import Catalogue
 from service.decide.decision import Request, narrowed, request_of
-from service.decide.explanation import Explanation, NotLinear, Steps, explained
+from service.decide.explanation import MOST_SAMPLED, Explanation, NotLinear, Steps, explained
 from service.decide.shapley import Logged
 from service.errors import ExplainerBusy, InvalidRequest, NotFound
 from service.records import Decision, Event, Features
@@ -145,8 +145,10 @@ class Explainer:
             request = await asyncio.to_thread(narrowed, request, active)
             serves, _ = active.assigned(user_id, "", at=at)
             tried = []
-            for name, version in (await self._named(active, policies)).items():
-                answer = await self._tried(request, active, name, version, stop)
+            named = await self._named(active, policies)
+            most_sampled = MOST_SAMPLED if len(named) == 1 else 1
+            for name, version in named.items():
+                answer = await self._tried(request, active, name, version, stop, most_sampled)
                 tried.append(Tried(name, version, active.traffic.get(name, 0.0), answer))
             return Trial(asked, serves.policy, tried)
 
@@ -221,14 +223,20 @@ class Explainer:
         return found
 
     async def _tried(
-        self, request: Request, active: ActiveLoop, name: str, version: int, stop: threading.Event
+        self,
+        request: Request,
+        active: ActiveLoop,
+        name: str,
+        version: int,
+        stop: threading.Event,
+        most_sampled: int,
     ) -> Answer:
         try:
             served = await self._version(active, name, version)
             encoder = served.encoder or active.encoder
             if not active.catalogue.is_encoded_for(encoder):
                 request, active = _spelled_out(request, active, active.catalogue.features, encoder)
-            return await self._explained(request, active, served, stop)
+            return await self._explained(request, active, served, stop, most_sampled=most_sampled)
         except _Refused as refused:
             return refused.refusal
 
@@ -240,6 +248,7 @@ class Explainer:
         stop: threading.Event,
         *,
         first: Sequence[str] = (),
+        most_sampled: int = MOST_SAMPLED,
     ) -> Explanation:
         try:
             return await asyncio.to_thread(_finish, explained(request, active, served, first=first), stop)
@@ -248,7 +257,7 @@ class Explainer:
         if len(background) < 2:
             why = "its score is not linear: estimates compare with logged requests, and the log holds none yet"
             raise _Refused("no_background", why)
-        steps = explained(request, active, served, first=first, background=background)
+        steps = explained(request, active, served, first=first, background=background, most_sampled=most_sampled)
         return await asyncio.to_thread(_finish, steps, stop)
 
     # ---- what is read

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -59,15 +60,25 @@ def added_up(candidate: dict[str, Any]) -> float:
     )
 
 
+def patiently(ask: Callable[[], httpx.Response]) -> httpx.Response:
+    """Ask again where the machine was too busy, as the reply says."""
+    for _ in range(10):
+        reply = ask()
+        if reply.status_code != 503:
+            break
+        time.sleep(int(reply.headers["retry-after"]))
+    return reply
+
+
 def explanation(client: httpx.Client, decision_id: str, **params: Any) -> dict[str, Any]:
-    reply = client.get(f"/decisions/{decision_id}", params={"explain": True, **params})
+    reply = patiently(lambda: client.get(f"/decisions/{decision_id}", params={"explain": True, **params}))
     assert reply.status_code == 200, reply.text
     found: dict[str, Any] = reply.json()["explanation"]
     return found
 
 
 def tried(client: httpx.Client, **body: Any) -> dict[str, Any]:
-    reply = client.post("/try", json=body)
+    reply = patiently(lambda: client.post("/try", json=body))
     assert reply.status_code == 200, reply.text
     found: dict[str, Any] = reply.json()
     return found
@@ -118,8 +129,6 @@ def test_a_decision_is_explained_from_the_version_that_made_it(
     assert f"chose {shown['id']}, {second['id']} for user u1" in table
     line = rf"taste \(request\) × category \(item\) *│ {re.escape(format(pair['value'], '+.4f'))}"
     assert re.search(line, table), table
-        table
-    )
     assert json.loads(told("--json").stdout) == found
 
     items = [{"id": f"p{number:03}", "features": {"category": "c", "price": 1}} for number in range(3)]
@@ -218,10 +227,12 @@ async def test_trying_a_request_tells_of_shadows_and_changes_nothing(
     answers = {one["policy"]: one["explanation"] for one in found["policies"]}
     for answer in answers.values():
         assert (answer["refusal"], answer["n"]) == (None, 3)
-        assert sum(one["propensity"] for one in answer["candidates"]) == pytest.approx(1)
+        if answer["exact"]:
+            assert sum(one["propensity"] for one in answer["candidates"]) == pytest.approx(1)
         for one in answer["candidates"]:
             assert added_up(one) == pytest.approx(one["score"], abs=1e-9)
     assert not answers["neural_ucb"]["exact"]
+    assert [len(answer["candidates"]) for answer in answers.values()] == [3, 3, 1, 3]
     assert len(set(answers["neural_ucb"]["background"])) == 60
     errors = [part["error"] for part in answers["neural_ucb"]["candidates"][0]["parts"]]
     assert all(error >= 0 for error in errors)
