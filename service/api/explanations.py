@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -142,3 +142,54 @@ class TryReply(BaseModel):
             for one in trial.policies
         ]
         return cls(loop=loop, user_id=user_id, context=dict(trial.context), serves=trial.serves, policies=tried)
+
+
+class LossReply(BaseModel):
+    estimate: float
+    low: float
+    high: float
+
+
+class ImportanceReply(BaseModel):
+    """What a field, or the two of a pair beyond each by itself, tell the policy."""
+
+    fields: list[str] = Field(description="a context field, an item field, or both in this order")
+    context: str | None
+    item: str | None
+    loss: LossReply = Field(
+        description="what is added to the mean squared error of the expected reward, a share of the reward range, when "
+        "the values are permuted; 0 lies in the interval: nothing is shown"
+    )
+
+
+class PolicyExplanation(BaseModel):
+    """Which fields and pairs of fields a policy predicts by."""
+
+    version: int = Field(description="the newest of the policy, whose encoder and parameters were taken")
+    kind: str
+    encoder: str
+    from_: str = Field(alias="from", description="position in the log of the first event that was learned")
+    to: str = Field(description="of the last")
+    events: int = Field(description="the newest 5 000 at most")
+    held_out: int = Field(description="events that were predicted before they were learned")
+    loss: float = Field(description="mean squared error of the expected reward, as a share of the reward range")
+    confidence: float = Field(description="that all intervals hold at once")
+    importance: list[ImportanceReply] = Field(description="by the lower end of the interval, the largest first")
+
+
+class FailedReply(BaseModel):
+    code: str
+    detail: str
+
+
+class PolicyExplanationReply(BaseModel):
+    id: str
+    policy: str
+    status: Literal["waiting", "running", "done", "failed", "cancelled"]
+    created: float = Field(description="unix time, as the next two")
+    started: float | None
+    ended: float | None
+    done: int = Field(description="events learned")
+    total: int | None = Field(description="events to learn; null: not known yet")
+    result: PolicyExplanation | None
+    error: FailedReply | None

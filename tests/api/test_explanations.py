@@ -271,6 +271,37 @@ def test_a_loop_without_policies_tries_the_random_choice(client: httpx.Client, m
     assert [one["propensity"] for one in found["policies"][0]["explanation"]["candidates"]] == [0.25] * 4
 
 
+def test_a_policy_is_explained_by_what_permuting_its_fields_costs(client: httpx.Client, make_loop: Make) -> None:
+    loop = make_loop(policy="lin_ts", fit_schema=False)
+    params = {"loop": loop}
+    path = "/policies/lin_ts/explanation"
+    assert client.post(path, params=params).json()["code"] == "not_learned_yet"
+    assert client.get(path, params=params).json()["code"] == "unknown_explanation"
+    teach(client, loop, "lin_ts", events=400)
+    made = client.post(path, params=params)
+    assert made.status_code == 202, made.text
+    assert (made.json()["policy"], made.json()["status"]) == ("lin_ts", "waiting")
+
+    def ended() -> bool:
+        return bool(client.get(path, params=params).json()["status"] not in ("waiting", "running"))
+
+    until(ended, "a process finds it", within_s=90)
+    found = client.get(path, params=params).json()
+    assert (found["status"], found["done"], found["total"]) == ("done", 400, 400), found
+    result = found["result"]
+    assert (result["events"], result["held_out"], result["kind"]) == (400, 300, "lin_ts")
+    pair = next(one for one in result["importance"] if len(one["fields"]) == 2)
+    assert (pair["fields"], pair["context"]) == (["taste", pair["item"]], "taste")
+    assert pair["loss"]["low"] > 0
+    assert client.get("/evaluations", params=params).json() == {"evaluations": []}
+    for method, where in (("GET", ""), ("POST", "/cancel")):
+        assert client.request(method, f"/evaluations/{found['id']}{where}", params=params).status_code == 404
+    client.post("/policies", params=params, json={"kind": "embedding_mlp"}).raise_for_status()
+    refused = client.post("/policies/embedding_mlp/explanation", params=params)
+    assert (refused.status_code, refused.json()["code"]) == (409, "learns_in_batches")
+    assert client.post("/policies/nobody/explanation", params=params).json()["code"] == "unknown_policy"
+
+
 def test_a_client_may_not_read_explanations(settings: Settings) -> None:
     keyed = Settings(redis_url=settings.redis_url, admin_keys="the-admin", client_keys="a-client")
     decision = f"d-{uuid4().hex}"
