@@ -174,7 +174,7 @@ class PolicyExplanation(BaseModel):
     held_out: int = Field(description="events that were predicted before they were learned")
     loss: float = Field(description="mean squared error of the expected reward, as a share of the reward range")
     confidence: float = Field(description="that all intervals hold at once")
-    importance: list[ImportanceReply] = Field(description="by the lower end of the interval, the largest first")
+    importance: list[ImportanceReply] = Field(description="the largest estimate first")
 
 
 class FailedReply(BaseModel):

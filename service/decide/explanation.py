@@ -26,6 +26,7 @@ from service.represent.stored import AnyEncoder
 MOST = 50  # candidates that are explained
 MOST_SAMPLED = 3  # of these where the score is not linear: each takes thousands of scores
 ROWS = 32  # that are scored without a stop for breath: a few milliseconds
+FEWEST_LOGGED = 4  # requests to compare with: fewer have no standard error
 MOST_PARTS = 60  # of a candidate; the smallest beyond are added up as one part of no field
 
 T = TypeVar("T")
@@ -100,7 +101,7 @@ def explained(
 
     Raises:
         NoCandidates: nothing is eligible.
-        NotLinear: so the score is, and there is no background.
+        NotLinear: so the score is, and fewer than 4 requests are given to compare it with.
     """
     encoder = served.encoder or active.encoder
     ids, rows, ranked, p, stage = weigh(request, active, served)
@@ -117,7 +118,7 @@ def explained(
         parts = encoder.parts(request.context, features, chosen)
         yield
         taken = [taken_apart(parts, linear, row) for row in range(len(chosen))]
-    elif len(background) > 1:
+    elif len(background) >= FEWEST_LOGGED:
         chosen = chosen[:most_sampled]
         taken = yield from _sampled(request, encoder, served, chosen, features, background)
     else:

@@ -56,7 +56,7 @@ class Player:
 
 
 class Ways:
-    """M ways from logged requests to one request, each of P steps."""
+    """M > 3 ways from logged requests to one request, each of P steps."""
 
     def __init__(self, starts: Sequence[Logged], end: Logged) -> None:
         self._starts, self._end = starts, end
@@ -137,8 +137,6 @@ class Ways:
 def _error(gains: Array) -> Array:
     """Return the standard error (P,) of the means of gains (M, P): of pairs of ways, which depend on each other."""
     pairs = gains[: len(gains) // 2 * 2].reshape(-1, 2, gains.shape[1]).mean(axis=1)
-    if len(pairs) < 2:
-        return np.full(gains.shape[1], np.inf)
     found: Array = pairs.std(axis=0, ddof=1) / np.sqrt(len(pairs))
     return found
 

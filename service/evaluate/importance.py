@@ -127,7 +127,7 @@ def importance(
         Importance(pair, Interval(float(m), float(m - h), float(m + h)))
         for pair, m, h in zip(pairs, mean, half, strict=True)
     ]
-    found.sort(key=lambda one: -one.loss.low)
+    found.sort(key=lambda one: -one.loss.estimate)
     return Findings(len(all_added), float(np.concatenate(losses).mean()), each, found)
 
 

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from service.decide.active import UNIFORM, ActiveLoop, ServedPolicy, serving
 from service.decide.catalogue import Catalogue
 from service.decide.decision import Request, narrowed, request_of
-from service.decide.explanation import MOST_SAMPLED, Explanation, NotLinear, Steps, explained
+from service.decide.explanation import FEWEST_LOGGED, MOST_SAMPLED, Explanation, NotLinear, Steps, explained
 from service.decide.shapley import Logged
 from service.errors import ExplainerBusy, InvalidRequest, NotFound
 from service.records import Decision, Event, Features
@@ -254,8 +254,8 @@ class Explainer:
             return await asyncio.to_thread(_finish, explained(request, active, served, first=first), stop)
         except NotLinear:
             background = await self._background(active)
-        if len(background) < 2:
-            why = "its score is not linear: estimates compare with logged requests, and the log holds none yet"
+        if len(background) < FEWEST_LOGGED:
+            why = "its score is not linear: estimates compare with logged requests, and the log holds too few yet"
             raise _Refused("no_background", why)
         steps = explained(request, active, served, first=first, background=background, most_sampled=most_sampled)
         return await asyncio.to_thread(_finish, steps, stop)

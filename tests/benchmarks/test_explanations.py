@@ -85,7 +85,7 @@ def test_the_true_pair_is_first_and_noise_is_not_taken_for_something(
     for seed in range(runs):
         found = run(kind, world, truth, seed).found
         pairs = [one for one in found if None not in one.pair]
-        first += pairs[0].pair == truth and pairs[0].loss.low > 0
+        first += pairs[0].pair == truth
         of_noise = [one.loss for one in found if one.pair.context is not None and one.pair.context.startswith("n")]
         excluded += sum(not one.low <= 0 <= one.high for one in of_noise)
         noise += len(of_noise)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from service.decide.active import ActiveLoop, ServedPolicy, serving
 from service.decide.catalogue import Catalogue
-from service.decide.explanation import MOST_PARTS, MOST_SAMPLED, Explanation, Part, Steps, explained, largest
+from service.decide.explanation import MOST_PARTS, MOST_SAMPLED, Explanation, NotLinear, Part, Steps, explained, largest
 from service.decide.shapley import Logged
 from service.loop import LoopSettings
 from service.policies import KINDS, Array, Candidates, LinearScore, Scorer, new_policy
@@ -229,6 +229,10 @@ def test_without_a_background_there_is_no_estimate() -> None:
     served = ServedPolicy("p", "1", 1, _of(1, 2), rows)
     with pytest.raises(ValueError, match="nothing to compare"):
         finished(explained(request_of(), active_with(rows), served))
+    with pytest.raises(NotLinear):
+        finished(explained(request_of(), active_with(rows), served, background=logged(3, [{}] * 3)))
+    found = finished(explained(request_of(), active_with(rows), served, background=logged(4, [{}] * 4)))
+    assert all(np.isfinite(part.error or 0.0) for one in found.candidates for part in one.parts)
 
 
 def test_a_policy_that_says_nothing_of_its_uncertainty_has_none() -> None:
