@@ -852,3 +852,30 @@ def experiment(
         experiments.show(console, found)
     if any(one.code in ("mismatch", "broken") for one in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def explain(
+    decision: Annotated[str, typer.Argument(help="Id of a decision, as `POST /recommend` answered it.")],
+    loop: Annotated[str | None, typer.Option(help="Its loop, if the id does not say it; default: `default`.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all figures.")] = False,
+    url: Served = "http://127.0.0.1:8000",
+) -> None:
+    """Say why a decision came out as it did: what each field, and each pair of fields, did for each candidate.
+
+    Exit code 1: it cannot be told any more, for want of the version that made it.
+
+    Example: `rebound explain 01JBX8E9Z3T4V5W6X7Y8Z9A0B1.0.shop`
+    """
+    import orjson
+
+    from service import explain as explanations
+
+    with _told():
+        found = explanations.ask(url, _first_key(), loop, decision)
+    if as_json:
+        sys.stdout.write(orjson.dumps(found["explanation"], option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        explanations.show(console, found)
+    if found["explanation"]["refusal"] is not None:
+        raise typer.Exit(1)

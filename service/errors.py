@@ -14,6 +14,7 @@ ReboundError
 │   ├── StaleEpoch        409  somebody else changed it at the same moment
 │   ├── UnreadableRecord  409  what is stored under this name cannot be read
 │   └── NewerFormat       409  a newer version wrote it (`store/codec.py`)
+├── ExplainerBusy         503  explanations take too long now; try again
 └── StoreUnavailable      503  Redis does not answer; try again
 
 Each carries its status and a stable `code`; `api/problems.py` renders them as RFC 9457 problem details.
@@ -108,3 +109,10 @@ class StoreUnavailable(ReboundError):
 
     status, code, title = 503, "store_unavailable", "The store does not answer"
     retry_after = 1
+
+
+class ExplainerBusy(ReboundError):
+    """503 with Retry-After: a worker makes one explanation at a time, and gives up one that takes too long."""
+
+    status, code, title = 503, "explainer_busy", "Explanations take too long at the moment"
+    retry_after = 2

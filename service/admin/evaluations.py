@@ -9,6 +9,7 @@ from uuid import uuid4
 from pydantic import BaseModel, Field
 from redis.asyncio import Redis
 
+from service.admin.policy_explanations import is_explanation
 from service.admin.validation import checked_params
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.evaluate.comparison import INTERVALS
@@ -81,7 +82,7 @@ async def list_evaluations(redis: Redis, loop: str) -> Sequence[EvaluationRecord
     keys = Keys(loop, record.id)
     found = await evaluation_store.list_evaluations(redis, keys)
     await evaluation_store.queue(redis, keys, found)
-    return found
+    return [one for one in found if not is_explanation(one)]
 
 
 async def read_evaluation(redis: Redis, loop: str, evaluation: str) -> EvaluationRecord:
@@ -92,7 +93,7 @@ async def read_evaluation(redis: Redis, loop: str, evaluation: str) -> Evaluatio
     """
     record = await loop_store.read_loop(redis, loop)
     keys = Keys(loop, record.id)
-    found = await evaluation_store.read_evaluation(redis, keys, evaluation)
+    found = await _read(redis, keys, evaluation)
     await evaluation_store.queue(redis, keys, [found])
     return found
 
@@ -105,8 +106,21 @@ async def cancel_evaluation(redis: Redis, loop: str, evaluation: str) -> Evaluat
     """
     record = await loop_store.read_loop(redis, loop)
     keys = Keys(loop, record.id)
+    await _read(redis, keys, evaluation)
     await evaluation_store.change_evaluation(redis, keys, evaluation, status="cancelled", ended=await now(redis))
     return await evaluation_store.read_evaluation(redis, keys, evaluation)
+
+
+async def _read(redis: Redis, keys: Keys, evaluation: str) -> EvaluationRecord:
+    """Return one that is no explanation of a policy (`policy_explanations.py`).
+
+    Raises:
+        NotFound.
+    """
+    found = await evaluation_store.read_evaluation(redis, keys, evaluation)
+    if is_explanation(found):
+        raise NotFound(f"there is no evaluation {evaluation!r} in loop {keys.loop!r}", code="unknown_evaluation")
+    return found
 
 
 async def unfinished(redis: Redis) -> list[EvaluationStatus]:

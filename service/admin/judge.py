@@ -1,19 +1,36 @@
-"""`rebound judge`: does an evaluation that was asked for over HTTP, in a process that a learner starts for it."""
+"""`rebound judge`: does an evaluation, or explains a policy, in a process that a learner starts for it."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from redis.asyncio import Redis
 
-from service.admin.evaluation import described, evaluate, target_of
+from service.admin.evaluation import Progress, described, evaluate, target_of
+from service.admin.policy_explanations import EXPLAINS, explain_policy, is_explanation
 from service.errors import ReboundError
 from service.store import evaluation_store
 from service.store.connection import end, now
 from service.store.keys import Keys
 
 PERIOD_S = 0.5  # of its signs of life
+
+
+async def _evaluate(redis: Redis, loop: str, request: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
+    found = await evaluate(
+        redis,
+        loop,
+        [target_of(**said) for said in request["targets"]],
+        estimator=request["estimator"],
+        interval=request["interval"],
+        confidence=request["confidence"],
+        segment=request["segment"],
+        most=request["decisions"],
+        progress=progress,
+    )
+    return described(found)
 
 
 async def run_evaluation(redis: Redis, keys: Keys, evaluation: str, token: str) -> None:
@@ -32,19 +49,10 @@ async def run_evaluation(redis: Redis, keys: Keys, evaluation: str, token: str) 
     started = await now(redis)
     if not await evaluation_store.change_evaluation(redis, keys, evaluation, status="running", started=started):
         return
-    work = asyncio.create_task(
-        evaluate(
-            redis,
-            keys.loop,
-            [target_of(**said) for said in request["targets"]],
-            estimator=request["estimator"],
-            interval=request["interval"],
-            confidence=request["confidence"],
-            segment=request["segment"],
-            most=request["decisions"],
-            progress=note,
-        )
-    )
+    if is_explanation(record):
+        work = asyncio.create_task(explain_policy(redis, keys.loop, request[EXPLAINS], progress=note))
+    else:
+        work = asyncio.create_task(_evaluate(redis, keys.loop, request, note))
     try:
         while not work.done():
             await asyncio.wait({work}, timeout=PERIOD_S)
@@ -54,7 +62,7 @@ async def run_evaluation(redis: Redis, keys: Keys, evaluation: str, token: str) 
     finally:
         await end(work)
     try:
-        changes: dict[str, Any] = {"status": "done", "result": described(work.result())}
+        changes: dict[str, Any] = {"status": "done", "result": work.result()}
     except ReboundError as error:
         if error.status >= 500:
             raise

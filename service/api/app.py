@@ -38,6 +38,7 @@ from service.api.routes import (
     docs,
     evaluations,
     experiments,
+    explanations,
     items,
     loops,
     policies,
@@ -47,6 +48,7 @@ from service.api.routes import (
 )
 from service.errors import Forbidden, InvalidRequest, RateLimited, ReboundError, StoreUnavailable, Unauthorized
 from service.serve.activity import ActivityKeeper
+from service.serve.explainer import Explainer
 from service.serve.feedback import FeedbackJoiner
 from service.serve.follower import Follower
 from service.serve.misfit_counter import MisfitCounter
@@ -81,6 +83,7 @@ ROUTES = (
     decisions,
     items,
     policies,
+    explanations,
     releases,
     dead_letters,
     evaluations,
@@ -105,6 +108,7 @@ class State(TypedDict):
     follower: Follower
     decisions: DecisionWriter
     misfits: MisfitCounter
+    explainer: Explainer
     hot: HotRoutes
     metrics: Metrics
 
@@ -141,6 +145,7 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
             for task in tasks:
                 task.add_done_callback(_end_worker)
             activity = ActivityKeeper(follower, redis, commit)
+            explainer = Explainer(follower, redis, activity, settings)
             recommender = Recommender(follower, decisions, misfits, activity, released, settings)
             hot.routes = HotRoutes(recommender, FeedbackJoiner(follower, commit), activity, metrics)
             try:
@@ -149,10 +154,12 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
                     follower=follower,
                     decisions=decisions,
                     misfits=misfits,
+                    explainer=explainer,
                     hot=hot.routes,
                     metrics=metrics,
                 )
             finally:
+                await explainer.close()
                 await end(*tasks)
                 with suppress(StoreUnavailable):
                     await sign_off(redis, follower.worker)

@@ -53,7 +53,7 @@ class HotRoutes:
             Forbidden: the key is for other loops.
             InvalidRequest, NoCandidates, NotFound: see `Recommender.recommend`.
         """
-        return 200, await self._decide(asked, _one_loop(asked.loop, loop), key)
+        return 200, await self._decide(asked, one_loop(asked.loop, loop), key)
 
     async def recommend_batch(
         self, batch: RecommendBatch, *, loop: str | None, key: Key, request_id: str
@@ -65,7 +65,7 @@ class HotRoutes:
         Raises:
             InvalidRequest: the body and the query name different loops.
         """
-        loop = _one_loop(batch.loop, loop)
+        loop = one_loop(batch.loop, loop)
         if key.bucket is not None:
             key.bucket.owe(len(batch.requests) - 1)
         elements = (self._request(element, loop, key, request_id) for element in batch.requests)
@@ -91,7 +91,7 @@ class HotRoutes:
             named,
             user_id=asked.user_id,
             context=asked.context,
-            candidates=None if asked.candidates is None else [_pair(candidate) for candidate in asked.candidates],
+            candidates=None if asked.candidates is None else [pair_of(candidate) for candidate in asked.candidates],
             exclude=asked.exclude or (),
             k=1 if asked.k is None else asked.k,
             decision_id=asked.decision_id,
@@ -119,7 +119,7 @@ class HotRoutes:
             Forbidden: the key is for other loops.
             InvalidRequest, NotFound, Conflict, StoreUnavailable: see `FeedbackJoiner.join`.
         """
-        loop = _one_loop(report.loop, loop)
+        loop = one_loop(report.loop, loop)
         if isinstance(report, Feedback):
             status = await self._join(report, loop, key)
             return STATUS[status], orjson.dumps({"status": status})
@@ -133,7 +133,7 @@ class HotRoutes:
             Forbidden: the key is for other loops.
             NotFound, StoreUnavailable: see `ActivityKeeper.take`.
         """
-        named = DEFAULT_LOOP if (named := _one_loop(batch.loop, loop)) is None else named
+        named = DEFAULT_LOOP if (named := one_loop(batch.loop, loop)) is None else named
         key.check(named)
         results: list[dict[str, str] | None] = []  # None: it is to be taken
         sent = []
@@ -185,7 +185,12 @@ FEEDBACK = TypeAdapter(Feedback)
 ACTIVITY = TypeAdapter(ActivityElement)
 
 
-def _one_loop(body: str | None, query: str | None) -> str | None:
+def one_loop(body: str | None, query: str | None) -> str | None:
+    """Return the loop that a body or a query names; None: neither does.
+
+    Raises:
+        InvalidRequest: they name two, or one with too long a name.
+    """
     if query is not None and len(query) > LOOP_LENGTH:
         raise InvalidRequest("loop", f"a name has at most {LOOP_LENGTH} characters")
     if body is not None and query is not None and body != query:
@@ -193,7 +198,8 @@ def _one_loop(body: str | None, query: str | None) -> str | None:
     return query if body is None else body
 
 
-def _pair(candidate: str | Candidate) -> tuple[str, dict[str, Any] | None]:
+def pair_of(candidate: str | Candidate) -> tuple[str, dict[str, Any] | None]:
+    """Return a candidate's id, and the features that the request gives it; None: it gives none."""
     return (candidate, None) if isinstance(candidate, str) else (candidate.id, candidate.features)
 
 

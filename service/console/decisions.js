@@ -3,6 +3,7 @@
 import { h, rows, show, table, terms } from "./dom.js";
 import { Problem, get, route } from "./http.js";
 import { address, head } from "./tabs.js";
+import { drawn as drawnWhy } from "./why.js";
 import { NONE, chance, count, figure, moment, text } from "./words.js";
 
 const MOST_CANDIDATES = 100; // of a decision's own, that are listed
@@ -21,6 +22,8 @@ export function decisionsPage(loop, parameters) {
   const element = h("div", {}, head(loop, "/decisions"),
     h("div", { class: "finders" }, finder(loop, "id", "Decision id", id), finder(loop, "user", "User id", user)), found);
   let drawn = null;
+  const why = h("section", {}); // asked for once: it takes the service long
+  let explained = false;
   let asked = null; // a user is asked for once: his pages are made by reading the log
 
   async function refresh() {
@@ -41,9 +44,25 @@ export function decisionsPage(loop, parameters) {
   async function decision() {
     try {
       const [ledger, { settings }] = await Promise.all([get(route(loop, "decisions", id)), get(`loops/${encodeURIComponent(loop)}`)]);
-      return changed([ledger, settings]) ? ofLedger(loop, ledger, settings) : null;
+      if (!explained) explain(ledger.decision.items.map((item) => item.id));
+      return changed([ledger, settings]) ? ofLedger(loop, ledger, settings, why) : null;
     } catch (problem) {
       return missing(problem, "A decision can be read until the loop's `ledger_time` after it is settled. What was learned from it stays in the log: look for it under its user.");
+    }
+  }
+
+  async function explain(shown) {
+    explained = true;
+    const title = h("h2", {}, "Why");
+    const change = h("p", {}, h("a", { href: address(loop, "/try", { decision: id }) }, "Change a field and see what it would show"));
+    show(why, title, hint("Looking …"));
+    try {
+      const { explanation } = await get(`${route(loop, "decisions", id)}&explain=true`);
+      show(why, title, drawnWhy(explanation, shown), change);
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      explained = problem.status !== 503; // asked again at the next look
+      show(why, title, hint(problem.message), change);
     }
   }
 
@@ -93,7 +112,7 @@ const section = (title, ...children) => h("section", {}, h("h2", {}, title), chi
 
 const raw = (reply) => h("details", {}, h("summary", {}, "Raw JSON"), h("pre", { tabindex: "0" }, JSON.stringify(reply, null, 2)));
 
-function ofLedger(loop, ledger, settings) {
+function ofLedger(loop, ledger, settings, why) {
   const { decision, status, deadline, feedback } = ledger;
   const [level, badge, means] = STATES[status];
   const made = Date.parse(decision.at) / 1000;
@@ -105,6 +124,7 @@ function ofLedger(loop, ledger, settings) {
       h("p", {}, "For ", user, ", on ", time(made), `, ${decision.policy} (version ${decision.version}) chose ${count(decision.items.length)} of ${count(decision.n)} items. ${means}`)),
     section("What was shown", slate(decision),
       hint("The propensity is the exact chance that the item had at its place, given the places before it.")),
+    why,
     section("What was reported", filled("Reports", ["When", "Item", "Reward", "Counts", "Report"], feedback.map((one) =>
       [time(one.at), one.item_id, figure(one.reward), counts(one, settings), one.feedback_id ?? NONE]), "No report came."),
       waiting(ledger, settings)),

@@ -7,10 +7,11 @@ import { Problem, forget, hasKey, keep } from "./http.js";
 import { loopPage } from "./loop.js";
 import { overview } from "./overview.js";
 import { policiesPage } from "./policies.js";
+import { tryPage } from "./try.js";
 import { at, zone } from "./words.js";
 
 const EVERY_MS = 2000;
-const PAGES = { "": loopPage, "/decisions": decisionsPage, "/policies": policiesPage, "/experiments": experimentsPage };
+const PAGES = { "": loopPage, "/decisions": decisionsPage, "/policies": policiesPage, "/try": tryPage, "/experiments": experimentsPage };
 const main = document.getElementById("main");
 const age = document.getElementById("age");
 let page = null;

@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 
-const PAGES = [["", "Over time"], ["/policies", "Policies"], ["/decisions", "Decisions"], ["/experiments", "Experiments"]];
+const PAGES = [["", "Over time"], ["/policies", "Policies"], ["/decisions", "Decisions"], ["/try", "Try it"], ["/experiments", "Experiments"]];
 
 // The address of a page of a loop. What is left undefined in the query is left out.
 export function address(loop, page, query = {}) {

@@ -65,6 +65,10 @@ class Catalogue:
         versions = [encoder.version for encoder in encoders]
         return self.encoder == versions[0] and self.base.blocks.keys() == set(versions)
 
+    def is_encoded_for(self, encoder: AnyEncoder) -> bool:
+        """Return whether this catalogue is encoded for this encoder, among others."""
+        return encoder.version in self.base.blocks
+
     def encoded(self, encoders: Sequence[AnyEncoder]) -> Catalogue:
         """Return this catalogue encoded for these encoders, and for no others. The loop's comes first."""
         if self.is_encoded(encoders):

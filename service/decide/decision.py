@@ -15,6 +15,7 @@ import numpy as np
 from service.decide.active import ActiveLoop, ServedPolicy
 from service.decide.stage import Stage, key_of, passing
 from service.errors import NoCandidates
+from service.layout import Rows
 from service.policies import Array, Ranked
 from service.records import Assignment, Decision, Features, Retrieved, Seen, SlateItem
 from service.represent.misfits import Misfits
@@ -171,8 +172,18 @@ class Chance:
     sources: Sequence[Origin] | None = None  # where the funnel had it from; None: no funnel narrowed the candidates
 
 
-def chances(request: Request, active: ActiveLoop, served: ServedPolicy) -> list[Chance]:
-    """Return every candidate's chance of the first place, the likeliest first, as `decide` weighs them.
+class Weighed(NamedTuple):
+    """The n candidates of a request, and what the first place held for them."""
+
+    ids: Sequence[str]
+    rows: Rows  # (n, d)
+    ranked: Ranked
+    p: Array  # (n,) probability of being drawn for the first place; 0: the rules keep it from there
+    stage: Stage | None
+
+
+def weigh(request: Request, active: ActiveLoop, served: ServedPolicy) -> Weighed:
+    """Weigh the candidates of a request for the first place, as `decide` does.
 
     Candidates that do not pass the filter are left out.
 
@@ -183,13 +194,24 @@ def chances(request: Request, active: ActiveLoop, served: ServedPolicy) -> list[
     ids, block, stage = _eligible(request, active, encoder, None)
     rows = encoder.rows(request.context, block)
     ranked, _ = served.rank(rows, ids, request.user_id)
-    floor = active.settings.exploration_floor
     left = np.arange(len(ids)) if stage is None else stage.left(0, [])
     p = np.zeros(len(ids))
     if len(left):
         pmf = ranked.pmf(None) if stage is None else stage.weighed(ranked.pmf(left), left)
-        p[left] = with_floor(pmf, floor)
-    low, high = encoder.reward_range or active.settings.reward_range
+        p[left] = with_floor(pmf, active.settings.exploration_floor)
+    return Weighed(ids, rows, ranked, p, stage)
+
+
+def chances(request: Request, active: ActiveLoop, served: ServedPolicy) -> list[Chance]:
+    """Return every candidate's chance of the first place, the likeliest first, as `decide` weighs them.
+
+    Candidates that do not pass the filter are left out.
+
+    Raises:
+        NoCandidates: nothing is eligible.
+    """
+    ids, _, ranked, p, stage = weigh(request, active, served)
+    low, high = (served.encoder or active.encoder).reward_range or active.settings.reward_range
     origins = None if request.retrieved is None else _origins(request, active)
     return [
         Chance(
@@ -201,6 +223,13 @@ def chances(request: Request, active: ActiveLoop, served: ServedPolicy) -> list[
         )
         for row in np.argsort(-p, kind="stable").tolist()
     ]
+
+
+def narrowed(request: Request, active: ActiveLoop) -> Request:
+    """Return the request with the candidates that the funnel finds for it, if there is one and it is to be asked."""
+    if request.candidates is None and request.retrieved is None and active.retriever is not None:
+        return replace(request, retrieved=_retrieved(request, active, active.retriever, None))
+    return request
 
 
 def _query(request: Request, active: ActiveLoop) -> Query:

@@ -21,6 +21,7 @@ from service.policies.base import (
     Arrays,
     Batch,
     Candidates,
+    LinearScore,
     NumericalError,
     Policy,
     Scorer,
@@ -177,6 +178,18 @@ class AdaptiveScorer(Scorer):
         self._alpha = params.alpha
 
     def rank(self, candidates: Candidates) -> Bounds:
+        return self._ranked(candidates, self._alpha)
+
+    def explain(self, candidates: Candidates) -> LinearScore:
+        return LinearScore(
+            self._model[:, 0],
+            self._intercept[self._items.rows(candidates.item)],
+            sd=self._ranked(candidates, 1.0).spread.astype(np.float64),
+            width=self._alpha,
+            is_logit=True,
+        )
+
+    def _ranked(self, candidates: Candidates, alpha: float) -> Bounds:
         rows, of_items = candidates.rows, self._items.rows(candidates.item)
         z, W = rows.z, rows.fold(self._model)
         of_features = squares(z, W[:, 1 + PAIRS :])
@@ -187,7 +200,7 @@ class AdaptiveScorer(Scorer):
             t: Array = z[at] @ W[:, 1 : 1 + PAIRS] / sd[:, None]
             return t.astype(np.float32)
 
-        return Bounds(f, self._alpha * np.sqrt(of_features + self._variance[of_items]), draws)
+        return Bounds(f, alpha * np.sqrt(of_features + self._variance[of_items]), draws)
 
     def estimate(self, candidates: Candidates) -> Array:
         return self.rank(candidates).estimates()

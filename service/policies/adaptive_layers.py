@@ -24,6 +24,7 @@ from service.policies.base import (
     Arrays,
     Batch,
     Candidates,
+    LinearScore,
     NumericalError,
     Params,
     Policy,
@@ -217,6 +218,22 @@ class AdaptiveOnLayersScorer(Scorer):
         self._alpha = params.alpha
 
     def rank(self, candidates: Candidates) -> Bounds:
+        return self._ranked(candidates, self._alpha)
+
+    def explain(self, candidates: Candidates) -> LinearScore:
+        _, of_item, of_user = self._layout.split(candidates.x.astype(np.float64))
+        of_each = np.array([self._items.of_one(one)[0] for one in candidates.item], dtype=np.float64)  # (n, q)
+        user = None if candidates.user is None else self._users.of_one(candidates.user)[0].astype(np.float64)
+        return LinearScore(
+            self._model[:, 0].astype(np.float64),
+            np.vecdot(of_each, of_item),
+            user=None if user is None else of_user @ user,
+            sd=self._ranked(candidates, 1.0).spread.astype(np.float64),
+            width=self._alpha,
+            is_logit=True,
+        )
+
+    def _ranked(self, candidates: Candidates, alpha: float) -> Bounds:
         shared, of_item, of_user = candidates.rows.layers(self._layout)
         z, W = shared.z, shared.fold(self._model)  # (n, p) float64 and (p, 1 + PAIRS) float32
         R = W[:, 1:] * np.float32(PAIRS**-0.5)
@@ -236,7 +253,7 @@ class AdaptiveOnLayersScorer(Scorer):
             t /= np.maximum(deviation[at], 1e-18)[:, None]
             return t.astype(np.float32)
 
-        return Bounds(f, self._alpha * deviation, draws)
+        return Bounds(f, alpha * deviation, draws)
 
     def _model_of(self, user: str) -> Array:
         """Return mean, PAIRS draws around 0, and a root of the covariance of a user's weights: (q, 1 + PAIRS + q)."""

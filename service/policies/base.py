@@ -128,6 +128,19 @@ class Bounds(NamedTuple):
     width: float
 
 
+class LinearScore(NamedTuple):
+    """How the scores of n candidates add up before exploration: bias + xᵀ weights + item + user."""
+
+    weights: Array  # (n, c) or (c,) float64, of a row's first c columns
+    item: Array  # (n,) what is each item's own
+    user: Array | None = None  # (n,) what is the user's own; None: nothing is
+    bias: float = 0.0
+    sd: Array | None = None  # (n,) how unsure the policy is of each; None: it does not say
+    width: float | None = None  # how many `sd` it adds to explore, on average; None: it adds none
+    is_logit: bool = False  # whether the score is a logit; else it is a share of the reward range
+    by_item: bool = False  # whether every item has weights of its own: that of the constant is then the item's own
+
+
 class Scorer(ABC):
     """The serving half of a policy: immutable, built from one snapshot.
 
@@ -151,6 +164,10 @@ class Scorer(ABC):
 
     def bounds(self, items: Sequence[str]) -> Bounds | None:
         """Return the bounds of n items if `estimate` computes one for each, and nothing else; else None."""
+        return None
+
+    def explain(self, candidates: Candidates) -> LinearScore | None:
+        """Return how the score of each candidate adds up; None where it is not linear in the row."""
         return None
 
     def summary(self) -> dict[str, Any]:

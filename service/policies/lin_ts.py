@@ -16,6 +16,7 @@ from service.policies.base import (
     Arrays,
     Batch,
     Candidates,
+    LinearScore,
     Params,
     Policy,
     Scorer,
@@ -106,6 +107,10 @@ class LinTSScorer(Scorer):
     def estimate(self, candidates: Candidates) -> Array:
         estimates: Array = candidates.x.astype(np.float64) @ self._model
         return estimates
+
+    def explain(self, candidates: Candidates) -> LinearScore:
+        found = self.estimate(candidates)[:, 1:]
+        return LinearScore(self._model[:, 0], np.zeros(len(found)), sd=np.sqrt(np.vecdot(found, found)))
 
     def pmf(self, estimates: Array) -> Array:
         return shares(estimates.astype(np.float32) @ self._members.T)

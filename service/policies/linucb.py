@@ -14,6 +14,7 @@ from service.policies.base import (
     Batch,
     Bounds,
     Candidates,
+    LinearScore,
     Params,
     Policy,
     Scorer,
@@ -105,6 +106,11 @@ class LinUCBScorer(Scorer):
         variance = np.maximum(np.vecdot(y[:, :-1], x), 0.0)  # rounding may leave it just below 0
         score: Array = y[:, -1] + self._alpha * np.sqrt(variance)
         return score[:, None]
+
+    def explain(self, candidates: Candidates) -> LinearScore:
+        x, models = candidates.x.astype(np.float64), self._model[self._items.rows(candidates.item)]
+        sd = np.sqrt(np.maximum(np.vecdot(np.matvec(models[:, :-1], x), x), 0.0))
+        return LinearScore(models[:, -1], np.zeros(len(x)), sd=sd, width=self._alpha, by_item=True)
 
     def bounds(self, items: Sequence[str]) -> Bounds | None:
         return Bounds(self._model, self._items.rows(items), self._alpha)

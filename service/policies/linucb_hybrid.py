@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from pydantic import Field
 
-from service.policies.base import Array, Arrays, Batch, Bounds, Candidates, Policy, expect
+from service.policies.base import Array, Arrays, Batch, Bounds, Candidates, LinearScore, Policy, expect
 from service.policies.item_ridge import ItemRidge
 from service.policies.linalg import matvec, root_of_inverse, unpack
 from service.policies.linucb import LinUCBParams, LinUCBScorer
@@ -107,17 +107,28 @@ class LinUCBHybridScorer(LinUCBScorer):
 
     def __init__(self, snapshot: Mapping[str, Array], d: int, params: LinUCBHybridParams) -> None:
         super().__init__(snapshot, d, params)
-        self._model[:, -1] += params.ridge * (self._model[:, :-1] @ expect(snapshot, "beta", (d,)))
+        self._beta = expect(snapshot, "beta", (d,)).copy()
+        self._model[:, -1] += params.ridge * (self._model[:, :-1] @ self._beta)
         self._root = params.ridge * expect(snapshot, "root", (d, d))
 
     def bounds(self, items: Sequence[str]) -> Bounds | None:
         return None
 
+    def explain(self, candidates: Candidates) -> LinearScore:
+        expected, variance = self._moments(candidates)
+        return LinearScore(
+            self._beta, expected - candidates.x.astype(np.float64) @ self._beta, sd=np.sqrt(variance), width=self._alpha
+        )
+
     def estimate(self, candidates: Candidates) -> Array:
+        expected, variance = self._moments(candidates)
+        score: Array = expected + self._alpha * np.sqrt(variance)
+        return score[:, None]
+
+    def _moments(self, candidates: Candidates) -> tuple[Array, Array]:
+        """Compute each candidate's expected reward and its variance, (n,) both."""
         x = candidates.x.astype(np.float64)  # (n, d)
         model = matvec(self._model, self._items.rows(candidates.item), x)  # (n, d + 1): y, and the expected reward
         y = model[:, :-1]
         shared = np.matvec(self._root, y)  # (n, d)
-        variance = np.maximum(np.vecdot(y, x), 0.0) + np.vecdot(shared, shared)
-        score: Array = model[:, -1] + self._alpha * np.sqrt(variance)
-        return score[:, None]
+        return model[:, -1], np.maximum(np.vecdot(y, x), 0.0) + np.vecdot(shared, shared)

@@ -16,6 +16,7 @@ from service.policies.base import (
     Arrays,
     Batch,
     Candidates,
+    LinearScore,
     Params,
     Policy,
     Scorer,
@@ -149,6 +150,10 @@ class PopularityScorer(Scorer):
     def estimate(self, candidates: Candidates) -> Array:
         rates: Array = self._rate[self._items.rows(candidates.item), None]
         return rates
+
+    def explain(self, candidates: Candidates) -> LinearScore:
+        prior = float(self._rate[-1])
+        return LinearScore(np.zeros(0), self._rate[self._items.rows(candidates.item)] - prior, bias=prior)
 
     def pmf(self, estimates: Array) -> Array:
         pmf: Array = (1.0 - self._epsilon) * greedy_pmf(estimates[:, 0]) + self._epsilon / len(estimates)

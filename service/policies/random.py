@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from service.policies.base import Array, Arrays, Batch, Candidates, Params, Policy, Scorer
+from service.policies.base import Array, Arrays, Batch, Candidates, LinearScore, Params, Policy, Scorer
 
 
 class Random(Policy[Params]):
@@ -39,6 +39,9 @@ class RandomScorer(Scorer):
 
     def estimate(self, candidates: Candidates) -> Array:
         return np.zeros((len(candidates.item), 1))
+
+    def explain(self, candidates: Candidates) -> LinearScore:
+        return LinearScore(np.zeros(0), np.zeros(len(candidates.item)))
 
     def pmf(self, estimates: Array) -> Array:
         n = len(estimates)

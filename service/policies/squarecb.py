@@ -14,6 +14,7 @@ from service.policies.base import (
     Arrays,
     Batch,
     Candidates,
+    LinearScore,
     Params,
     Policy,
     Scorer,
@@ -93,6 +94,9 @@ class SquareCBScorer(Scorer):
         # Rounded to float32, so that equal candidates tie: a matrix product rounds by its rows' positions.
         f = (candidates.x.astype(np.float64) @ self._theta).astype(np.float32)
         return f.astype(np.float64)[:, None]
+
+    def explain(self, candidates: Candidates) -> LinearScore:
+        return LinearScore(self._theta.astype(np.float64), np.zeros(len(candidates.item)))
 
     def pmf(self, estimates: Array) -> Array:
         f = estimates[:, 0]

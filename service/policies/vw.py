@@ -21,6 +21,7 @@ from service.policies.base import (
     Arrays,
     Batch,
     Candidates,
+    LinearScore,
     Params,
     Policy,
     Scorer,
@@ -148,6 +149,9 @@ class VWScorer(Scorer):
         estimates[:, 1] = np.maximum(self._vw.predict(rows), 0.0)
         self._vw.finish_example(rows)
         return estimates
+
+    def explain(self, candidates: Candidates) -> LinearScore:
+        return LinearScore(self._reward, np.zeros(len(candidates.item)))
 
     def pmf(self, estimates: Array) -> Array:
         mass = estimates[:, 1].sum()

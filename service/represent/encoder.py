@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -32,9 +32,11 @@ from numpy.typing import NDArray
 from service.layout import Layout, Products, Rows
 from service.represent.fields import AnyField
 from service.represent.item_cache import ItemCache, Packed, rows_of
+from service.represent.json_paths import ITEM_ID
 from service.represent.misfits import Misfits, Side
+from service.represent.parts import Numbers, Parts, Shared
 from service.represent.schema import FeatureSchema
-from service.represent.tokens import Tokens, add_each, add_own, add_up, mix, token_hash
+from service.represent.tokens import Tokens, add_each, add_own, add_up, columns_of, mix, token_hash
 
 Array = NDArray[Any]
 
@@ -142,6 +144,7 @@ class Encoder:
         ]
         of_context, of_item = range(1, 1 + len(self._context.columns)), range(1, 1 + len(self._item.columns))
         pairs = [(0, 0), *((at, 0) for at in of_context), *((0, at) for at in of_item), *crosses]
+        self._pairs = pairs
         self._left = np.array([left for left, _ in pairs], dtype=np.intp)
         self._right = np.array([right for _, right in pairs], dtype=np.intp)
         self._scale = np.ones(len(pairs), dtype=np.float32)
@@ -235,6 +238,37 @@ class Encoder:
         pairs = enumerate(contexts)
         return np.concatenate([self.encode(context, items.take([at])) for at, context in pairs])
 
+    def parts(self, context: Mapping[str, Any], features: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> Parts:
+        """Return what each field, and each pair of fields, wrote into the rows of one context with n > 0 items."""
+        x = self.encode(context, self.items(features, ids)).astype(np.float64)
+        numbers = Numbers()
+        fields = [(self._context.field_of(left), self._item.field_of(right)) for left, right in self._pairs]
+        of_column = np.array([numbers.of(*pair) for pair in fields], dtype=np.intp)
+        shared = Shared.joined(self._hashed_parts(context, features, ids, numbers))
+        declared = len(of_column)
+        return Parts([*numbers.pairs], x, of_column, shared.rounded_as(x[:, declared:]))
+
+    def _hashed_parts(
+        self, context: Mapping[str, Any], features: Sequence[Mapping[str, Any]], ids: Sequence[str], numbers: Numbers
+    ) -> Iterator[tuple[Array, Array, Array, Array]]:
+        """Yield the entries of the hashed columns, item by item: rows, columns, pairs, values, each (E,)."""
+        dims = self.schema.hash_dims
+        if not dims:
+            return
+        own = self._context.tokens(context)
+        for row, (one, item_id) in enumerate(zip(features, ids, strict=True)):
+            its = self._item.tokens(one, item_id if self.schema.item_ids else None)
+            pair = [numbers.of(field, None) for field, _, _ in own]
+            pair += [numbers.of(None, field) for field, _, _ in its]
+            pair += [numbers.of(c, i) for i, _, _ in its for c, _, _ in own]
+            (h, v), (its_h, its_v) = _hashes_and_values(own), _hashes_and_values(its)
+            hashes = np.concatenate([h, its_h, mix(its_h[:, None] + h).ravel()])
+            values = np.concatenate([v, its_v, np.outer(its_v, v * self._cross_scale).ravel()])
+            column, signed = columns_of(hashes, values, dims)
+            length = float(np.linalg.norm(np.bincount(column, signed, dims)))
+            signed *= self._hash_length / max(length, self._hash_length)
+            yield np.full(len(column), row), column, np.array(pair, dtype=np.intp), signed
+
     def _hashed(self, own: Array, tokens: list[int], values: list[float], items: ItemBlock) -> Array:
         """Return the hashed columns (n, dims) float64, of the context's own (dims,), its t tokens, and the items."""
         z = items.hashed + own  # (n, dims)
@@ -252,6 +286,10 @@ class Encoder:
         length = np.sqrt(np.add.reduce(z * z, axis=1, keepdims=True))  # (n, 1)
         z *= self._hash_length / np.maximum(length, self._hash_length)
         return z
+
+
+def _hashes_and_values(tokens: Sequence[tuple[str, int, float]]) -> tuple[Array, Array]:
+    return np.array([h for _, h, _ in tokens], dtype=np.uint64), np.array([value for _, _, value in tokens])
 
 
 class _Side:
@@ -272,6 +310,27 @@ class _Side:
     def columns_of(self, field: str) -> range:
         where = self._fields[field][1]
         return range(where.start, where.stop)
+
+    def field_of(self, column: int) -> str | None:
+        """Return the field that writes a column, of which the first is the constant; None: the constant."""
+        if column == 0:
+            return None
+        return next(name for name, (_, where) in self._fields.items() if where.start <= column - 1 < where.stop)
+
+    def tokens(self, features: Mapping[str, Any], own_id: str | None = None) -> list[tuple[str, int, float]]:
+        """Return (field, hash, scaled value) of each token that `encode` makes; the field of an id is `ITEM_ID`."""
+        found, fields = Tokens(self._name, Misfits()), []
+        if own_id is not None and not features:
+            found.add_id(own_id)
+            fields.append(ITEM_ID)
+        for name, value in features.items():
+            if name not in self._fields:
+                found.add_field(name, value)
+                fields += [name] * (len(found.names) - len(fields))
+        scale = self.share / math.sqrt(max(1, len(fields)))
+        hashes = (token_hash(name, self._person) for name in found.names)
+        values = (scale * weight for weight in found.weights)
+        return list(zip(fields, hashes, values, strict=True))
 
     def encode(
         self, features: Mapping[str, Any], fields: Array, hashed: Array, misfits: Misfits

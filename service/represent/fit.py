@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.represent.evidence import Layer, estimate, interaction, most_telling
-from service.represent.learned import ITEM_ID, Block, Columns, LearnedSchema, Levels
+from service.represent.json_paths import ITEM_ID
+from service.represent.learned import Block, Columns, LearnedSchema, Levels
 from service.represent.profile import Profile
 from service.represent.seen import fields_of
 

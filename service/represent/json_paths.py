@@ -13,6 +13,7 @@ from typing import Any, Literal
 from service.represent.fields import MAX_STRING
 
 MAX_DEPTH = 5  # objects around a value, the outermost among them
+ITEM_ID = "@item"  # the path of an item's id, beside its features
 MAX_LEAVES = 400  # of one object; further ones are left out
 
 Type = Literal["null", "boolean", "integer", "number", "text", "vector", "set"]

@@ -32,15 +32,15 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_
 from service.layout import Layout, Products, Rows
 from service.represent.fields import CLOSED, MAX_LEVELS, MAX_SIZE, MAX_STRING
 from service.represent.item_cache import ItemCache, Packed, rows_of
-from service.represent.json_paths import is_vector, leaves, level_of, number_of
+from service.represent.json_paths import ITEM_ID, is_vector, leaves, level_of, number_of
 from service.represent.misfits import Misfits, Reason, Side
+from service.represent.parts import Numbers, Parts, Shared
 from service.represent.schema import MAX_COLUMNS
 
 Array = NDArray[Any]
 
 CODE = 1  # raise it with any change of what a row holds
 RIDGE = 0.1  # prior precision of the policies, in which rows are measured
-ITEM_ID = "@item"  # the path of an item's id, beside its features
 
 
 def _rising(numbers: list[float]) -> list[float]:
@@ -374,6 +374,10 @@ class Columns:
         named = [f"{side}.{name}{suffix}" for name, field in self.fields.items() for suffix in field.columns]
         self.names = ["1", *named]
 
+    def path_of(self, field: str | None) -> str | None:
+        """Return where a field's values are found; None: it is the constant."""
+        return None if field is None else self.fields[field].path
+
     def encode_all(
         self, features: Sequence[Mapping[str, Any]], out: Array, items: Sequence[str] | None = None
     ) -> Array:
@@ -436,10 +440,13 @@ class LearnedEncoder:
         right: list[int] = []
         scale: list[float] = []
         sizes = []
+        self._numbers, of_column = Numbers(), []
         for blocks in (schema.blocks, schema.own_of_items, schema.own_of_users):
             before = len(scale)
             for block in blocks:
                 c, z = self._context.at[block.context], self._item.at[block.item]
+                pair = self._numbers.of(self._context.path_of(block.context), self._item.path_of(block.item))
+                of_column += [pair] * ((c.stop - c.start) * (z.stop - z.start))
                 for i in range(c.start, c.stop):
                     for j in range(z.start, z.stop):
                         left.append(i)
@@ -449,6 +456,7 @@ class LearnedEncoder:
         self.layout: Layout | None = Layout(*sizes)
         self.reward_range = schema.reward_range
         self.d = len(scale)
+        self._of_column = np.array(of_column, dtype=np.intp)
         self._left, self._right = np.array(left, dtype=np.intp), np.array(right, dtype=np.intp)
         self._scale = np.array(scale, dtype=np.float32)
         self.products: Products | None = Products(self._left, self._right, self._scale)
@@ -517,3 +525,8 @@ class LearnedEncoder:
         )
         x: Array = z[:, self._right][at] * (c[:, self._left] * self._scale)
         return x
+
+    def parts(self, context: Mapping[str, Any], features: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> Parts:
+        """Return what each field, and each pair of fields, wrote into the rows of one context with n > 0 items."""
+        x = self.encode(context, self.items(features, ids)).astype(np.float64)
+        return Parts([*self._numbers.pairs], x, self._of_column, Shared.joined(()))

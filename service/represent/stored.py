@@ -11,6 +11,7 @@ from service.layout import Layout, Products, Rows
 from service.represent.encoder import Encoder
 from service.represent.learned import LearnedEncoder, LearnedSchema
 from service.represent.misfits import Misfits
+from service.represent.parts import Parts
 from service.represent.schema import FeatureSchema
 
 Array = NDArray[Any]
@@ -63,6 +64,9 @@ class AnyEncoder(Protocol):
         self, contexts: Sequence[Mapping[str, Any]], features: Sequence[Mapping[str, Any]], ids: Sequence[str]
     ) -> Array:
         """Encode B > 0 pairs of a context and an item: (B, d) float32, each row as `encode` makes it."""
+
+    def parts(self, context: Mapping[str, Any], features: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> Parts:
+        """Return what each field, and each pair of fields, wrote into the rows of one context with n > 0 items."""
 
 
 def schema_of(said: Mapping[str, Any]) -> AnySchema:

@@ -141,6 +141,12 @@ def add_each(hashes: Array, values: Array, rows: Array, out: Array) -> None:
     np.add.at(out.reshape(n * dims), at, np.where(hashes >= _TOP, -values, values))
 
 
+def columns_of(hashes: Array, values: Array, dims: int) -> tuple[Array, Array]:
+    """Return the columns (N,) into which N values are added, and the values with their hashes' signs (N,)."""
+    column = ((hashes & _LOW) * np.array(dims, dtype=np.uint64) >> _32).astype(np.intp)
+    return column, np.where(hashes >= _TOP, -values, values)
+
+
 def mix(h: Array) -> Array:
     """uint64 → uint64, in place: the finaliser of splitmix64 (Steele et al. 2014), so that every bit depends on all."""
     h ^= h >> _30

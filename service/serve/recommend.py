@@ -75,7 +75,9 @@ class Recommender:
         """
         started = time.perf_counter()
         active = self._follower.loop(loop)
-        self._check(candidates, k)
+        if k > self._most_k:
+            raise InvalidRequest("k", f"at most {self._most_k}")
+        check_candidates(candidates, self._most_candidates)
         context = context or {}
         check_names(context)
         if decision_id is None:
@@ -135,12 +137,16 @@ class Recommender:
         served = served if decision.folded else replace(served, fold=None)
         return chances(request_of(decision), active, served)[:MOST_EXPLAINED]
 
-    def _check(self, candidates: Sequence[tuple[str, Features | None]] | None, k: int) -> None:
-        if k > self._most_k:
-            raise InvalidRequest("k", f"at most {self._most_k}")
-        if candidates is None:
-            return
-        if len(candidates) > self._most_candidates:
-            raise InvalidRequest("candidates", f"at most {self._most_candidates}, got {len(candidates)}")
-        if len({item for item, _ in candidates}) < len(candidates):
-            raise InvalidRequest("candidates", "an item stands twice")
+
+def check_candidates(candidates: Sequence[tuple[str, Features | None]] | None, most: int) -> None:
+    """Refuse candidates that are too many, or of which one stands twice.
+
+    Raises:
+        InvalidRequest.
+    """
+    if candidates is None:
+        return
+    if len(candidates) > most:
+        raise InvalidRequest("candidates", f"at most {most}, got {len(candidates)}")
+    if len({item for item, _ in candidates}) < len(candidates):
+        raise InvalidRequest("candidates", "an item stands twice")

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import httpx
@@ -199,6 +200,62 @@ def test_a_person_asks_why_and_changes_who_serves(
         assert {url.startswith(service) for url in page.requests} == {True}
 
 
+def test_a_person_asks_why_it_was_shown_and_what_would_be_if(
+    service: str, client: httpx.Client, make_loop: Callable[..., str]
+) -> None:
+    loop = make_loop(items=0, policy="lin_ts", fit_schema=False, wait_time=600)
+    params = {"loop": loop}
+    client.post("/policies", params=params, json={"kind": "random"}).raise_for_status()
+    items = [{"id": item, "features": {MARKUP: item[-1], "kind": item}} for item in (f"{MARKUP}a", f"{MARKUP}b")]
+    client.post("/items", params=params, json={"items": items}).raise_for_status()
+    events = [
+        {
+            **{"event_id": f"{loop}{number}", "user_id": MARKUP, "item_id": f"{MARKUP}{'ab'[number % 2]}"},
+            **{"context": {"taste": "ab"[number // 2 % 2], "__proto__": MARKUP, MARKUP: number}, "propensity": 0.5},
+            "reward": float(number % 2 == number // 2 % 2),
+        }
+        for number in range(80)
+    ]
+    client.post("/events", params=params, json={"events": events}).raise_for_status()
+    asked = {"loop": loop, "user_id": MARKUP, "context": {"taste": "a", MARKUP: 3}}
+
+    def decision() -> dict[str, Any]:
+        found: dict[str, Any] = client.post("/recommend", json=asked).json()
+        return found
+
+    until(lambda: decision()["version"] > 0, "the policy serves what it learned")
+    until(lambda: client.get("/policies/lin_ts", params=params).json()["lag"] == 0, "it has learned all")
+    until(lambda: decision()["items"][0]["score"] > 0.5, "and serves it")
+    until(lambda: len(client.get(f"/loops/{loop}/profile").json()["fields"]) > 3, "the profile knows the fields")
+    made = decision()
+
+    with Chromium() as chromium:
+        page = chromium.open(f"{service}/console#/loops/{loop}/decisions", width=390)
+        person = Person(page)
+        person.goes(f"#/loops/{loop}/decisions?{urlencode({'id': made['decision_id']})}")
+        why = person.reads(
+            "Why", "every candidate", f"taste × {MARKUP}", "Chance of the first place", "the item itself"
+        )
+        assert f"{MARKUP}a" in why
+        person.presses("main section p a[href*='/try']")
+        person.reads("What it would show", "lin_ts would serve this request", "Would serve it", "Shadow", "50 %")
+        assert page.evaluate("document.getElementById('try-user').value") == MARKUP
+        assert page.evaluate("document.getElementById('try-taste').value") == "a"
+        person.types("try-taste", "b")
+        person.reads("was ", f"most likely show {MARKUP}b")
+        person.types("request", json.dumps({**asked, "context": {"taste": "a"}}))
+        person.reads(f"most likely show {MARKUP}a")
+        assert page.evaluate("document.getElementById('try-taste').value") == "a"
+        person.types("request", "{")
+        until(lambda: "not the JSON" in page.evaluate("document.getElementById('wrong').textContent"), "it says so")
+        person.types("request", json.dumps({**asked, "candidates": []}))
+        person.reads("No candidate is eligible", "none is left")
+        assert page.errors == []
+        assert page.evaluate("document.querySelectorAll('main img, main script').length") == 0
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert {url.startswith(service) for url in page.requests} == {True}
+
+
 def test_with_keys_it_asks_for_one_and_shows_nothing_before(settings: Settings) -> None:
     with Worker(Settings(redis_url=settings.redis_url, admin_keys="admin-secret"), learner=False) as url:
         seen = visit(f"{url}/console", within_ms=1000)
@@ -224,7 +281,7 @@ def test_the_files_are_small_and_no_others_are_served(client: httpx.Client) -> N
                 client.get(f"/console/{file.name}", headers={"If-None-Match": reply.headers["etag"]}).status_code == 304
             )
         size += len(gzip.compress(file.read_bytes()))
-    assert size <= 30_000
+    assert size <= 40_000  # ours: issue 19 allows 300 kB
     for name in ("", "none.js", "..%2Fapi%2Fapp.py", "index.html"):
         assert client.get(f"/console/{name}").status_code == 404, name
 

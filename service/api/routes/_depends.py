@@ -18,6 +18,7 @@ from service.api.metrics import Metrics
 from service.api.replies import HotRoutes, parse
 from service.api.schemas import ID_LENGTH, LOOP_LENGTH, Changed
 from service.errors import InvalidRequest
+from service.serve.explainer import Explainer
 from service.serve.follower import Follower
 from service.serve.ids import DEFAULT_LOOP
 from service.serve.misfit_counter import MisfitCounter
@@ -146,6 +147,11 @@ def _misfits(request: Request) -> MisfitCounter:
     return misfits
 
 
+def _explainer(request: Request) -> Explainer:
+    explainer: Explainer = request.state.explainer
+    return explainer
+
+
 def _key(request: Request) -> Key:
     key: Key = request.state.key
     return key
@@ -154,6 +160,7 @@ def _key(request: Request) -> Key:
 FollowerDep = Annotated[Follower, Depends(_follower)]
 RedisDep = Annotated[Redis, Depends(_redis)]
 KeyDep = Annotated[Key, Depends(_key)]
+ExplainerDep = Annotated[Explainer, Depends(_explainer)]
 HotDep = Annotated[HotRoutes, Depends(_hot)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 DecisionsDep = Annotated[DecisionWriter, Depends(_decisions)]

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from service.api.explanations import ExplainedLedger, ExplanationReply, TryBody, TryReply
 from service.api.problems import OF_BODIES, documented
-from service.api.routes._depends import HotDep, HotRoute, IdInPath, KeyDep, RedisDep
+from service.api.replies import one_loop, pair_of
+from service.api.routes._depends import ExplainerDep, HotDep, HotRoute, IdInPath, KeyDep, RedisDep
 from service.api.schemas import (
     LOOP_LENGTH,
     ActivityBatch,
@@ -24,9 +26,9 @@ from service.api.schemas import (
     RecommendReply,
     RecommendRequest,
 )
-from service.errors import Conflict, NotFound, StoreUnavailable
-from service.serve.ids import loop_of
-from service.store.decisions import read_ledger
+from service.errors import Conflict, ExplainerBusy, Forbidden, NotFound, StoreUnavailable
+from service.serve.ids import DEFAULT_LOOP, loop_of
+from service.store.decisions import read_ledger, read_stored_decision
 from service.store.keys import Keys
 from service.store.loop_store import read_loop
 
@@ -98,11 +100,38 @@ async def display(
     return reply
 
 
-@router.get("/decisions/{decision_id:any}", responses=documented(NotFound, Conflict, StoreUnavailable))
+@router.get("/decisions/{decision_id:any}", responses=documented(NotFound, Conflict, ExplainerBusy))
 async def get_decision(
-    decision_id: IdInPath, redis: RedisDep, key: KeyDep, loop: LoopOfDecision = None
-) -> DecisionLedger:
-    """Return the reward ledger: what was decided, what became of it, and every feedback seen."""
+    decision_id: IdInPath,
+    redis: RedisDep,
+    key: KeyDep,
+    explainer: ExplainerDep,
+    loop: LoopOfDecision = None,
+    explain: Annotated[bool, Query(description="true: say why, too; not for clients' keys")] = False,
+) -> ExplainedLedger | DecisionLedger:
+    """Return the reward ledger: what was decided, what became of it, and every feedback seen; and why, if asked."""
     key.check(named := loop_of(decision_id, loop))
+    if explain and key.role == "client":
+        raise Forbidden("explanations show what policies have learned; clients' keys may not read them")
     record = await read_loop(redis, named)
-    return DecisionLedger.model_validate(await read_ledger(redis, Keys(record.name, record.id), decision_id))
+    keys = Keys(record.name, record.id)
+    ledger = await read_ledger(redis, keys, decision_id)
+    if not explain:
+        return DecisionLedger.model_validate(ledger)
+    answer = await explainer.decision(await read_stored_decision(redis, keys, decision_id))
+    return ExplainedLedger.model_validate({**ledger, "explanation": ExplanationReply.of(answer)})
+
+
+@router.post("/try", responses=documented(*OF_BODIES, NotFound, ExplainerBusy))
+async def try_request(body: TryBody, explainer: ExplainerDep, key: KeyDep, loop: LoopQuery = None) -> TryReply:
+    """Say what each policy would do with a request, shadows included, and why. Nothing is stored or learned."""
+    named = DEFAULT_LOOP if (named := one_loop(body.loop, loop)) is None else named
+    key.check(named)
+    trial = await explainer.attempt(
+        named,
+        user_id=body.user_id,
+        context=body.context or {},
+        candidates=None if body.candidates is None else [pair_of(candidate) for candidate in body.candidates],
+        policies=body.policies,
+    )
+    return TryReply.of(named, body.user_id, trial)
