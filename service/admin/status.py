@@ -21,6 +21,7 @@ from service.store import (
     erasure_store,
     event_log,
     history_store,
+    limits,
     loop_store,
     policy_store,
     profile_store,
@@ -136,6 +137,11 @@ class LoopStatus(BaseModel):
     activity_duplicate: int = Field(0, description="activities that came before: changed nothing")
     activity_users: int = Field(0, description="users of whom activity is kept now")
     activity_user_bytes: int = Field(0, description="most bytes of one user's activity, without Redis's own")
+    capped_users: int = Field(0, description="users for whom caps count something now")
+    capped_user_bytes: int = Field(0, description="most bytes of what caps count of one user, without Redis's own")
+    budgets: int = Field(0, description="items with a budget, of at most 1 000")
+    budgets_spent: int = Field(0, description="of them, those that have nothing left, of a day or in all")
+    overtaken: int = Field(0, description="decisions that met a limit when they were to be stored, and were made again")
     imported: int = Field(0, description="events imported")
     events: int = Field(0, description="events appended to the log")
     erased: int = Field(0, description="events deleted from the log because a user was erased")
@@ -256,6 +262,13 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
     if record.activity:
         stats["activity_users"] = await activity.count_users(redis, keys)
         stats["activity_user_bytes"] = activity.bytes_at_most(record.settings)
+    if record.settings.caps:
+        stats["capped_users"] = await limits.count_capped_users(redis, keys)
+        stats["capped_user_bytes"] = limits.bytes_at_most(record.settings.caps)
+    budgets = record.settings.budgets
+    used = await limits.used_of(redis, keys, budgets)
+    stats["budgets"] = len(budgets)
+    stats["budgets_spent"] = sum(used[item] >= budget.impressions for item, budget in budgets.items())
     policies: dict[str, PolicyStatus] = {}
     for policy in await policy_store.policy_names(redis, keys):
         try:

@@ -47,8 +47,10 @@ from service.api.routes import (
 )
 from service.errors import Forbidden, InvalidRequest, RateLimited, ReboundError, StoreUnavailable, Unauthorized
 from service.serve.activity import ActivityKeeper
+from service.serve.budgets import BudgetKeeper
 from service.serve.feedback import FeedbackJoiner
 from service.serve.follower import Follower
+from service.serve.limits import Limiter
 from service.serve.misfit_counter import MisfitCounter
 from service.serve.recommend import Recommender
 from service.serve.release_counter import ReleaseCounter
@@ -132,16 +134,19 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
             stack.push_async_callback(decisions.close)
             await _when_there(redis, follower)
             misfits, released = MisfitCounter(redis), ReleaseCounter(redis)
+            budgets = BudgetKeeper(follower, redis)
             tasks = [
                 *follower.run(),
                 asyncio.create_task(misfits.run()),
                 asyncio.create_task(released.run()),
+                asyncio.create_task(budgets.run()),
                 asyncio.create_task(_count(metrics, follower, decisions)),
             ]
             for task in tasks:
                 task.add_done_callback(_end_worker)
             activity = ActivityKeeper(follower, redis, commit)
-            recommender = Recommender(follower, decisions, misfits, activity, released, settings)
+            limiter = Limiter(commit, budgets)
+            recommender = Recommender(follower, decisions, misfits, activity, limiter, released, settings)
             hot.routes = HotRoutes(recommender, FeedbackJoiner(follower, commit), activity, metrics)
             try:
                 yield State(

@@ -64,6 +64,24 @@ class Partition:
         """Sorted set: user whose activity is kept -> when its time is over, ms."""
         return self.prefix + "activity-users"
 
+    def shown(self, user: str) -> str:
+        """List with a time to live: `ms item` of the user's impressions, the newest last. Bounded (`limits.lua`)."""
+        return f"{self.prefix}shown:{user}"
+
+    def taken(self, user: str) -> str:
+        """Sorted set with a time to live: item that the user took -> when, ms. Bounded (`mark_taken.lua`)."""
+        return f"{self.prefix}taken:{user}"
+
+    @property
+    def capped_users(self) -> str:
+        """Sorted set: user for whom something is counted -> when its time is over, ms."""
+        return self.prefix + "capped-users"
+
+    @property
+    def budgets(self) -> str:
+        """Hash: item -> period, granted, returned, used, last: its budget as far as it is here (`budget.lua`)."""
+        return self.prefix + "budgets"
+
     @property
     def pending(self) -> str:
         """Sorted set: decision id -> deadline of its feedback, or of its display, ms."""
@@ -139,6 +157,11 @@ class Keys:
     def items(self) -> str:
         """Hash: item id -> features."""
         return self.home + "items"
+
+    @property
+    def granted(self) -> str:
+        """Hash: `partition/item` -> period, granted, returned, last: where its budget went (`budget.lua`)."""
+        return self.home + "granted"
 
     @property
     def item_log(self) -> str:

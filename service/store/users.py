@@ -130,13 +130,14 @@ async def erase_decisions(redis: Redis, keys: Keys, erasure: str, decision_ids: 
 
 
 async def erase_activity(redis: Redis, keys: Keys, erasure: str, user: str) -> None:
-    """Delete what is kept of what a user did."""
+    """Delete what is kept of what a user did, and what caps count of him."""
     part = keys.partition()
     async with answering():
         kept = await redis.llen(part.activity(user))
         async with redis.pipeline(transaction=True) as pipe:
-            pipe.delete(part.activity(user), part.activity_ids(user))
+            pipe.delete(part.activity(user), part.activity_ids(user), part.shown(user), part.taken(user))
             pipe.zrem(part.activity_users, user)
+            pipe.zrem(part.capped_users, user)
             pipe.hincrby(part.erasure, f"{erasure}/activity", kept)
             await pipe.execute()
 

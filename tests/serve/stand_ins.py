@@ -7,6 +7,7 @@ from service.errors import NotFound, StoreUnavailable
 from service.records import Decision, Features
 from service.serve.activity import ActivityKeeper
 from service.serve.follower import Follower
+from service.serve.limits import Limiter
 from service.store.decisions import DecisionWriter, PendingDecision
 
 
@@ -46,6 +47,12 @@ class NoActivity(ActivityKeeper):
 
     async def with_state(self, context: Features, user: str, active: ActiveLoop, *, at: int) -> Features:
         raise AssertionError(f"the state of {user} was read in a loop without activity")
+
+
+class NoLimits(Limiter):
+    """Is of a loop without limits: nobody may ask it."""
+
+    def __init__(self) -> None: ...
 
 
 class NoRedis:

@@ -1,12 +1,13 @@
 -- Take the activity of one user: leave out what came before, append, trim, put off the end of its time.
--- KEYS: activity, activity ids, activity users, stats (one partition)
--- ARGV: user, activities kept, time to live in ms, ids kept, then (digest of its id, 8 bytes, '' = none; when it was,
---   in ms, '' = now; what it was) for each
+-- KEYS: activity, activity ids, activity users, stats, taken, capped users (one partition)
+-- ARGV: user, activities kept, time to live in ms, ids kept, items taken kept, ms for which they are, then (digest of
+--   its id, 8 bytes, '' = none; when it was, in ms, '' = now; what it was; the item, if he took it, else '') for each
 -- Returns for each: accepted | duplicate
 local function whole(number)
   return string.format('%d', number)
 end
 
+-- include taken
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ids = redis.call('GET', KEYS[2]) or ''
@@ -28,13 +29,17 @@ local function known(id)
 end
 
 local answers, accepted = {}, 0
-for i = 5, #ARGV, 3 do
+for i = 7, #ARGV, 4 do
   local id, at = ARGV[i], tonumber(ARGV[i + 1]) or now
   if known(id) then
     answers[#answers + 1] = 'duplicate'
   else
     accepted, number, ids = accepted + 1, number + 1, ids .. id
     redis.call('RPUSH', KEYS[1], whole(number) .. ' ' .. whole(math.min(at, now)) .. ' ' .. ARGV[i + 2])
+    if ARGV[i + 3] ~= '' then
+      mark(5, ARGV[i + 3], math.min(at, now), tonumber(ARGV[5]), ARGV[6])
+      counted(6, ARGV[1], now, tonumber(ARGV[6]))
+    end
     answers[#answers + 1] = 'accepted'
   end
 end
