@@ -54,7 +54,7 @@ class Caps(BaseModel):
     impressions: Annotated[tuple[ImpressionCap, ...], Field(max_length=MOST_CAPS)] = ()
     taken: TakenCap | None = None
     kept: int = Field(
-        500, strict=True, ge=1, le=5000, description="impressions, and items taken, kept of each user, the newest"
+        500, strict=True, ge=1, le=5000, description="items shown, and items taken, kept of each user, the newest"
     )
 
     def __bool__(self) -> bool:

@@ -7,6 +7,7 @@ may die at any moment: nothing is shown that the partition has no portion for, a
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,19 +18,33 @@ from service.decide.active import ActiveLoop
 from service.errors import NotFound, StoreUnavailable
 from service.serve.follower import Follower
 from service.store.keys import Keys
-from service.store.limits import grant_budgets, hold_budgets
+from service.store.limits import AT_ONCE, forget_budgets, grant_budgets, hold_budgets
 
 LOOK_S = 1.0
 PAUSE_S = 0.02  # at least, from one look to the next
+FORGET_S = 60.0  # from one look for budgets that were taken away to the next
 
 
 @dataclass
 class _Known:
     """What a worker knows of the budgets of one loop."""
 
-    spent: frozenset[str] = frozenset()  # items that the partition has nothing left of
+    left: dict[str, int] = field(default_factory=dict)  # of each item that was looked at, on the partition
+    met: set[str] = field(default_factory=set)  # items that decisions found spent, since the last look
+    turn: int = 0  # of the other items, from where on they are looked at next
     asked: bool = True  # since the last look
-    lent: bool = True  # the partition may hold what it does not use
+    forgotten_at: float = 0.0  # when budgets that were taken away were looked for, on the monotonic clock
+
+    def next(self, items: list[str]) -> list[str]:
+        """Return the items that are to be looked at now: those that were met, and others in their turn."""
+        met = [item for item in items if item in self.met][:AT_ONCE]
+        self.met.difference_update(met)
+        self.met.intersection_update(items)
+        others = max(1, AT_ONCE - len(met))
+        start = self.turn % len(items)
+        self.turn = start + others
+        in_turn = (items + items)[start : start + min(others, len(items))]
+        return list(dict.fromkeys(met + in_turn))
 
 
 @dataclass
@@ -47,12 +62,13 @@ class BudgetKeeper:
         if known is None:
             known = self._known[active.id] = _Known()
         known.asked = True
-        return sorted(known.spent & active.settings.budgets.keys())
+        return sorted(item for item in active.settings.budgets if known.left.get(item, 1) <= 0)
 
     def met(self, active: ActiveLoop, items: Iterable[str]) -> None:
         """Take it that these items have no budget left, and look whether there is more."""
         known = self._known.setdefault(active.id, _Known())
-        known.spent |= set(items)
+        known.met |= set(items)
+        known.left.update(dict.fromkeys(items, 0))
         self._soon.set()
 
     async def run(self) -> None:
@@ -83,17 +99,24 @@ class BudgetKeeper:
 
     async def _look_at(self, active: ActiveLoop) -> None:
         known = self._known.setdefault(active.id, _Known())
-        if not (known.asked or known.lent) or not self.follower.store_usable():
+        lent = any(left > 0 for left in known.left.values())
+        if not (known.asked or lent) or not self.follower.store_usable():
             return
         asked, known.asked = known.asked, False
         keys, budgets = Keys(active.name, active.id), active.settings.budgets
+        names = known.next(list(budgets))
+        some = {item: budgets[item] for item in names}
         try:
-            held = await hold_budgets(self.redis, keys, budgets)
-            grants = await grant_budgets(self.redis, keys, budgets, held, wanted=asked)
-            if any(grants[item].granted > held[item].granted or grants[item].back for item in budgets):
-                held = await hold_budgets(self.redis, keys, budgets, grants)
+            held = await hold_budgets(self.redis, keys, some)
+            grants = await grant_budgets(self.redis, keys, some, held, wanted=asked)
+            if any(grants[item].granted > held[item].granted or grants[item].back for item in some):
+                held = await hold_budgets(self.redis, keys, some, grants)
+            if time.monotonic() - known.forgotten_at > FORGET_S:
+                known.forgotten_at = time.monotonic()
+                await forget_budgets(self.redis, keys, budgets)
         except StoreUnavailable:
             known.asked |= asked
+            known.met |= set(names)
             raise
-        known.spent = frozenset(item for item, one in held.items() if one.left <= 0)
-        known.lent = len(known.spent) < len(budgets)
+        known.left = {item: left for item, left in known.left.items() if item in budgets}
+        known.left.update({item: one.left for item, one in held.items()})

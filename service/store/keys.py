@@ -65,7 +65,7 @@ class Partition:
         return self.prefix + "activity-users"
 
     def shown(self, user: str) -> str:
-        """List with a time to live: `ms item` of the user's impressions, the newest last. Bounded (`limits.lua`)."""
+        """Hash with a time to live: item -> ms of its impressions for the user, newest last. Bounded (`limits.lua`)."""
         return f"{self.prefix}shown:{user}"
 
     def taken(self, user: str) -> str:

@@ -1,19 +1,19 @@
 -- Grant a partition portions of budgets: it is to hold a half of what is left, shared among all partitions. Near the
 -- end portions are as small as one impression.
 -- KEYS: granted (the home's)
--- ARGV: partition, partitions, whether it is asked for items (0 or 1), ms after which a budget that is none any more is
---   forgotten, then (per, item, impressions, period, granted, returned, used), as it says, for each
+-- ARGV: partition, partitions, whether it is asked for items (0 or 1), then (per, item, impressions, period, granted,
+--   returned, used), as it says, for each
 -- Returns for each: period, granted, how much is called back
 -- include budget
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local partitions, answer, named = tonumber(ARGV[2]), {}, {}
+local partitions, answer = tonumber(ARGV[2]), {}
 
 local function read(partition, name, period)
   return read_budget(redis.call('HGET', KEYS[1], partition .. '/' .. name), period)
 end
 
-for i = 5, #ARGV, 7 do
+for i = 4, #ARGV, 7 do
   local name, most, period = ARGV[i] .. '/' .. ARGV[i + 1], tonumber(ARGV[i + 2]), period_of(ARGV[i], now)
   local mine, free = read(ARGV[1], name, period), most
   local before, back = budget_text(mine), 0
@@ -39,15 +39,6 @@ for i = 5, #ARGV, 7 do
   end
   for _, number in ipairs({ period, mine.granted, back }) do
     answer[#answer + 1] = number
-  end
-  named[name] = true
-end
-if redis.call('HLEN', KEYS[1]) > partitions * (#ARGV - 4) / 7 then
-  for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
-    local last = string.match(redis.call('HGET', KEYS[1], field), '%d+$')
-    if not named[string.match(field, '^%d+/(.*)$')] and now - tonumber(last) > tonumber(ARGV[4]) then
-      redis.call('HDEL', KEYS[1], field)
-    end
   end
 end
 return answer

@@ -1,13 +1,13 @@
 -- Take up what was granted to a partition, give back what it does not use, and say what it holds.
 -- KEYS: budgets
--- ARGV: ms after which what is not used goes back, ms after which a budget that is none any more is forgotten, then
---   (per, item, period, granted, how much is called back) for each; period '' = nothing is told
+-- ARGV: ms after which what is not used goes back, then (per, item, period, granted, how much is called back) for each;
+--   period '' = nothing is told
 -- Returns for each: period, granted, returned, used
 -- include budget
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local answer, named = {}, {}
-for i = 3, #ARGV, 5 do
+local answer = {}
+for i = 2, #ARGV, 5 do
   local per, field = ARGV[i], ARGV[i] .. '/' .. ARGV[i + 1]
   local stored = redis.call('HGET', KEYS[1], field)
   local held = read_budget(stored, period_of(per, now))
@@ -25,15 +25,6 @@ for i = 3, #ARGV, 5 do
   end
   for _, number in ipairs({ held.period, held.granted, held.returned, held.used }) do
     answer[#answer + 1] = number
-  end
-  named[field] = true
-end
-if redis.call('HLEN', KEYS[1]) > (#ARGV - 2) / 5 then
-  for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
-    local last = string.match(redis.call('HGET', KEYS[1], field), '%d+$')
-    if not named[field] and now - tonumber(last) > tonumber(ARGV[2]) then
-      redis.call('HDEL', KEYS[1], field)
-    end
   end
 end
 return answer

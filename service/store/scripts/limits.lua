@@ -8,34 +8,40 @@ local function slate_item(i)
   return ARGV[8 + 3 * i]
 end
 
--- Return item -> times of its impressions for the user, of a slate of n.
-local function impressions(n)
-  local times = {}
-  for i = 0, n - 1 do
-    times[slate_item(i)] = {}
-  end
-  for _, one in ipairs(redis.call('LRANGE', KEYS[7], 0, -1)) do
-    local at, item = string.match(one, '^(%d+) (.*)$')
-    if times[item] then
-      table.insert(times[item], tonumber(at))
-    end
-  end
-  return times
-end
-
+-- Return whether impressions at these times, `ms ms ...` with the newest last, are as many as may be.
 local function is_capped(times, now)
+  local newest = {}
+  for at in string.gmatch(times, '%d+') do
+    table.insert(newest, 1, tonumber(at))
+  end
   for _, cap in ipairs(limits.impressions) do
-    local count = 0
-    for _, at in ipairs(times) do
-      if at > now - cap[2] then
-        count = count + 1
-      end
-    end
-    if count >= cap[1] then
+    local nth = newest[cap[1]]
+    if nth and nth > now - cap[2] then
       return true
     end
   end
   return false
+end
+
+-- Note an impression. Of an item as many are kept as a cap can ask for, of the user so many items: when there are more,
+-- a quarter of them goes, those whose newest is oldest.
+local function note_impression(item, now)
+  local most = 1
+  for _, cap in ipairs(limits.impressions) do
+    most = math.max(most, cap[1])
+  end
+  local times = (redis.call('HGET', KEYS[7], item) or '') .. ' ' .. whole(now)
+  redis.call('HSET', KEYS[7], item, string.sub(times, -14 * most))
+  if redis.call('HLEN', KEYS[7]) > limits.kept then
+    local found, all = {}, redis.call('HGETALL', KEYS[7])
+    for i = 1, #all, 2 do
+      found[#found + 1] = { all[i], tonumber(string.match(all[i + 1], '%d+$')) }
+    end
+    table.sort(found, function(one, other) return one[2] < other[2] end)
+    for i = 1, math.ceil(limits.kept / 4) do
+      redis.call('HDEL', KEYS[7], found[i][1])
+    end
+  end
 end
 
 local function budget_here(item, per, now)
@@ -44,11 +50,11 @@ end
 
 -- Return what is not allowed, of a slate of n: `shown` or `spent`, and the item, in turn.
 local function over(now, n)
-  local found, times = {}, limits.impressions and impressions(n)
+  local found = {}
   for i = 0, n - 1 do
     local item = slate_item(i)
     local per = limits.budgets and limits.budgets[item]
-    if times and is_capped(times[item], now) then
+    if limits.impressions and is_capped(redis.call('HGET', KEYS[7], item) or '', now) then
       found[#found + 1] = 'shown'
       found[#found + 1] = item
     elseif per and left_of(budget_here(item, per, now)) <= 0 then
@@ -65,7 +71,7 @@ local function count_slate(now, n)
     local item = slate_item(i)
     local per = limits.budgets and limits.budgets[item]
     if limits.impressions then
-      redis.call('RPUSH', KEYS[7], whole(now) .. ' ' .. item)
+      note_impression(item, now)
     end
     if per then
       local held = budget_here(item, per, now)
@@ -74,7 +80,6 @@ local function count_slate(now, n)
     end
   end
   if limits.impressions then
-    redis.call('LTRIM', KEYS[7], -limits.kept, -1)
     redis.call('PEXPIRE', KEYS[7], whole(limits.ms))
     counted(9, limits.user, now, limits.ms)
   end
