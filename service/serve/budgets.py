@@ -7,6 +7,7 @@ may die at any moment: nothing is shown that the partition has no portion for, a
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -33,7 +34,8 @@ class _Known:
     met: set[str] = field(default_factory=set)  # items that decisions found spent, since the last look
     turn: int = 0  # of the other items, from where on they are looked at next
     asked: bool = True  # since the last look
-    forgotten_at: float = 0.0  # when budgets that were taken away were looked for, on the monotonic clock
+    named: frozenset[str] = frozenset()  # items that had a budget when those that were taken away were looked for,
+    named_at: float = -math.inf  # and when that was, on the monotonic clock
 
     def next(self, items: list[str]) -> list[str]:
         """Return the items that are to be looked at now: those that were met, and others in their turn."""
@@ -111,9 +113,9 @@ class BudgetKeeper:
             grants = await grant_budgets(self.redis, keys, some, held, wanted=asked)
             if any(grants[item].granted > held[item].granted or grants[item].back for item in some):
                 held = await hold_budgets(self.redis, keys, some, grants)
-            if time.monotonic() - known.forgotten_at > FORGET_S:
-                known.forgotten_at = time.monotonic()
+            if known.named != budgets.keys() or time.monotonic() - known.named_at > FORGET_S:
                 await forget_budgets(self.redis, keys, budgets)
+                known.named, known.named_at = frozenset(budgets), time.monotonic()
         except StoreUnavailable:
             known.asked |= asked
             known.met |= set(names)

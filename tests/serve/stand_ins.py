@@ -18,6 +18,10 @@ class Follows(Follower):
         self._loops = {loop.name: loop for loop in loops}
         self.store_lost = False
 
+    @property
+    def names(self) -> list[str]:
+        return list(self._loops)
+
     def loop(self, name: str) -> ActiveLoop:
         if name not in self._loops:
             raise NotFound(name, code="unknown_loop")

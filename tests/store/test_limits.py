@@ -15,6 +15,7 @@ from service.limits import Budget, Caps
 from service.records import LoopRecord
 from service.store import limits, loop_rows
 from service.store.activity import Sent, take_activity
+from service.store.connection import script
 from service.store.decisions import DecisionWriter, Overtaken, PendingDecision, join_feedback
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
@@ -243,3 +244,24 @@ async def test_no_budget_is_overspent_and_none_strands_whoever_dies(redis: Redis
                 worker.clear()
         assert all(shown[item] <= most[item] for item in budgets)
     assert shown == most
+
+
+async def test_partitions_share_a_budget(redis: Redis, keys: Keys) -> None:
+    """The home grants to each of two partitions; what one used or holds is nothing for the other."""
+
+    async def grant(partition: int, granted: int, returned: int, used: int) -> int:
+        args = (partition, 2, 1, "total", "a", 20, 0, granted, returned, used)
+        _, told, _ = await script("grant_budgets")(redis, (keys.granted,), args)
+        return int(told)
+
+    assert await grant(0, 0, 0, 0) == 5
+    assert await grant(0, 0, 0, 0) == 5, "that portion is still on its way"
+    assert await grant(1, 0, 0, 0) == 4
+    assert await grant(0, 5, 0, 5) == 8
+    assert await grant(1, 4, 4, 0) == 7, "it had given all back"
+    granted = {0: 8, 1: 7}
+    for _ in range(20):
+        for partition in granted:
+            back = 4 * partition
+            granted[partition] = await grant(partition, granted[partition], back, granted[partition] - back)
+    assert granted[0] + granted[1] - 4 == 20
