@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from contextlib import suppress
 
 from service.decide.active import ActiveLoop
+from service.errors import StoreUnavailable
 from service.records import Decision, Features, Removed
 from service.serve.budgets import BudgetKeeper
 from service.store.decisions import Overtaken
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
-from service.store.limits import Limits, read_counted
+from service.store.limits import Limits, read_counted, read_record
 
 NOTHING = Removed()
 Named = Sequence[tuple[str, Features | None]]  # candidates that a request names
@@ -58,6 +60,12 @@ class Limiter:
         if not counts and not spends:
             return None
         return Limits(caps if counts else None, decision.user_id or "", spends)
+
+    async def stored(self, active: ActiveLoop, decision_id: str) -> Decision | None:
+        """Return the decision that stands under an id; None: none does, or Redis does not answer."""
+        with suppress(StoreUnavailable):
+            return await read_record(self._commit, Keys(active.name, active.id), decision_id)
+        return None
 
     def _with_spent(self, removed: Removed, spent: Iterable[str], active: ActiveLoop, named: Named | None) -> Removed:
         others = {*removed.taken, *removed.shown}

@@ -105,7 +105,13 @@ class Recommender:
         )
         keys = Keys(active.name, active.id)
         misfits = Misfits()
-        decision, rows = await self._turns.decide(request, active, at=at / 1000, misfits=misfits)
+        try:
+            decision, rows = await self._turns.decide(request, active, at=at / 1000, misfits=misfits)
+        except NoCandidates:  # what it was decided on before may be what limits allow no more
+            stood = await self._limiter.stored(active, own_id) if own_id is not None and any(removed) else None
+            if stood is None:
+                raise
+            return stood, False
         if of_loop.strict:
             served, _ = active.assigned(user_id, decision_id, at=at / 1000)
             refuse(request, served.encoder or active.encoder, misfits)

@@ -14,6 +14,8 @@ import orjson
 from redis.asyncio import Redis
 
 from service.limits import Budget, Caps
+from service.records import Decision
+from service.store.codec import read_decision
 from service.store.connection import answering, now, script
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
@@ -95,8 +97,25 @@ async def read_owner(commit: GroupCommit, keys: Keys, decision_id: str) -> tuple
     Raises:
         StoreUnavailable: Redis did not answer.
     """
-    user, first = await commit.run(script("read_owner"), (keys.partition().decision(decision_id),), ())
-    return None if user is None else (user.decode(), first.decode())
+    user, first = await _fields_of(commit, keys, decision_id, "user", "item0")
+    return None if user is None or first is None else (user.decode(), first.decode())
+
+
+async def read_record(commit: GroupCommit, keys: Keys, decision_id: str) -> Decision | None:
+    """Return a decision as it was stored; None: there is no such one.
+
+    Raises:
+        StoreUnavailable: Redis did not answer.
+    """
+    [record] = await _fields_of(commit, keys, decision_id, "record")
+    return None if record is None else read_decision(record)
+
+
+async def _fields_of(commit: GroupCommit, keys: Keys, decision_id: str, *fields: str) -> list[bytes | None]:
+    found: list[bytes | None] = await commit.run(
+        script("read_decision"), (keys.partition().decision(decision_id),), fields
+    )
+    return found
 
 
 async def mark_taken(commit: GroupCommit, keys: Keys, user: str, item: str, caps: Caps) -> None:

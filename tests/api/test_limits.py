@@ -69,6 +69,14 @@ async def test_caps_hold_whichever_worker_is_asked_and_every_decision_is_made_ag
     assert (audited.same, audited.different) == (7, [])
 
 
+def test_a_repeated_id_gets_its_decision_back_though_the_cap_is_reached(client: httpx.Client, make_loop: Make) -> None:
+    loop = make_loop(items=2, policy=None, caps=ONCE)
+    asked: dict[str, Any] = {"candidates": ["p000"], "decision_id": f"{loop}-mine"}
+    first, again = ask(client, loop, **asked), ask(client, loop, **asked)
+    assert items_of(again) == items_of(first) == ["p000"]
+    assert ask(client, loop, candidates=["p000"], decision_id=f"{loop}-other").status_code == 422
+
+
 def test_what_a_user_took_is_not_shown_again(client: httpx.Client, make_loop: Make) -> None:
     taken = {"activity": ["buy"], "reward_above": 0.5, "within": 3600.0}
     loop = make_loop(items=4, policy="linucb", caps={"taken": taken})

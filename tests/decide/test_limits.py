@@ -12,10 +12,12 @@ from pydantic import ValidationError
 
 from service.decide.decision import Request, chances, decide, request_of
 from service.errors import NoCandidates
+from service.evaluate.counterfactual import opinion
 from service.limits import Budget, Caps
 from service.loop import LoopSettings
 from service.records import Removed
 from service.store.codec import decision_bytes, read_decision
+from tests.decide.builders import ENCODER
 from tests.decide.builders import request_of as plain_request
 from tests.decide.test_decision import AT
 from tests.decide.test_rules import SERVED, rules, shop
@@ -35,6 +37,16 @@ def test_what_limits_removed_is_no_candidate_and_the_record_says_so() -> None:
     assert [chance.id for chance in chances(request_of(stored), shop(), SERVED)] == ["p3"]
     plain, _ = decide(request(), shop(), at=AT)
     assert not {b"removed", b"attempt"} & set(decision_bytes(plain).split(b'"'))
+
+
+def test_an_evaluation_asks_about_what_limits_left() -> None:
+    target = replace(SERVED, encoder=ENCODER)
+    cats: dict[str, Any] = {"rules": rules(boost=[{"field": "category", "in": ["cat"], "times": 2.0}])}
+    for asked in ({}, cats):
+        decision, _ = decide(request(removed=REMOVED._replace(spent=()), **asked), shop(), at=AT)
+        said = opinion(decision, shop().catalogue, target, (0, 1))
+        assert said is not None
+        assert said.chosen == decision.items[0].propensity < 1
 
 
 def test_limits_come_before_rules() -> None:
