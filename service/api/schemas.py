@@ -275,7 +275,9 @@ class BudgetReply(BaseModel):
 
 
 class OneItem(Item):
-    budget: BudgetReply | None = Field(None, description="of `budgets` in the loop's settings; null: it has none")
+    budget: BudgetReply | None = Field(
+        None, description="of `budgets` in the loop's settings; left out where it has none"
+    )
 
 
 class ItemFeatures(Body):

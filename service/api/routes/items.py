@@ -74,7 +74,7 @@ async def put_items(
     return changed(await change_items(redis, follower, misfits, loop, changes, by=key.name))
 
 
-@router.get("/items/{item_id:any}", responses=documented(NotFound, StoreUnavailable))
+@router.get("/items/{item_id:any}", responses=documented(NotFound, StoreUnavailable), response_model_exclude_unset=True)
 async def get_item(item_id: IdInPath, redis: RedisDep, follower: FollowerDep, loop: LoopParam = "default") -> OneItem:
     """Return one item, and how much is left of its budget."""
     active = follower.loop(loop)
@@ -82,8 +82,8 @@ async def get_item(item_id: IdInPath, redis: RedisDep, follower: FollowerDep, lo
     if item_id not in catalogue.features:
         raise NotFound(f"there is no item {item_id!r} in loop {loop!r}", code="unknown_item")
     found = await budget_of(redis, active, item_id)
-    budget = None if found is None else BudgetReply(**asdict(found))
-    return OneItem(id=item_id, features=dict(catalogue.features[item_id]), budget=budget)
+    budget = {} if found is None else {"budget": BudgetReply(**asdict(found))}
+    return OneItem(id=item_id, features=dict(catalogue.features[item_id]), **budget)
 
 
 @router.put("/items/{item_id:any}", responses=WRITES)
