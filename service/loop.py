@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from service.funnel import NO_FUNNEL, Funnel
+from service.limits import NO_CAPS, Budgets, Caps
 from service.rules import NO_RULES, Rules
 
 LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -92,6 +93,10 @@ class LoopChanges(BaseModel):
     funnel: Funnel = Field(
         NO_FUNNEL, description="sources that find the candidates of a decision in a large catalogue; {}: all are"
     )
+    caps: Caps = Field(
+        NO_CAPS, description="impressions, taken: what a user is not shown again; {}: nothing is counted"
+    )
+    budgets: Budgets = Field({}, description="item -> impressions, per (total or day): how often it is shown at all")
 
 
 class LoopSettings(LoopChanges):

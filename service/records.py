@@ -177,6 +177,19 @@ class SlateItem:
     propensity: float  # in (0, 1]: of being drawn for its place, given the places before it
 
 
+class Removed(NamedTuple):
+    """Items that limits allowed no more, by the sort of limit."""
+
+    taken: tuple[str, ...] = ()  # the user took them
+    shown: tuple[str, ...] = ()  # the user was shown them as often as may be
+    spent: tuple[str, ...] = ()  # they have no budget left
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.taken + self.shown + self.spent
+
+
 class Retrieved(NamedTuple):
     """The candidates that a funnel found."""
 
@@ -218,6 +231,13 @@ class Decision:
     experiment: Assignment | None = None  # None: it took part in none
     retrieved: Retrieved | None = None  # None: no funnel narrowed the candidates
     seen: Seen | None = None  # None: the user's state was not read
+    removed: Removed | None = None  # None: limits removed no candidate
+    attempt: int = 0  # decisions before it, under this id, that met a limit when they were to be stored
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """Items that were no candidates, though the request or the catalogue may name them."""
+        return self.exclude if self.removed is None else (*self.exclude, *self.removed.items)
 
     def candidates_for(self, place: int) -> int:
         """Return from how many candidates the item at a place, from 0 on, was drawn."""

@@ -164,7 +164,7 @@ class _Catalogues:
             return None
         named = candidates_of(decision, items)
         shown = [item.id for item in decision.items]
-        out = {*decision.exclude, *(shown[: shown.index(event.item)] if event.item in shown else ())}
+        out = {*decision.left_out, *(shown[: shown.index(event.item)] if event.item in shown else ())}
         left = {item: items.get(item, {}) if own is None else own for item, own in named if item not in out}
         if len(left) != event.n or event.item not in left:
             return None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
 from service.admin.adoption import Adoption, adoption
+from service.decide.active import ActiveLoop
 from service.records import Change, Features
 from service.serve.follower import Follower
 from service.serve.misfit_counter import MisfitCounter
-from service.store import item_store, loop_store
+from service.store import item_store, limits, loop_store
 from service.store.keys import Keys
 
 
@@ -46,3 +48,26 @@ async def delete_item(redis: Redis, follower: Follower, loop: str, item: str, *,
     change = Change(by, "delete item", None, {item: None})
     epoch = await item_store.change_items(redis, keys, {item: None}, must_exist=True, change=change)
     return await adoption(redis, follower, keys, epoch)
+
+
+@dataclass(frozen=True)
+class ItemBudget:
+    """A budget, and how much of it there is."""
+
+    impressions: int
+    per: str
+    used: int  # a day: today
+    left: int
+
+
+async def budget_of(redis: Redis, active: ActiveLoop, item: str) -> ItemBudget | None:
+    """Return the budget of an item; None: it has none.
+
+    Raises:
+        StoreUnavailable: Redis does not answer.
+    """
+    budget = active.settings.budgets.get(item)
+    if budget is None:
+        return None
+    used = (await limits.used_of(redis, Keys(active.name, active.id), {item: budget}))[item]
+    return ItemBudget(budget.impressions, budget.per, used, max(0, budget.impressions - used))

@@ -22,6 +22,7 @@ from service.store import (
     erasure_store,
     event_log,
     history_store,
+    limits,
     loop_store,
     policy_store,
     profile_store,
@@ -148,6 +149,11 @@ class LoopStatus(BaseModel):
     activity_trimmed: int = Field(0, description="of them, those beyond the loop's `retention`: dropped")
     activity_erased: int = Field(0, description="of them, those deleted because a user was erased")
     activity_log_bytes: int = Field(0, description="memory that the log of activity takes in Redis, about")
+    capped_users: int = Field(0, description="users for whom caps count something now")
+    capped_user_bytes: int = Field(0, description="most bytes of what caps count of one user, without Redis's own")
+    budgets: int = Field(0, description="items with a budget, of at most 1 000")
+    budgets_spent: int = Field(0, description="of them, those that have nothing left, of a day or in all")
+    overtaken: int = Field(0, description="decisions that met a limit when they were to be stored, and were made again")
     imported: int = Field(0, description="events imported")
     events: int = Field(0, description="events appended to the log")
     erased: int = Field(0, description="events deleted from the log because a user was erased")
@@ -280,6 +286,13 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
         stats["activity_users"] = await activity.count_users(redis, keys)
         stats["activity_user_bytes"] = activity.bytes_at_most(record.settings)
         stats["activity_held"], stats["activity_log_bytes"] = await activity_log.size_of(redis, keys)
+    if record.settings.caps:
+        stats["capped_users"] = await limits.count_capped_users(redis, keys)
+        stats["capped_user_bytes"] = limits.bytes_at_most(record.settings.caps)
+    budgets = record.settings.budgets
+    used = await limits.used_of(redis, keys, budgets)
+    stats["budgets"] = len(budgets)
+    stats["budgets_spent"] = sum(used[item] >= budget.impressions for item, budget in budgets.items())
     policies: dict[str, PolicyStatus] = {}
     for policy in await policy_store.policy_names(redis, keys):
         try:

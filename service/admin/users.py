@@ -18,6 +18,7 @@ from service.store.connection import now
 from service.store.decisions import read_ledger
 from service.store.erasure_store import ErasureRecord, digest_of
 from service.store.keys import Keys
+from service.store.limits import counted_of
 
 LOOKS = 50  # round trips of one page
 FULL = 500  # decisions, events and activities after which a page ends
@@ -25,10 +26,12 @@ FULL = 500  # decisions, events and activities after which a page ends
 
 @dataclass
 class UserPage:
-    """A part of what is kept of a user; the first also holds his activity, and his state."""
+    """A part of what is kept of a user; the first also holds his activity, his state, and what caps count of him."""
 
     activity: Sequence[Activity] = ()
     state: Mapping[str, Any] = field(default_factory=dict)
+    shown: Sequence[tuple[int, str]] = ()  # (unix ms, item) of impressions that caps count, oldest first
+    taken: Sequence[tuple[int, str]] = ()  # the same of what he took
     decisions: list[dict[str, Any]] = field(default_factory=list)  # as `read_ledger` gives them
     events: list[Event] = field(default_factory=list)
     activity_log: list[LoggedActivity] = field(default_factory=list)
@@ -54,6 +57,7 @@ async def read_user(redis: Redis, loop: str, user: str, after: str | None = None
     if after is None:
         page.activity = [Activity(*one) for one in await users.find_activity(redis, keys, user)]
         fields = ItemFields(await item_store.read_some(redis, keys, {one.item for one in page.activity}))
+        page.shown, page.taken = await counted_of(redis, keys, user)
         page.state = user_state(page.activity, fields, at=round(1000 * await now(redis)))
     room, place = _place(after)
     for _ in range(LOOKS):
@@ -112,6 +116,8 @@ def lines_of(page: UserPage) -> Iterator[dict[str, Any]]:
     if page.state:
         yield {"state": page.state}
     yield from ({"activity": one._asdict()} for one in page.activity)
+    yield from ({"shown": {"item": item, "at": at}} for at, item in page.shown)
+    yield from ({"taken": {"item": item, "at": at}} for at, item in page.taken)
     yield from ({"decision": one} for one in page.decisions)
     for event in page.events:
         shown = asdict(event)

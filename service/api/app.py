@@ -48,9 +48,11 @@ from service.api.routes import (
 )
 from service.errors import Forbidden, InvalidRequest, RateLimited, ReboundError, StoreUnavailable, Unauthorized
 from service.serve.activity import ActivityKeeper
+from service.serve.budgets import BudgetKeeper
 from service.serve.explainer import Explainer
 from service.serve.feedback import FeedbackJoiner
 from service.serve.follower import Follower
+from service.serve.limits import Limiter
 from service.serve.misfit_counter import MisfitCounter
 from service.serve.recommend import Recommender
 from service.serve.release_counter import ReleaseCounter
@@ -136,17 +138,20 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
             stack.push_async_callback(decisions.close)
             await _when_there(redis, follower)
             misfits, released = MisfitCounter(redis), ReleaseCounter(redis)
+            budgets = BudgetKeeper(follower, redis)
             tasks = [
                 *follower.run(),
                 asyncio.create_task(misfits.run()),
                 asyncio.create_task(released.run()),
+                asyncio.create_task(budgets.run()),
                 asyncio.create_task(_count(metrics, follower, decisions)),
             ]
             for task in tasks:
                 task.add_done_callback(_end_worker)
             activity = ActivityKeeper(follower, redis, commit)
-            explainer = Explainer(follower, redis, activity, settings)
-            recommender = Recommender(follower, decisions, misfits, activity, released, settings)
+            limiter = Limiter(commit, budgets)
+            explainer = Explainer(follower, redis, activity, limiter, settings)
+            recommender = Recommender(follower, decisions, misfits, activity, limiter, released, settings)
             hot.routes = HotRoutes(recommender, FeedbackJoiner(follower, commit), activity, metrics)
             try:
                 yield State(

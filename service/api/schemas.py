@@ -283,6 +283,21 @@ class Item(Body):
     features: Features = Field(default_factory=dict)
 
 
+class BudgetReply(BaseModel):
+    """The budget of an item."""
+
+    impressions: int
+    per: Literal["total", "day"]
+    used: int = Field(description="impressions that were decided, of a budget a day those of today (UTC)")
+    left: int
+
+
+class OneItem(Item):
+    budget: BudgetReply | None = Field(
+        None, description="of `budgets` in the loop's settings; left out where it has none"
+    )
+
+
 class ItemFeatures(Body):
     features: Features = Field(default_factory=dict)
 
@@ -402,6 +417,10 @@ class DecisionRecord(BaseModel):
         description="where the log of activity ended when the user's state was read, then his last items where a "
         "source asks for them; null: it was not read",
     )
+    removed: dict[Literal["taken", "shown", "spent"], list[str]] | None = Field(
+        None, description="items that limits allowed no more, by the sort of limit; null: none"
+    )
+    attempt: int = Field(0, description="decisions before it that met a limit when they were to be stored")
 
 
 class LedgerFeedback(BaseModel):
@@ -924,11 +943,20 @@ class UserEvent(BaseModel):
         return cls(at=event.time, item_id=event.item, **shown)
 
 
+class CountedItem(BaseModel):
+    """An item, and when."""
+
+    at: float = Field(description="unix seconds")
+    item_id: str
+
+
 class UserReply(BaseModel):
     user_id: str
     loop: str
     activity: list[UserActivity] = Field(description="that is kept, oldest first; on the first page only, as `state`")
     state: dict[str, Any] = Field(description="what decisions see of it, in the context, under `@user`")
+    shown: list[CountedItem] = Field(description="impressions that caps count, oldest first; on the first page only")
+    taken: list[CountedItem] = Field(description="what he took, as caps see it; on the first page only")
     decisions: list[DecisionLedger] = Field(description="that the ledger holds, in no order")
     events: list[UserEvent] = Field(description="that the log holds, in its order, after all decisions")
     activity_log: list[UserLoggedActivity] = Field(description="all of it that the log holds, after all events")

@@ -130,6 +130,7 @@ function ofLedger(loop, ledger, settings, why) {
       waiting(ledger, settings)),
     section("What was asked", context(decision.context),
       facts([["Candidates", candidates(decision)], ["Excluded", decision.exclude.length ? decision.exclude.join(", ") : null],
+        ["Removed by limits", decision.removed && Object.entries(decision.removed).map(([why, items]) => `${items.join(", ")} (${LIMITS[why]})`).join("; ")],
         ["Found by the funnel", decision.retrieved && `${count(decision.retrieved.rows.length)} items, by version ${decision.retrieved.version} of its counts`]]),
       own(decision.candidates)),
     decision.rules ? section("Rules that held", h("ul", { class: "plain" }, rules(decision.rules).map((said) => h("li", {}, said)))) : null,
@@ -179,6 +180,8 @@ function condition({ field, in: among, not_in: without, min, max }) {
   const said = [among && `is one of ${text(among)}`, without && `is none of ${text(without)}`, min !== undefined && min !== null && `is at least ${figure(min)}`, max !== undefined && max !== null && `is at most ${figure(max)}`];
   return `${field} ${said.filter(Boolean).join(" and ")}`;
 }
+
+const LIMITS = { taken: "the user took them", shown: "shown to the user as often as may be", spent: "no budget left" };
 
 const rules = ({ filter = [], boost = [], pin = [], at_most = [] }) => [
   ...filter.map((one) => `Only items whose ${condition(one)}.`),

@@ -17,7 +17,7 @@ from service.decide.stage import Stage, key_of, passing
 from service.errors import NoCandidates
 from service.layout import Rows
 from service.policies import Array, Ranked
-from service.records import Assignment, Decision, Features, Retrieved, Seen, SlateItem
+from service.records import Assignment, Decision, Features, Removed, Retrieved, Seen, SlateItem
 from service.represent.misfits import Misfits
 from service.represent.stored import AnyEncoder, Block
 from service.retrieve.retriever import Origin, Retriever
@@ -38,6 +38,13 @@ class Request:
     rules: Rules = NO_RULES  # of the loop and of the request
     retrieved: Retrieved | None = None  # what the funnel found; None: it is to be asked, if there is one
     seen: Seen | None = None  # what the user's state in `context` was made from; None: it was not read
+    removed: Removed | None = None  # candidates that limits allow no more
+    attempt: int = 0  # decisions before this one that met a limit when they were to be stored
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """Items that are no candidates, though the request or the catalogue may name them."""
+        return self.exclude if self.removed is None else (*self.exclude, *self.removed.items)
 
 
 class Pick(NamedTuple):
@@ -49,9 +56,14 @@ class Pick(NamedTuple):
     of: int  # candidates for this place
 
 
-def seed_of(loop: str, decision_id: str) -> str:
-    """Return the decision's seed, 16 hexadecimal digits."""
-    return blake2b(f"{loop}\0{decision_id}".encode(), digest_size=8).hexdigest()
+def seed_of(loop: str, decision_id: str, attempt: int = 0) -> str:
+    """Return the decision's seed, 16 hexadecimal digits.
+
+    Another attempt has another seed. By the same one, the item that a limit took would always have the same
+    successor, whatever its propensity.
+    """
+    text = f"{loop}\0{decision_id}\0{attempt}" if attempt else f"{loop}\0{decision_id}"
+    return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def uniform(seed: str, draw: int) -> float:
@@ -128,7 +140,7 @@ def decide(
     ids, block, stage = _eligible(request, active, encoder, misfits)
     rows = encoder.rows(request.context, block, misfits=misfits)  # (n, d)
     ranked, folded = served.rank(rows, ids, request.user_id)
-    seed = seed_of(active.name, request.decision_id)
+    seed = seed_of(active.name, request.decision_id, request.attempt)
     floor = active.settings.exploration_floor
     slate = draw_slate(ranked, k=request.k, floor=floor, seed=seed, stage=stage)
     if not slate:
@@ -157,6 +169,8 @@ def decide(
         experiment=experiment,
         retrieved=request.retrieved,
         seen=request.seen,
+        removed=request.removed,
+        attempt=request.attempt,
     )
     return decision, rows.dense(np.array([pick.row for pick in slate]))
 
@@ -246,7 +260,7 @@ def _retrieved(request: Request, active: ActiveLoop, retriever: Retriever, misfi
     """Ask the funnel, among the items that meet the filter."""
     rows = _narrowed(retriever, request, active).retrieve(
         _query(request, active),
-        exclude=_rows_of(request.exclude, active),
+        exclude=_rows_of(request.left_out, active),
         pinned=_rows_of((pin.item for pin in request.rules.pin), active),
         misfits=misfits,
     )
@@ -276,7 +290,7 @@ def _origins(request: Request, active: ActiveLoop) -> dict[str, list[Origin]] | 
     if retriever is None or _retrieved(request, active, retriever, None) != request.retrieved:
         return None
     found = _narrowed(retriever, request, active).origins(
-        _query(request, active), exclude=_rows_of(request.exclude, active)
+        _query(request, active), exclude=_rows_of(request.left_out, active)
     )
     return {active.catalogue.ids[row]: origins for row, origins in found.items()}
 
@@ -292,16 +306,30 @@ def _eligible(
     catalogue, stage = active.catalogue, None
     if request.rules:
         ids, block, stage = catalogue.eligible_by_rules(
-            request.candidates, request.exclude, request.rules, encoder, misfits, request.retrieved
+            request.candidates, request.left_out, request.rules, encoder, misfits, request.retrieved
         )
     else:
-        ids, block = catalogue.eligible(request.candidates, request.exclude, encoder, misfits, request.retrieved)
+        ids, block = catalogue.eligible(request.candidates, request.left_out, encoder, misfits, request.retrieved)
+    if not ids and request.removed is not None:
+        raise NoCandidates(*_limit_of_all(request.removed))
     if not ids:
         raise NoCandidates(
             "candidates",
             "none is left: send `candidates`, or fill the loop's catalogue with POST /items, and check `exclude`",
         )
     return ids, block, stage
+
+
+def _limit_of_all(removed: Removed) -> tuple[str, str]:
+    """Return the limit that took the last candidate, and what all of them did, for people."""
+    taken, shown, spent = map(len, removed)
+    did = [
+        ("caps.taken", taken, "the user took"),
+        ("caps.impressions", shown, "the user was shown as often as may be"),
+        ("budgets", spent, "have no budget left"),
+    ]
+    told = [(field, f"{n} {what} (`{field}`)") for field, n, what in did if n]
+    return told[-1][0], f"no candidate is left: {', '.join(text for _, text in told)}"
 
 
 def request_of(decision: Decision) -> Request:
@@ -316,4 +344,6 @@ def request_of(decision: Decision) -> Request:
         rules=NO_RULES if decision.rules is None else Rules.model_validate(decision.rules),
         retrieved=decision.retrieved,
         seen=decision.seen,
+        removed=decision.removed,
+        attempt=decision.attempt,
     )

@@ -52,12 +52,12 @@ def opinion(
     assert encoder is not None, "the target has no encoder"
     stage: Stage | None = None
     if decision.rules is None:
-        ids, block = catalogue.eligible(decision.candidates, decision.exclude, encoder, retrieved=decision.retrieved)
+        ids, block = catalogue.eligible(decision.candidates, decision.left_out, encoder, retrieved=decision.retrieved)
     else:
         rules = Rules.model_validate(decision.rules)
         try:
             ids, block, stage = catalogue.eligible_by_rules(
-                decision.candidates, decision.exclude, rules, encoder, retrieved=decision.retrieved
+                decision.candidates, decision.left_out, rules, encoder, retrieved=decision.retrieved
             )
         except NoCandidates:
             return None

@@ -184,7 +184,7 @@ def decision_row(decision: Decision) -> dict[str, Any]:
         "user_id": decision.user_id,
         "context": _json(decision.context),
         "candidates": _json(decision.candidates),
-        "exclude": list(decision.exclude),
+        "exclude": list(decision.left_out),
         "catalogue": decision.catalogue,
         "n": decision.n,
         "k": decision.k,

@@ -46,8 +46,13 @@ class ActivityKeeper:
         turns = {user: iter(of_his) for user, of_his in answers.items()}
         return [next(turns[one.user]) for one in sent]
 
-    async def with_state(self, context: Features, user: str, active: ActiveLoop, *, at: int) -> tuple[Features, Seen]:
+    async def with_state(
+        self, context: Features, user: str, active: ActiveLoop, *, at: int, takes_up: bool = True
+    ) -> tuple[Features, Seen]:
         """Add the user's state to a context.
+
+        Args:
+            takes_up: rewarded items that wait become activity first; False: nothing is written.
 
         Returns:
             The context, the same one where he has no state, and what was read of his activity.
@@ -56,7 +61,7 @@ class ActivityKeeper:
             StoreUnavailable: Redis does not answer.
         """
         keys = Keys(active.name, active.id)
-        if active.settings.reward_activity:  # both in one round trip, in this order
+        if takes_up and active.settings.reward_activity:  # both in one round trip, in this order
             taking = take_rewarded(self._commit, keys, active.settings, user)
             _, (kept, end) = await asyncio.gather(taking, read_activity(self._commit, keys, user))
         else:

@@ -26,6 +26,7 @@ from service.records import Decision, Event, Features
 from service.represent.stored import AnyEncoder, make_encoder, schema_of, stored_encoder
 from service.serve.activity import ActivityKeeper, check_names
 from service.serve.follower import Follower
+from service.serve.limits import Limiter
 from service.serve.recommend import check_candidates
 from service.settings import Settings
 from service.store import encoders, event_log, item_store, loop_store, policy_store
@@ -87,8 +88,10 @@ class _GivenUp(Exception):
 class Explainer:
     """Explains decisions and requests of the loops that a worker serves."""
 
-    def __init__(self, follower: Follower, redis: Redis, activity: ActivityKeeper, settings: Settings) -> None:
-        self._follower, self._redis, self._activity = follower, redis, activity
+    def __init__(
+        self, follower: Follower, redis: Redis, activity: ActivityKeeper, limiter: Limiter, settings: Settings
+    ) -> None:
+        self._follower, self._redis, self._activity, self._limiter = follower, redis, activity, limiter
         self._most_candidates = settings.max_candidates
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[object]] = set()
@@ -138,10 +141,23 @@ class Explainer:
 
         async def explain(stop: threading.Event) -> Trial:
             at = time.time()
-            asked = context
+            asked, seen = context, None
             if user_id is not None and active.activity:
-                asked = await self._activity.with_state(context, user_id, active, at=round(1000 * at))
-            request = Request("", user_id, asked, candidates, (), 1, active.settings.rules)
+                asked, seen = await self._activity.with_state(
+                    context, user_id, active, at=round(1000 * at), takes_up=False
+                )
+            removed = await self._limiter.of_request(active, user_id, candidates)
+            request = Request(
+                "",
+                user_id,
+                asked,
+                candidates,
+                (),
+                1,
+                active.settings.rules,
+                seen=seen,
+                removed=removed if any(removed) else None,
+            )
             request = await asyncio.to_thread(narrowed, request, active)
             serves, _ = active.assigned(user_id, "", at=at)
             tried = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import NoReturn
 
@@ -13,6 +14,7 @@ from service.serve.ids import loop_of, may_come
 from service.store.decisions import display_decision, join_feedback
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
+from service.store.limits import mark_taken, read_owner
 
 CONFLICTS = {  # answers of the scripts -> (code, what happened and what to do)
     "too_many": ("too_many_feedback", "this decision has had 1000 reports; no more are taken"),
@@ -67,9 +69,10 @@ class FeedbackJoiner:
             raise InvalidRequest(
                 "feedback_id", "a correction needs one of its own, or a repeat of it would not be known"
             )
-        answer = await join_feedback(
+        keys, taken = Keys(active.name, active.id), active.settings.caps.taken
+        joining = join_feedback(
             self._commit,
-            Keys(active.name, active.id),
+            keys,
             active.settings,
             decision_id=decision_id,
             item=item_id or "",
@@ -78,6 +81,13 @@ class FeedbackJoiner:
             replaces=replaces or "",
             early_ms=_early_ms(active, decision_id),
         )
+        if taken is None or taken.reward_above is None or reward <= taken.reward_above:
+            answer = await joining
+        else:
+            answer, owner = await asyncio.gather(joining, read_owner(self._commit, keys, decision_id))
+            item = item_id or (owner[1] if owner and replaces is None else None)
+            if owner and item and answer in ("accepted", "duplicate", "late"):  # a duplicate: it may have failed then
+                await mark_taken(self._commit, keys, owner[0], item, active.settings.caps)
         if answer in ("accepted", "duplicate", "late", "early"):
             return answer
         if answer == "not_in_slate":

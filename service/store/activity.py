@@ -60,15 +60,25 @@ async def take_activity(
     Raises:
         StoreUnavailable: Redis did not answer. What has ids may be sent again.
     """
-    part = keys.partition()
+    part, taken = keys.partition(), settings.caps.taken
+    types = () if taken is None else taken.activity
     take = script("take_activity")
 
     async def of_user(user: str, of_his: Sequence[Sent]) -> list[str]:
-        args: list[Value] = [*_accepting(user, settings), IDS_KEPT]
+        args: list[Value] = [*_accepting(user, settings), IDS_KEPT, settings.caps.kept, settings.caps.ms]
         for one in of_his:
             digest = b"" if one.activity_id is None else blake2b(one.activity_id.encode(), digest_size=8).digest()
             args += (digest, "" if one.at is None else one.at, orjson.dumps([one.item, one.type]))
-        named = (part.activity(user), part.activity_users, part.stats, part.activity_log, part.activity_ids(user))
+            args.append(one.item if one.type in types else "")
+        named = (
+            part.activity(user),
+            part.activity_users,
+            part.stats,
+            part.activity_log,
+            part.activity_ids(user),
+            part.taken(user),
+            part.capped_users,
+        )
         return [answer.decode() for answer in await commit.run(take, named, args, uses=keys.loop)]
 
     answers = await asyncio.gather(*(of_user(user, of_his) for user, of_his in sent.items()))

@@ -43,6 +43,7 @@ from service.records import (
     LoopRecord,
     Note,
     PolicyRecord,
+    Removed,
     Retrieved,
     Retry,
     Seen,
@@ -279,6 +280,10 @@ def decision_bytes(decision: Decision) -> bytes:
         more["retrieved"] = _retrieved(decision.retrieved)
     if decision.seen is not None:
         more["seen"] = [decision.seen.position, *decision.seen.items]
+    if decision.removed is not None:
+        more["removed"] = {sort: items for sort, items in decision.removed._asdict().items() if items}
+    if decision.attempt:
+        more["attempt"] = decision.attempt
     return orjson.dumps(
         {
             "v": FORMAT,
@@ -333,6 +338,10 @@ def read_retrieved(stored: Mapping[str, Any]) -> Retrieved:
     return Retrieved(stored["version"], tuple(accumulate(stored["gaps"])))
 
 
+def _removed(stored: Mapping[str, Sequence[str]]) -> Removed:
+    return Removed(*(tuple(stored.get(sort, ())) for sort in Removed._fields))
+
+
 def read_decision(stored: bytes) -> Decision:
     """Read a decision.
 
@@ -367,6 +376,8 @@ def read_decision(stored: bytes) -> Decision:
         experiment=_assignment(record),
         retrieved=read_retrieved(record["retrieved"]) if "retrieved" in record else None,
         seen=Seen(record["seen"][0], tuple(record["seen"][1:])) if "seen" in record else None,
+        removed=_removed(record["removed"]) if "removed" in record else None,
+        attempt=record.get("attempt", 0),
     )
 
 

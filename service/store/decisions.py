@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +22,7 @@ from service.store.codec import decision_bytes, read_decision, row_bytes, slate_
 from service.store.connection import answering, script
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
+from service.store.limits import Limits, limit_keys
 from service.store.open_time import read_opening
 
 log = structlog.get_logger()
@@ -40,6 +41,19 @@ class PendingDecision:
     aggregation: str = "first"
     displayed: bool = True  # False: it waits for its display
     activity_above: float | None = None  # an item with a higher reward counts as activity of its user; None: none does
+    limits: Limits | None = None  # to be checked when it is stored, and counted
+
+
+class Overtaken(Exception):
+    """Limits do not allow a decision; nothing was stored.
+
+    Others came first, or Redis does not answer, and nobody else knows whether an item has a budget left (`alone`).
+    Then it may be stored all the same.
+    """
+
+    def __init__(self, shown: Collection[str], spent: Collection[str], *, alone: bool = False) -> None:
+        super().__init__()
+        self.shown, self.spent, self.alone = shown, spent, alone
 
 
 class DecisionWriter:
@@ -62,14 +76,24 @@ class DecisionWriter:
         return len(self._buffer)
 
     async def append(self, pending: PendingDecision) -> tuple[Decision, bool]:
-        """Store a decision; return the one that stands under its id, and whether it is still only in memory."""
+        """Store a decision; return the one that stands under its id, and whether it is still only in memory.
+
+        Raises:
+            Overtaken: its limits do not allow it.
+        """
         if not self._buffer and self._usable():
             try:
                 stored = await self._store(pending)
             except StoreUnavailable:
                 pass
             else:
+                if isinstance(stored, list):
+                    raise _overtaken(stored)
                 return (read_decision(stored) if stored else pending.decision), False
+        if pending.limits is not None:
+            if pending.limits.budgets:
+                raise Overtaken((), pending.limits.budgets, alone=True)
+            pending = replace(pending, limits=replace(pending.limits, enforce=False))
         self.degraded += 1
         if len(self._buffer) == self._most:
             self.dropped += 1
@@ -79,19 +103,25 @@ class DecisionWriter:
             self._drainer = asyncio.create_task(self._drain())
         return pending.decision, True
 
-    async def _store(self, pending: PendingDecision) -> bytes | None:
-        """Store one; the record that stood under this id before, None where there was none."""
+    async def _store(self, pending: PendingDecision) -> bytes | list[bytes] | None:
+        """Store one; the record that stood under this id before, None where there was none.
+
+        A list: what its limits do not allow.
+        """
         decision = pending.decision
         args: list[str | bytes | int] = [decision.decision_id, decision_bytes(decision), pending.wait_ms]
+        keys = ledger_keys(pending.keys, decision.decision_id)
         args += (int(pending.displayed), pending.aggregation, pending.ledger_ms, _above(pending.activity_above))
+        if pending.limits is None:
+            args.append("")
+        else:
+            args.append(pending.limits.as_json)
+            keys += limit_keys(pending.keys, decision.user_id)
         bodies = slate_bodies(decision, pending.features)
         for item, body, row in zip(decision.items, bodies, pending.rows, strict=True):
             args += (item.id, body, row_bytes(row))
-        stored: bytes | None = await self._commit.run(
-            script("store_decision"),
-            ledger_keys(pending.keys, decision.decision_id),
-            args,
-            uses=pending.keys.loop,
+        stored: bytes | list[bytes] | None = await self._commit.run(
+            script("store_decision"), keys, args, uses=pending.keys.loop
         )
         return stored
 
@@ -116,6 +146,13 @@ class DecisionWriter:
         if self._drainer is not None and not self._drainer.done():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._drainer, within_s)
+
+
+def _overtaken(said: Sequence[bytes]) -> Overtaken:
+    items: dict[bytes, list[str]] = {b"shown": [], b"spent": []}
+    for sort, item in zip(said[::2], said[1::2], strict=True):
+        items[sort].append(item.decode())
+    return Overtaken(items[b"shown"], items[b"spent"])
 
 
 def ledger_keys(keys: Keys, decision_id: str) -> tuple[str, ...]:

@@ -64,6 +64,24 @@ class Partition:
         """Sorted set: user whose activity is kept -> when its time is over, ms."""
         return self.prefix + "activity-users"
 
+    def shown(self, user: str) -> str:
+        """Hash with a time to live: item -> ms of its impressions for the user, newest last. Bounded (`limits.lua`)."""
+        return f"{self.prefix}shown:{user}"
+
+    def taken(self, user: str) -> str:
+        """Sorted set with a time to live: item that the user took -> when, ms. Bounded (`mark_taken.lua`)."""
+        return f"{self.prefix}taken:{user}"
+
+    @property
+    def capped_users(self) -> str:
+        """Sorted set: user for whom something is counted -> when its time is over, ms."""
+        return self.prefix + "capped-users"
+
+    @property
+    def budgets(self) -> str:
+        """Hash: item -> period, granted, returned, used, last: its budget as far as it is here (`budget.lua`)."""
+        return self.prefix + "budgets"
+
     @property
     def rewarded(self) -> str:
         """Hash: user -> his rewarded items that are yet to be taken up as activity. Bounded (`ledger.lua`)."""
@@ -154,6 +172,11 @@ class Keys:
     def items(self) -> str:
         """Hash: item id -> features."""
         return self.home + "items"
+
+    @property
+    def granted(self) -> str:
+        """Hash: `partition/item` -> period, granted, returned, last: where its budget went (`budget.lua`)."""
+        return self.home + "granted"
 
     @property
     def item_log(self) -> str:

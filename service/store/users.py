@@ -140,17 +140,18 @@ async def erase_decisions(redis: Redis, keys: Keys, erasure: str, decision_ids: 
 
 
 async def erase_activity(redis: Redis, keys: Keys, erasure: str, user: str) -> bool:
-    """Delete what is kept of what a user did, and his activity from its log; False: another process does it meanwhile.
+    """Delete what is kept of what a user did, what caps count of him, and his activity from its log.
 
-    An activity that both hold counts once.
+    An activity that both hold counts once. False: another process does it meanwhile.
     """
     part = keys.partition()
     async with answering():
         kept = await redis.llen(part.activity(user))
         async with redis.pipeline(transaction=True) as pipe:
-            pipe.delete(part.activity(user), part.activity_ids(user))
+            pipe.delete(part.activity(user), part.activity_ids(user), part.shown(user), part.taken(user))
             pipe.zrem(part.activity_users, user)
             pipe.hdel(part.rewarded, user)
+            pipe.zrem(part.capped_users, user)
             pipe.hincrby(part.erasure, f"{erasure}/activity", kept)
             await pipe.execute()
     return await activity_log.erase_of(redis, keys, user, counted=f"{erasure}/activity")

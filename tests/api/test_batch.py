@@ -26,7 +26,7 @@ from service.store.connection import script
 from service.store.decisions import DecisionWriter
 from service.store.group_commit import Call, GroupCommit
 from tests.decide.builders import active_of
-from tests.serve.stand_ins import Follows, NoActivity
+from tests.serve.stand_ins import Follows, NoActivity, NoLimits
 
 Make = Callable[..., str]
 
@@ -46,7 +46,7 @@ class Spied(GroupCommit):
 def routes_of(redis: Redis, commit: GroupCommit) -> HotRoutes:
     follower, keeper = Follows(active_of(5, name="shop")), NoActivity()
     writer = DecisionWriter(commit, buffer=10)
-    asks = Recommender(follower, writer, MisfitCounter(redis), keeper, ReleaseCounter(redis), Settings())
+    asks = Recommender(follower, writer, MisfitCounter(redis), keeper, NoLimits(), ReleaseCounter(redis), Settings())
     return HotRoutes(asks, cast(FeedbackJoiner, None), keeper, Metrics())
 
 

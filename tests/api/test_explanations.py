@@ -320,7 +320,7 @@ def test_a_client_may_not_read_explanations(settings: Settings) -> None:
 @pytest.mark.anyio
 async def test_one_explanation_is_made_at_a_time_and_a_long_one_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     none: Any = None  # nothing of these is asked
-    explainer = module.Explainer(none, none, none, Settings())
+    explainer = module.Explainer(none, none, none, none, Settings())
     release = threading.Event()
     given_up: list[threading.Event] = []
     running: list[str] = []

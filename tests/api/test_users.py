@@ -55,7 +55,8 @@ def found_in(redis: Redis, folder: Path, text: bytes) -> list[str]:
 def test_a_user_is_shown_and_erased_and_his_id_is_nowhere(
     client: httpx.Client, make_loop: Callable[..., str], store: Redis, redis_url: str
 ) -> None:
-    user, loop = f"u/{uuid4().hex}", make_loop(items=4)
+    caps = {"impressions": [{"most": 99, "within": 60.0}], "taken": {"activity": ["buy", "view"], "within": 60.0}}
+    user, loop = f"u/{uuid4().hex}", make_loop(items=4, caps=caps)
     path, params = f"/users/{user.replace('/', '%2F')}", {"loop": loop}
     for number in range(6):
         for name in (user, "another"):
@@ -77,6 +78,7 @@ def test_a_user_is_shown_and_erased_and_his_id_is_nowhere(
     shown = all_of(client, loop, user.replace("/", "%2F"))
     assert [one["item_id"] for one in shown["activity"]] == ["p001"]
     assert [one["number"] for one in shown["activity_log"]] == [1]
+    assert (len(shown["shown"]), [one["item_id"] for one in shown["taken"]]) == (6, ["p001"])
     assert shown["state"]["last"] == {"category": "b", "price": 1}
     assert {one["decision"]["user_id"] for one in shown["decisions"]} == {user}
     assert sorted(one["status"] for one in shown["decisions"]) == ["pending", *["rewarded"] * 5]
@@ -84,7 +86,9 @@ def test_a_user_is_shown_and_erased_and_his_id_is_nowhere(
     assert {one["context"]["hour"] for one in shown["events"]} == {3}
     exported = CliRunner().invoke(app, ["users", "export", user, "--loop", loop, "--redis", redis_url]).output
     lines = [json.loads(line) for line in exported.splitlines()]
-    assert [next(iter(line)) for line in lines] == ["state", "activity", *["decision"] * 6, *["event"] * 5, "logged"]
+    counted = [*["shown"] * 6, "taken"]
+    rest = [*["decision"] * 6, *["event"] * 5, "logged"]
+    assert [next(iter(line)) for line in lines] == ["state", "activity", *counted, *rest]
     folder = Path(store.config_get("dir")["dir"])
     assert found_in(store, folder, user.encode()), "it can be found"
 
@@ -104,6 +108,7 @@ def test_a_user_is_shown_and_erased_and_his_id_is_nowhere(
     gone = all_of(client, loop, user.replace("/", "%2F"))
     assert (gone["activity"], gone["state"], gone["decisions"], gone["events"]) == ([], {}, [], [])
     assert gone["activity_log"] == []
+    assert (gone["shown"], gone["taken"]) == ([], [])
     assert len(all_of(client, loop, "another")["decisions"]) == 6, "others are not touched"
 
     counts = status()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import httpx
 import pytest
 from redis import Redis
 
+from service.settings import Settings
+from tests.conftest import Worker
 from tests.processes import Served, alive
 from tests.waiting import until
 
@@ -107,6 +111,54 @@ def test_a_poison_event_stops_nothing(served: Served) -> None:
 
     until(lambda: status()["policies"]["adaptive"]["events"] == 2, "learning went on past it")
     assert status()["dead_letters"] == 1
+
+
+def test_a_worker_dies_and_no_budget_is_overspent_and_none_strands(served: Served) -> None:
+    """Two workers spend budgets together, and one is killed on the way. What it had stored and not answered counts."""
+    loop, most, clients = "budgets", {"a": 30, "b": 12}, 8
+    budgets = {item: {"impressions": n} for item, n in most.items()}
+    body = {"exploration_floor": 1.0, "budgets": budgets}
+    httpx.put(f"{served.url}/loops/{loop}", json=body, timeout=30).raise_for_status()
+    shown: Counter[str] = Counter()
+    cut = 0
+
+    def spend(url: str) -> None:
+        nonlocal cut
+        asked = {"loop": loop, "candidates": ["a", "b", "c"]}
+        try:
+            reply = httpx.post(f"{url}/recommend", json=asked, timeout=10)
+        except httpx.ConnectError:
+            return
+        except httpx.TransportError:  # it may have been stored
+            cut += 1
+            return
+        assert reply.status_code == 200, reply.text
+        assert not reply.json()["degraded"]
+        shown.update([reply.json()["items"][0]["id"]])
+
+    def used() -> Counter[str]:
+        part = served.keys(loop).partition()
+        with Redis.from_url(served.redis_url) as redis:
+            held = {field.decode(): value.split() for field, value in redis.hgetall(part.budgets).items()}
+        return Counter({field.removeprefix("total/"): int(value[3]) for field, value in held.items()})
+
+    def spend_all(url: str) -> Counter[str]:
+        with ThreadPoolExecutor(clients) as pool:
+            list(pool.map(spend, [url, served.url] * clients))
+        return used()
+
+    with Worker(Settings(redis_url=served.redis_url), learner=False) as other:
+        until(lambda: spend_all(other)["a"] > 5, "both spend")
+        with ThreadPoolExecutor(1) as pool:
+            spending = pool.submit(spend_all, other)
+            killed = served.kill("service api")
+            spending.result()
+        until(lambda: not alive(killed), "it is dead")
+        until(lambda: spend_all(other) == most, "every budget is spent to its end")
+        until(served.ready, "another has come")
+        assert spend_all(other) == most
+    for item, n in most.items():
+        assert n - cut <= shown[item] <= n
 
 
 def test_lost_data_is_not_papered_over(data: Path) -> None:

@@ -34,7 +34,7 @@ from service.store.keys import OPEN
 from tests.builders import loop_of, policy_of, store_loop
 from tests.decide.builders import ENCODER, active_of
 from tests.learn.running import opened
-from tests.serve.stand_ins import Follows, NoActivity
+from tests.serve.stand_ins import Follows, NoActivity, NoLimits
 
 T = TypeVar("T")
 
@@ -189,7 +189,7 @@ class Worker:
     def follow(self, active: ActiveLoop) -> None:
         follower, writer = Follows(active), DecisionWriter(self._commit, buffer=0)
         misfits, released = MisfitCounter(self.redis), ReleaseCounter(self.redis)
-        self._recommender = Recommender(follower, writer, misfits, NoActivity(), released, SETTINGS)
+        self._recommender = Recommender(follower, writer, misfits, NoActivity(), NoLimits(), released, SETTINGS)
         self._joiner, self._loop = FeedbackJoiner(follower, self._commit), active.name
 
     async def decide(self, name: str, k: int, displayed: bool) -> list[str]:

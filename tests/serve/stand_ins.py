@@ -7,6 +7,7 @@ from service.errors import NotFound, StoreUnavailable
 from service.records import Decision, Features, Seen
 from service.serve.activity import ActivityKeeper
 from service.serve.follower import Follower
+from service.serve.limits import Limiter
 from service.store.decisions import DecisionWriter, PendingDecision
 
 
@@ -16,6 +17,10 @@ class Follows(Follower):
     def __init__(self, *loops: ActiveLoop) -> None:
         self._loops = {loop.name: loop for loop in loops}
         self.store_lost = False
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._loops)
 
     def loop(self, name: str) -> ActiveLoop:
         if name not in self._loops:
@@ -44,8 +49,16 @@ class NoActivity(ActivityKeeper):
 
     def __init__(self) -> None: ...
 
-    async def with_state(self, context: Features, user: str, active: ActiveLoop, *, at: int) -> tuple[Features, Seen]:
+    async def with_state(
+        self, context: Features, user: str, active: ActiveLoop, *, at: int, takes_up: bool = True
+    ) -> tuple[Features, Seen]:
         raise AssertionError(f"the state of {user} was read in a loop without activity")
+
+
+class NoLimits(Limiter):
+    """Is of a loop without limits: nobody may ask it."""
+
+    def __init__(self) -> None: ...
 
 
 class NoRedis:

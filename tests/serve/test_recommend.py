@@ -20,7 +20,7 @@ from service.store import release_store
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from tests.decide.builders import active_of
-from tests.serve.stand_ins import Follows, NoActivity, NoRedis, Writes
+from tests.serve.stand_ins import Follows, NoActivity, NoLimits, NoRedis, Writes
 
 pytestmark = pytest.mark.anyio
 SMALL = Settings(max_candidates=3, max_k=2)
@@ -28,7 +28,9 @@ SMALL = Settings(max_candidates=3, max_k=2)
 
 def recommender(redis: Redis, writes: Writes, **settings: Any) -> Recommender:
     active = active_of(5, name="shop", **settings)
-    return Recommender(Follows(active), writes, MisfitCounter(redis), NoActivity(), ReleaseCounter(redis), SMALL)
+    return Recommender(
+        Follows(active), writes, MisfitCounter(redis), NoActivity(), NoLimits(), ReleaseCounter(redis), SMALL
+    )
 
 
 async def test_a_decision_is_stored_before_it_is_answered(redis: Redis) -> None:
@@ -88,7 +90,9 @@ async def test_an_unknown_loop_is_not_found(redis: Redis) -> None:
 async def test_without_redis_it_decides_without_the_state_of_the_user(redis: Redis) -> None:
     active = replace(active_of(5, name="shop"), activity=True)
     keeper = ActivityKeeper(Follows(active), redis, cast(GroupCommit, NoRedis()))
-    asks = Recommender(Follows(active), Writes(), MisfitCounter(redis), keeper, ReleaseCounter(redis), SMALL)
+    asks = Recommender(
+        Follows(active), Writes(), MisfitCounter(redis), keeper, NoLimits(), ReleaseCounter(redis), SMALL
+    )
     decision, degraded = await asks.recommend("shop", user_id="u", context={"a": 1})
     assert (decision.context, degraded) == ({"a": 1}, True)
     _, degraded = await asks.recommend("shop", context={"a": 1})  # nobody's state is asked for
@@ -104,7 +108,7 @@ async def test_the_name_of_the_state_is_not_for_clients(redis: Redis, name: str)
 async def test_misfits_are_counted_in_the_loop(redis: Redis) -> None:
     counter = MisfitCounter(redis)
     asks = Recommender(
-        Follows(active_of(5, name="shop")), Writes(), counter, NoActivity(), ReleaseCounter(redis), SMALL
+        Follows(active_of(5, name="shop")), Writes(), counter, NoActivity(), NoLimits(), ReleaseCounter(redis), SMALL
     )
     for _ in range(2):
         await asks.recommend("shop", context={"a": "x" * 300})
@@ -118,7 +122,9 @@ async def test_decisions_of_a_policy_that_is_released_are_counted_and_wait_for_r
     of_loop = active_of(5, name="shop")
     release: dict[str, Any] = {"policy": of_loop.policy_for("u").policy, "id": uuid4().hex, "latency_ms": 0.0}
     active, keys = replace(of_loop, release=release), Keys(of_loop.name, of_loop.id)
-    asks = Recommender(Follows(active), Writes(degraded=True), MisfitCounter(redis), NoActivity(), counter, SMALL)
+    asks = Recommender(
+        Follows(active), Writes(degraded=True), MisfitCounter(redis), NoActivity(), NoLimits(), counter, SMALL
+    )
     await asks.recommend("shop")
     with monkeypatch.context() as gone:
         gone.setattr(release_store, "count_served", NoRedis().run)

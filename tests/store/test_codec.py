@@ -13,7 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.records import START, Assignment, Decision, Event, Note, Retrieved, Seen, SlateItem, Training, Unreadable
+from service.records import (
+    START,
+    Assignment,
+    Decision,
+    Event,
+    Note,
+    Removed,
+    Retrieved,
+    Seen,
+    SlateItem,
+    Training,
+    Unreadable,
+)
 from service.store import codec
 from service.store.codec import FORMAT, MOST_FEATURES, NewerFormat
 from tests.builders import decision_of, event_of, experiment_of, fields_of, loop_of, policy_of
@@ -43,6 +55,8 @@ DECISION = decision_of(
     experiment=Assignment("prices", "1f2e", 2, "bold", 0.45),
     retrieved=Retrieved(4, (0, 7, 90_000)),
     seen=Seen("1700000000000-3", ("b", "a")),
+    removed=Removed(taken=("p7",), spent=("p8", "p9")),
+    attempt=2,
 )
 
 RAW = event_of(3, context={"hour": 3}, features={"price": 1.5, "tags": ["a", {"b": None}]}, encoder="0123456789ab")

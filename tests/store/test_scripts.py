@@ -59,7 +59,7 @@ def test_a_script_says_which_keys_it_takes(name: str) -> None:
 
 
 def test_what_a_script_includes_is_a_part_of_its_text() -> None:
-    assert {"accept", "ledger", "of_user", "open_time"} == INCLUDED
+    assert {"accept", "budget", "ledger", "limits", "of_user", "open_time", "taken"} == INCLUDED
     for name, text in SCRIPTS.items():
         assert "-- include" not in text, name
         assert ("local function join(" in text) == ("-- include ledger" in FILES[name]), name
@@ -180,7 +180,9 @@ def everything(url: str, node: ClusterNode) -> None:
 
         call("PUT", "/loops/shop", {"wait_time": 0.3, "aggregation": "sum", "retention": 1000}, expect=201)
         funnel = {"sources": [{"source": "fresh", "quota": 2}], "cut": 2}
-        call("PUT", "/loops/shop", {"exploration_floor": 0.1, "early_time": 0.2, "funnel": funnel})
+        caps = {"impressions": [{"most": 9, "within": 60.0}], "taken": {"reward_above": 0.5, "within": 60.0}}
+        limits = {"caps": caps, "budgets": {"p0": {"impressions": 100}, "p1": {"impressions": 100, "per": "day"}}}
+        call("PUT", "/loops/shop", {"exploration_floor": 0.1, "early_time": 0.2, "funnel": funnel, **limits})
         call("POST", "/items", {"items": [{"id": f"p{i}", "features": {"kind": "ab"[i % 2]}} for i in range(4)]})
         call("DELETE", "/items/p3", expect=204)
         for kind in ("linucb", "popularity"):
@@ -234,6 +236,11 @@ def everything(url: str, node: ClusterNode) -> None:
         asked = call("POST", "/evaluations", {"targets": [{"kind": "random"}]}, expect=202)
         call("POST", f"/evaluations/{asked['id']}/cancel")
         until(lambda: not node.redis.keys("*lease:evaluation:*"), "no learner is at work on it")
+        [granted] = node.redis.keys("rebound:{shop}:*:granted")
+        until(lambda: node.redis.hlen(granted) == 2, "budgets are granted")
+        call("PUT", "/loops/shop", {"budgets": {"p1": {"impressions": 100, "per": "day"}}})
+        forget = script("forget_budgets").sha
+        until(lambda: node.redis.script_exists(forget)[0], "the other is looked for")
         call("DELETE", "/policies/popularity", expect=204)
         call("DELETE", "/loops/shop", expect=204)
 

@@ -1,11 +1,12 @@
 """The catalogue, and the import of a historical log."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
 from service.admin.imports import import_events as append_events
-from service.admin.items import change_items
+from service.admin.items import budget_of, change_items
 from service.admin.items import delete_item as remove_item
 from service.api.problems import OF_BODIES, documented
 from service.api.routes._depends import (
@@ -18,7 +19,18 @@ from service.api.routes._depends import (
     StrictRoute,
     changed,
 )
-from service.api.schemas import BATCH, Changed, EventBatch, ImportReply, Item, ItemBatch, ItemFeatures, ItemPage
+from service.api.schemas import (
+    BATCH,
+    BudgetReply,
+    Changed,
+    EventBatch,
+    ImportReply,
+    Item,
+    ItemBatch,
+    ItemFeatures,
+    ItemPage,
+    OneItem,
+)
 from service.errors import Conflict, NotFound, StoreUnavailable
 from service.records import PastEvent
 
@@ -62,13 +74,16 @@ async def put_items(
     return changed(await change_items(redis, follower, misfits, loop, changes, by=key.name))
 
 
-@router.get("/items/{item_id:any}", responses=documented(NotFound))
-async def get_item(item_id: IdInPath, follower: FollowerDep, loop: LoopParam = "default") -> Item:
-    """Return one item."""
-    catalogue = follower.loop(loop).catalogue
+@router.get("/items/{item_id:any}", responses=documented(NotFound, StoreUnavailable), response_model_exclude_unset=True)
+async def get_item(item_id: IdInPath, redis: RedisDep, follower: FollowerDep, loop: LoopParam = "default") -> OneItem:
+    """Return one item, and how much is left of its budget."""
+    active = follower.loop(loop)
+    catalogue = active.catalogue
     if item_id not in catalogue.features:
         raise NotFound(f"there is no item {item_id!r} in loop {loop!r}", code="unknown_item")
-    return Item(id=item_id, features=dict(catalogue.features[item_id]))
+    found = await budget_of(redis, active, item_id)
+    budget = {} if found is None else {"budget": BudgetReply(**asdict(found))}
+    return OneItem(id=item_id, features=dict(catalogue.features[item_id]), **budget)
 
 
 @router.put("/items/{item_id:any}", responses=WRITES)

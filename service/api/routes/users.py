@@ -9,6 +9,7 @@ from service.admin import users as administration
 from service.api.problems import documented
 from service.api.routes._depends import IdInPath, KeyDep, LoopParam, RedisDep, StrictRoute
 from service.api.schemas import (
+    CountedItem,
     DecisionLedger,
     ErasureList,
     ErasureReply,
@@ -39,6 +40,8 @@ async def get_user(user_id: IdInPath, redis: RedisDep, loop: LoopParam = "defaul
         loop=loop,
         activity=[UserActivity(number=a.number, at=a.at / 1000, item_id=a.item, type=a.type) for a in page.activity],
         state=dict(page.state),
+        shown=[CountedItem(at=at / 1000, item_id=item) for at, item in page.shown],
+        taken=[CountedItem(at=at / 1000, item_id=item) for at, item in page.taken],
         decisions=[DecisionLedger.model_validate(one) for one in page.decisions],
         events=[UserEvent.of(event) for event in page.events],
         activity_log=[

@@ -1,18 +1,29 @@
 -- Store a decision before it is answered, and join what came before it. A repeated id changes nothing and gets the
--- stored record back.
--- KEYS: decision, pending, events, stats, early, early due, rewarded (one partition)
+-- stored record back. What a limit does not allow changes nothing, either; it is returned as a list.
+-- KEYS: decision, pending, events, stats, early, early due, rewarded, shown, taken, capped users, budgets (one partition)
 -- ARGV: decision id, record, wait time in ms, displayed (0 or 1), aggregation, ledger time in ms, the reward above
---   which an item counts as activity ('' = none does), then (item, e, x) for each item of the slate
+--   which an item counts as activity ('' = none does), limits ('' = none), then (item, e, x) for each item of the slate
 -- include ledger
 -- include open_time
+-- include taken
+-- include budget
+-- include limits
 local stored = redis.call('HGET', KEYS[1], 'record')
 if stored then
   return stored
 end
-local now, n = open(), (#ARGV - 10) / 3
+local now, n = open(), (#ARGV - 11) / 3
+if limits then
+  local found = limits.enforce and over(clock(), n) or {}
+  if #found > 0 then
+    count('overtaken')
+    return found
+  end
+  count_slate(clock(), n)
+end
 redis.call('HSET', KEYS[1], 'record', ARGV[2], 'wait', ARGV[3], 'aggregation', ARGV[5], 'n', n)
 for i = 0, n - 1 do
-  local at = 8 + 3 * i
+  local at = 9 + 3 * i
   redis.call('HSET', KEYS[1], 'item' .. i, ARGV[at], 'e' .. i, ARGV[at + 1], 'x' .. i, ARGV[at + 2])
 end
 if ARGV[4] == '1' then
@@ -57,6 +68,7 @@ for _, kept in ipairs(early) do
   else
     count('found')
     take(report)
+    mark_early(report[3], report[4], clock(), n)
   end
 end
 for _, corrections in pairs(overtaken) do -- of what never came

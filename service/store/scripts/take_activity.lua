@@ -1,10 +1,12 @@
 -- Take the activity of one user: leave out what came before, append it to what is kept and to the log, in one step.
--- KEYS: activity, activity users, stats, activity log, activity ids (one partition)
--- ARGV: user, his id as JSON, activities kept, time to live in ms, entries that the log keeps, ids kept, then (digest of
---   its id, 8 bytes, '' = none; when it was, in ms, '' = now; what it was) for each
+-- KEYS: activity, activity users, stats, activity log, activity ids, taken, capped users (one partition)
+-- ARGV: user, his id as JSON, activities kept, time to live in ms, entries that the log keeps, ids kept, items taken
+--   kept, ms for which they are, then (digest of its id, 8 bytes, '' = none; when it was, in ms, '' = now; what it was;
+--   the item, if he took it, else '') for each
 -- Returns for each: accepted | duplicate
 -- include accept
-local ids = redis.call('GET', KEYS[5]) or ''
+-- include taken
+local ids, now = redis.call('GET', KEYS[5]) or '', clock()
 
 local function known(id)
   local from = 1
@@ -21,13 +23,17 @@ local function known(id)
 end
 
 local answers, new = {}, {}
-for i = 7, #ARGV, 3 do
-  local id = ARGV[i]
+for i = 9, #ARGV, 4 do
+  local id, at = ARGV[i], tonumber(ARGV[i + 1])
   if known(id) then
     answers[#answers + 1] = 'duplicate'
   else
     ids = ids .. id
-    new[#new + 1] = { tonumber(ARGV[i + 1]), ARGV[i + 2] }
+    new[#new + 1] = { at, ARGV[i + 2] }
+    if ARGV[i + 3] ~= '' then
+      mark(6, ARGV[i + 3], math.min(at or now, now), tonumber(ARGV[7]), ARGV[8])
+      counted(7, ARGV[1], now, tonumber(ARGV[8]))
+    end
     answers[#answers + 1] = 'accepted'
   end
 end
