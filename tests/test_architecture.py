@@ -89,6 +89,15 @@ MAY_IMPORT = {
     | {"service.evaluate.history", "service.store", "service.learn.log_fold", "service.learn.tail"},
     "service/learn/releaser.py": FOUNDATION
     | {"service.evaluate", "service.learn.bell", "service.learn.tail", "service.store"},
+    "service/learn/shadows.py": FOUNDATION
+    | {
+        "service.decide",
+        "service.represent",
+        "service.evaluate",
+        "service.store",
+        "service.learn.log_fold",
+        "service.learn.tail",
+    },
     "service/learn/tail.py": FOUNDATION | {"service.store"},
     "service/admin": FOUNDATION
     | {

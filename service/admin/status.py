@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from service.admin.evaluations import EvaluationStatus, unfinished
 from service.admin.releases import ReleaseStatus, release_status
+from service.admin.shadows import ShadowStatus, shadows
 from service.errors import NotFound, StoreUnavailable
 from service.serve.follower import Follower
 from service.store import (
@@ -87,6 +88,7 @@ class PolicyStatus(BaseModel):
     encoder_swaps: int = Field(description="encoders that it took up, since it was made")
     trial: Trial | None = Field(description="the trial of a successor that goes on")
     release: ReleaseStatus | None = Field(None, description="the newest; GET /policies/{name}/release says more")
+    shadow: ShadowStatus | None = Field(None, description="what it would have got; null: it serves, or is too new")
 
 
 class DataNotice(BaseModel):
@@ -257,6 +259,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
         stats["activity_users"] = await activity.count_users(redis, keys)
         stats["activity_user_bytes"] = activity.bytes_at_most(record.settings)
     policies: dict[str, PolicyStatus] = {}
+    estimated = await shadows(redis, keys)
     for policy in await policy_store.policy_names(redis, keys):
         try:
             stored = await policy_store.read_policy(redis, keys, policy)
@@ -278,6 +281,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
             encoder_swaps=said.get("swaps", 0),
             trial=said.get("trial"),
             release=await release_status(redis, keys, policy),
+            shadow=estimated.get(policy),
         )
     behind = any(found.lag and (found.snapshot_age_s or STALE_S) >= STALE_S for found in policies.values())
     profiled, notices, profile_bytes = await profile_store.read_summary(redis, keys)

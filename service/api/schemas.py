@@ -25,6 +25,7 @@ from pydantic_core import core_schema
 
 from service.admin.experiments import ExperimentReply
 from service.admin.releases import ReleaseStatus
+from service.admin.shadows import ShadowStatus
 from service.admin.status import Alarm
 from service.api.problems import ID, MANY, OBJECT, ONE
 from service.loop import LOOP_NAME, Finite, LoopChanges, LoopSettings
@@ -599,6 +600,7 @@ class PolicyReply(BaseModel):
     published: float | None = Field(description="unix time of the newest version")
     alarms: list[Alarm] = Field(description="changes of the world that it noticed: the newest 100, oldest first")
     release: ReleaseStatus | None = Field(description="its newest release, in short")
+    shadow: ShadowStatus | None = Field(description="what it would have got; null: it serves, or is too new")
     summary: dict[str, Any] | None = Field(None, description="what the policy tells of its learned state")
 
 
