@@ -65,6 +65,7 @@ MAY_IMPORT = {
     },
     "service/evaluate": PURE_RECORDS
     | {"service.evaluate", "service.decide", "service.represent", "service.policies", "service.learn.trainer"},
+    "service/report": {"service.report", "service.errors"},
     "service/exchange": PURE_RECORDS | {"service.exchange"},
     # what knows Redis, and who works with it
     "service/store": PURE_RECORDS | {"service.store"},
