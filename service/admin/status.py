@@ -78,6 +78,9 @@ class PolicyStatus(BaseModel):
     version: int = Field(description="the newest; 0: nothing published yet")
     events: int = Field(description="events learned")
     set_aside: int = Field(0, description="of them, those that it could not learn: GET /dead-letters lists them")
+    apart: int = Field(
+        0, description="of them, those that an experiment kept for another policy: it did not learn them"
+    )
     lag: int = Field(description="events in the log that it has still to learn")
     bytes: int = Field(description="of its learned state and newest snapshot")
     snapshot_age_s: float | None = Field(description="seconds since the newest version was published")
@@ -271,6 +274,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
             version=stored.version,
             events=stored.events,
             set_aside=stored.set_aside,
+            apart=stored.apart,
             lag=event_log.lag(stats, stored),
             bytes=stored.bytes,
             snapshot_age_s=None if stored.published is None else round(time.time() - stored.published, 3),

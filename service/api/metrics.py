@@ -44,6 +44,7 @@ POLICY_GAUGES = {  # field of PolicyStatus -> (name, help)
     "version": ("rebound_policy_version", "Newest published version"),
     "events": ("rebound_policy_learned_events", "Events learned"),
     "set_aside": ("rebound_policy_set_aside_events", "Of the events learned, those that it could not learn"),
+    "apart": ("rebound_policy_apart_events", "Of the events learned, those that an experiment kept for another policy"),
     "lag": ("rebound_policy_lag_events", "Events in the log still to be learned"),
     "bytes": ("rebound_policy_bytes", "Bytes of learned state and newest snapshot"),
     "snapshot_age_s": ("rebound_policy_snapshot_age_seconds", "Seconds since the newest version was published"),

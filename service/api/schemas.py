@@ -825,6 +825,9 @@ class ExperimentBody(Body):
     )
 
     arms: dict[str, ArmBody] = Field(description="2 to 10, one of them called `control`")
+    learning: Literal["shared", "disjoint"] = Field(
+        "shared", description="disjoint: an arm's policy does not learn from what another arm's users did"
+    )
     unit: Literal["user", "decision"] = Field(
         "user", description="what falls into an arm; a request without user_id is no user's, and takes no part"
     )

@@ -71,7 +71,9 @@ class Assigner:
         for arm, parts in experiment.spans:
             total[arm] += parts
         said = {
-            arm: Assignment(experiment.name, experiment.id, experiment.version, arm, parts / PARTS)
+            arm: Assignment(
+                experiment.name, experiment.id, experiment.version, arm, parts / PARTS, _apart(experiment, arm)
+            )
             for arm, parts in total.items()
         }
         self._assignments = [said[arm] for arm, _ in experiment.spans]
@@ -85,6 +87,14 @@ class Assigner:
         if unit is None:
             return None
         return self._assignments[bisect_right(self._ends, place_of(experiment.id, unit))]
+
+
+def _apart(experiment: Experiment, arm: str) -> tuple[str, ...]:
+    """Return the ids of the policies that do not learn an arm's events; all learn those of units that are left out."""
+    if arm == OUTSIDE:
+        return ()
+    own = experiment.arms[arm].policy
+    return tuple(sorted(id for policy, id in experiment.learners.items() if policy != own))
 
 
 def outside() -> Spans:
