@@ -47,7 +47,7 @@ class Experiment:
     version: int  # from 1 on; rises when units move between arms: results begin anew
     arms: Mapping[str, Arm]  # one is called `control`
     spans: Sequence[tuple[str, int]]  # (arm or OUTSIDE, parts of `PARTS`), in order: who is where (`assignment.py`)
-    unit: str  # user | decision
+    unit: str  # user | session | decision
     metric: str  # a name of `METRICS` (`service/evaluate/experiment.py`), as in `guardrails`
     guardrails: Mapping[str, float]  # metric -> drop that is tolerated, as a share of the control's mean
     minimum_effect: float  # the smallest lift that matters, as such a share
@@ -55,6 +55,7 @@ class Experiment:
     holdout: float  # share of the units that is left out, in [0, 1)
     starts: float  # unix seconds
     ends: float | None  # unix seconds; None: not known yet
+    session: str = "session_id"  # field of the context that names the session, where that is the unit
     learners: Mapping[str, str] = field(default_factory=dict)  # arms' policy -> its id, if each learns its own events
 
     def ended(self, at: float) -> bool:

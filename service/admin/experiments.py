@@ -31,7 +31,7 @@ CONTROL = "control"
 MOST_ARMS = 10
 MOST_KEPT = 20  # experiments of a loop; the oldest that has ended goes first
 MOST_SPANS = 200  # a change of shares makes some more
-FIXED = ("learning", "unit", "metric", "minimum_effect", "confidence", "starts")  # once it has begun
+FIXED = ("learning", "unit", "session", "metric", "minimum_effect", "confidence", "starts")  # once it has begun
 
 # ---- what there is
 
@@ -79,7 +79,8 @@ class ExperimentReply(BaseModel):
     says: str = Field(description="the same in a sentence")
     version: int = Field(description="rises when units move between arms; results count from then on")
     learning: str = Field(description="shared | disjoint: whether the arms' policies learn from each other's events")
-    unit: str
+    unit: str = Field(description="user | session | decision")
+    session: str = Field(description="field of the context that names the session, where that is the unit")
     metric: str
     guardrails: dict[str, float]
     minimum_effect: float
@@ -151,6 +152,7 @@ async def _described(redis: Redis, record: LoopRecord, experiment: Experiment) -
         version=experiment.version,
         learning=_learning(experiment),
         unit=experiment.unit,
+        session=experiment.session,
         metric=experiment.metric,
         guardrails=dict(experiment.guardrails),
         minimum_effect=experiment.minimum_effect,
@@ -411,6 +413,7 @@ def _changed(
         arms=arms,
         spans=divided(outside() if old is None else old.spans, shares),
         unit=asked["unit"],
+        session=asked["session"],
         metric=asked["metric"],
         guardrails=asked["guardrails"],
         minimum_effect=asked["minimum_effect"],

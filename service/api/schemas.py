@@ -828,8 +828,14 @@ class ExperimentBody(Body):
     learning: Literal["shared", "disjoint"] = Field(
         "shared", description="disjoint: an arm's policy does not learn from what another arm's users did"
     )
-    unit: Literal["user", "decision"] = Field(
+    unit: Literal["user", "session", "decision"] = Field(
         "user", description="what falls into an arm; a request without user_id is no user's, and takes no part"
+    )
+    session: str = Field(
+        "session_id",
+        min_length=1,
+        max_length=256,
+        description="field of the context that names the session; without it a request is of none, and takes no part",
     )
     metric: str = Field(
         "reward",

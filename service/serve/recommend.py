@@ -95,7 +95,7 @@ class Recommender:
         misfits = Misfits()
         decision, rows = await self._turns.decide(request, active, at=at / 1000, misfits=misfits)
         if active.settings.strict:
-            served, _ = active.assigned(user_id, decision_id, at=at / 1000)
+            served, _ = active.assigned(user_id, decision_id, at=at / 1000, context=context)
             refuse(request, served.encoder or active.encoder, misfits)
         elif misfits:
             self._misfits.of(keys).merge(misfits)
@@ -127,7 +127,7 @@ class Recommender:
             active = self._follower.loop(decision.loop)
         except NotFound:
             return None
-        served, _ = active.assigned(decision.user_id, decision.decision_id, at=decision.at)
+        served, _ = active.assigned(decision.user_id, decision.decision_id, at=decision.at, context=decision.context)
         now = (served.policy, served.version, (served.encoder or active.encoder).version, active.catalogue.version)
         if now != (decision.policy, decision.version, decision.encoder, decision.catalogue):
             return None

@@ -99,6 +99,23 @@ async def test_every_event_counts_once_whoever_counts(
     assert await redis.hlen(keys.experiment_units(experiment.id, 1)) == USERS - 3
 
 
+async def test_sessions_are_units_by_a_field_of_the_context(redis: Redis, keys: Keys) -> None:
+    experiment = experiment_of(unit="session", session="visit", starts=STARTS)
+    assigner = Assigner(experiment)
+    await begin(redis, keys, experiment)
+    events = []
+    for number in range(20, 40):
+        context = {} if number % 5 == 0 else {"visit": number // 2}
+        one = replace(event(experiment, number), context=context)
+        events.append(replace(one, experiment=assigner.assignment(one.user, "d", at=one.time, context=context)))
+    await append(redis, keys, [event(experiment, number) for number in range(5)])  # from before: of no session
+    await append(redis, keys, events)
+    await ExperimentKeeper(redis, keys).step()
+    found = await experiment_store.read_sums(redis, keys, experiment)
+    assert found.moments[:, 0, 0].sum() == len({str(e.context["visit"]) for e in events if e.context})
+    assert found.events == 16
+
+
 async def test_units_beyond_the_bound_are_left_out_and_counted(
     redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
