@@ -1,6 +1,6 @@
 """Measures what an experiment shows of two learners that learn from each other's events, and of two that do not.
 
-make bench ARGS='-s tests/benchmarks/test_leakage.py'            # 10 seeds
+make bench ARGS='-s tests/benchmarks/test_leakage.py'            # 5 seeds
 
 Users of the simulator's pet shop fall into two arms, of which both policies begin with nothing. `control` explores.
 `greedy` shows what looks best to it. In a shared experiment each learns every event, in a disjoint one those of its own
@@ -95,7 +95,7 @@ def play(seed: int, steps: int, experiment: Experiment | None, alone: str = "") 
 
 
 def test_what_the_arms_teach_each_other(quick: bool) -> None:
-    steps, seeds = (400, 1) if quick else (STEPS, 10)
+    steps, seeds = (400, 1) if quick else (STEPS, 5)
     shared = experiment_of({"control": 0.5, "greedy": 0.5})
     disjoint = replace(shared, learners={arm: record.id for arm, record in records().items()})
     lifts: dict[str, list[float]] = defaultdict(list)

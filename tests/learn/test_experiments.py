@@ -215,7 +215,7 @@ async def test_a_backup_holds_what_is_known(redis: Redis, quiet_redis: Redis, ke
 
 
 async def test_the_command_shows_what_was_found(
-    redis: Redis, redis_url: str, keys: Keys, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, redis_url: str, keys: Keys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     experiment = experiment_of(starts=STARTS, holdout=0.3, guardrails={"reported": 0.1})
     await begin(redis, keys, experiment)
@@ -234,6 +234,10 @@ async def test_the_command_shows_what_was_found(
     [found] = json.loads((await asyncio.to_thread(run, "prices", "--json")).output)
     assert found == (await read_experiment(redis, keys.loop, "prices")).model_dump(mode="json")
     assert (await asyncio.to_thread(run, "none")).exit_code == 1
+    done = await asyncio.to_thread(run, "prices", "--report", str(tmp_path / "x.html"))
+    assert done.exit_code == 0, done.output
+    assert "<h1>• bold: nothing can be said yet" in (tmp_path / "x.html").read_text()
+    assert (await asyncio.to_thread(run, "--report", "x.html")).exit_code == 2, "a report is of one experiment"
 
 
 async def test_what_is_not_to_be_trusted_ends_with_a_fault(redis: Redis, redis_url: str, keys: Keys) -> None:
