@@ -42,7 +42,15 @@ def report_of(loop: str, found: Found, request: Mapping[str, Any], why: Mapping[
     left_out = [
         (one["target"], why[reason], f"{count:,}") for one in answers for reason, count in one["left_out"].items()
     ]
+    refused = [
+        (one["target"], part["segment"], part["refusal"]["why"])
+        for one in answers
+        for part in one["segments"]
+        if part["refusal"] is not None
+    ]
     tables = [_figures(answers)]
+    if refused:
+        tables.append(Table("Segments that cannot be judged", ("target", "segment", "why"), refused))
     if left_out:
         tables.append(Table("Decisions that were left out", ("target", "why", "decisions"), left_out))
     return Report(

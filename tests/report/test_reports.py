@@ -51,7 +51,8 @@ def test_segments_and_what_was_left_out_are_told() -> None:
     parts = [{"segment": "os = a", **finding(0.05)}, {"segment": "os = b", **finding(None, why="few")}]
     found = told(answer("linucb", 0.05, segments=parts, left_out={"slates": 1200}))
     assert [bar.label for bar in found.charts[1].bars] == ["os = a"]
-    assert found.tables[1].rows == [("linucb", "of several items", "1,200")]
+    assert found.tables[1].rows == [("linucb", "os = b", "few")]
+    assert found.tables[2].rows == [("linucb", "of several items", "1,200")]
 
 
 @pytest.mark.parametrize(
