@@ -42,6 +42,7 @@ def records() -> dict[str, PolicyRecord]:
 
 def play(seed: int, steps: int, experiment: Experiment | None, alone: str = "") -> Mapping[str, NDArray[np.float64]]:
     """Let the policies serve users who fall to them, or one of them all users; return arm -> expected rewards."""
+    period = PERIOD if experiment is not None else PERIOD // 2  # as many decisions of its own to the next snapshot
     world = worlds.WORLDS["petshop"](seed)
     encoder = Encoder(FeatureSchema.model_validate(world.schema))
     schema = encoder.schema.model_dump(mode="json")
@@ -59,7 +60,7 @@ def play(seed: int, steps: int, experiment: Experiment | None, alone: str = "") 
     served = {arm: serving(record, 1, trainers[arm].policy.snapshot(), encoder) for arm, record in policies.items()}
     expected: dict[str, list[float]] = defaultdict(list)
     for step in range(steps):
-        if step and step % PERIOD == 0:
+        if step and step % period == 0:
             for arm, record in policies.items():
                 apply(trainers[arm], log, learned)
                 served[arm] = serving(record, 1, trainers[arm].policy.snapshot(), encoder)
