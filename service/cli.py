@@ -21,6 +21,8 @@ from service.settings import Settings, unknown_variables, without_password
 if TYPE_CHECKING:
     from redis.asyncio import Redis as Connection
 
+    from service.report.content import Report
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -39,6 +41,10 @@ errors = Console(stderr=True)
 Host = Annotated[str | None, typer.Option(help="Address to listen on; another than loopback needs REBOUND_ADMIN_KEYS.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")]
 Pulse = Annotated[int | None, typer.Option(hidden=True)]  # descriptor of a pipe to the supervisor
+Reports = Annotated[
+    list[Path] | None,
+    typer.Option("--report", help="Write a report for people: a file .html or .png; may be repeated."),
+]
 Redis = Annotated[str | None, typer.Option("--redis", help="Redis URL; default: REBOUND_REDIS_URL.")]
 
 
@@ -736,6 +742,7 @@ def evaluate(
     ] = None,
     decisions: Annotated[int, typer.Option(help="Newest decisions to judge.", min=1)] = 100_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all figures.")] = False,
+    report: Reports = None,
     url: Url = None,
     redis: Redis = None,
     data: Annotated[Path, typer.Option(help="Data folder of a running `rebound serve`.")] = Path(".rebound"),
@@ -766,6 +773,7 @@ def evaluate(
     from service.evaluate.estimators import ESTIMATORS
     from service.run.embedded import EmbeddedRedis
 
+    _check_reports(report)
     _one_of("--estimator", estimator, list(ESTIMATORS))
     _one_of("--interval", interval, INTERVALS)
     if interval != "bootstrap" and estimator != "ips":
@@ -796,8 +804,38 @@ def evaluate(
         sys.stdout.write(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
         evaluations.show(console, loop, found)
+    _report(report, lambda made: evaluations.report_of(loop, found, request, made))
     if all(answer["refusal"] is not None for answer in found["answers"]):
         raise typer.Exit(1)
+
+
+def _check_reports(paths: list[Path] | None) -> None:
+    from service.report.write import ENDINGS
+
+    for path in paths or []:
+        if path.suffix not in ENDINGS:
+            fail(f"--report {path}: expected a name that ends in {' or '.join(ENDINGS)}", code=2)
+
+
+def _report(paths: list[Path] | None, tell: Callable[[str], Report]) -> None:
+    """Write a report to each of these files.
+
+    Args:
+        tell: makes it, from when and by which command it was made.
+    """
+    if not paths:
+        return
+    import shlex
+    from datetime import datetime
+
+    from service.report.write import write
+
+    words = [without_password(word) if "://" in word else word for word in sys.argv[1:]]
+    made = f"Made on {datetime.now().astimezone():%Y-%m-%d %H:%M %Z} by: rebound {shlex.join(words)}"
+    for path in paths:
+        with _told():
+            write(tell(made), path)
+        errors.print(f"wrote {escape(str(path))}", highlight=False)
 
 
 def _one_of(option: str, value: str, known: Sequence[str]) -> None:
@@ -829,6 +867,7 @@ def experiment(
     name: Annotated[str | None, typer.Argument(help="Of the experiment; left out: all.")] = None,
     loop: Annotated[str, typer.Option(help="Name of the loop.")] = "default",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all figures.")] = False,
+    report: Reports = None,
     redis: Redis = None,
     data: Data = Path(".rebound"),
 ) -> None:
@@ -838,18 +877,22 @@ def experiment(
 
     Exit code 1: do not trust it, or a guard rail is broken.
 
-    Example: `rebound experiment prices --loop shop`
+    Example: `rebound experiment prices --loop shop --report prices.html`
     """
     import orjson
 
     from service import experiment as experiments
 
+    _check_reports(report)
+    if report and name is None:
+        fail("--report: a report is of one experiment: name it", code=2)
     found = _on_redis(redis, data, lambda connection: experiments.look(connection, loop, name))
     if as_json:
         said = [one.model_dump(mode="json") for one in found]
         sys.stdout.write(orjson.dumps(said, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
         experiments.show(console, found)
+    _report(report, lambda made: experiments.report_of(found[0], made))
     if any(one.code in ("mismatch", "broken") for one in found):
         raise typer.Exit(1)
 

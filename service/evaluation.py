@@ -17,6 +17,8 @@ from rich.table import Table
 from service.admin.evaluation import WHY, described, evaluate, target_of
 from service.errors import ReboundError
 from service.over_http import call
+from service.report import evaluation as report
+from service.report.content import Report
 from service.store.connection import connect
 
 LOOK_S = 0.5  # from one look at a service's evaluation to the next
@@ -88,6 +90,11 @@ def _bar(errors: Console) -> Iterator[Callable[[int, int | None], None]]:
 
 
 # ---- what people see
+
+
+def report_of(loop: str, found: Found, request: Request, made: str) -> Report:
+    """Tell of an evaluation in a report; `made` says when and by which command."""
+    return report.report_of(loop, found, request, WHY, made)
 
 
 def show(console: Console, loop: str, found: Found) -> None:

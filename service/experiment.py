@@ -10,6 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from service.admin.experiments import ArmReply, ExperimentReply, list_experiments, read_experiment
+from service.report import experiment as report
+from service.report.content import Report
 
 
 async def look(redis: Redis, loop: str, name: str | None) -> list[ExperimentReply]:
@@ -37,6 +39,11 @@ def show(console: Console, found: list[ExperimentReply]) -> None:
             console.print(f"left out: {one.left_out:,} events of units that were too many", highlight=False)
     if not found:
         console.print("there is no experiment yet: PUT /experiments/NAME makes one", highlight=False)
+
+
+def report_of(found: ExperimentReply, made: str) -> Report:
+    """Tell of an experiment in a report; `made` says when and by which command."""
+    return report.report_of(found.model_dump(mode="json"), made)
 
 
 def _lift(arm: ArmReply) -> str:

@@ -47,7 +47,7 @@ class Experiment:
     version: int  # from 1 on; rises when units move between arms: results begin anew
     arms: Mapping[str, Arm]  # one is called `control`
     spans: Sequence[tuple[str, int]]  # (arm or OUTSIDE, parts of `PARTS`), in order: who is where (`assignment.py`)
-    unit: str  # user | decision
+    unit: str  # user | session | decision
     metric: str  # a name of `METRICS` (`service/evaluate/experiment.py`), as in `guardrails`
     guardrails: Mapping[str, float]  # metric -> drop that is tolerated, as a share of the control's mean
     minimum_effect: float  # the smallest lift that matters, as such a share
@@ -55,6 +55,8 @@ class Experiment:
     holdout: float  # share of the units that is left out, in [0, 1)
     starts: float  # unix seconds
     ends: float | None  # unix seconds; None: not known yet
+    session: str = "session_id"  # field of the context that names the session, where that is the unit
+    learners: Mapping[str, str] = field(default_factory=dict)  # arms' policy -> its id, if each learns its own events
 
     def ended(self, at: float) -> bool:
         """Return whether it is over at a time."""
@@ -70,6 +72,7 @@ class Assignment:
     version: int
     arm: str  # OUTSIDE: the unit is left out, and served by the loop's traffic
     share: float  # the chance of every unit to fall there
+    apart: tuple[str, ...] = ()  # ids of policies that do not learn its events: those of the other arms
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class PolicyRecord:
     erased: int = 0  # the newest of the versions that were deleted because they had learned what was erased; 0: none
     set_aside: int = 0  # of `events`, those that it could not learn, and has not learned since
     skipped: int = 0  # events that the log no longer held when the policy began to learn
+    apart: int = 0  # of `events`, those that an experiment kept for another policy
     bytes: int = 0  # of the learned state and the newest snapshot
     kept: int = 0  # bytes of all kept snapshots
     published: float | None = None  # unix seconds

@@ -69,6 +69,7 @@ MAY_IMPORT = {
     },
     "service/evaluate": PURE_RECORDS
     | {"service.evaluate", "service.decide", "service.represent", "service.policies", "service.learn.trainer"},
+    "service/report": {"service.report", "service.errors"},
     "service/exchange": PURE_RECORDS | {"service.exchange"},
     # what knows Redis, and who works with it
     "service/store": PURE_RECORDS | {"service.store"},
@@ -93,6 +94,15 @@ MAY_IMPORT = {
     | {"service.evaluate.history", "service.store", "service.learn.log_fold", "service.learn.tail"},
     "service/learn/releaser.py": FOUNDATION
     | {"service.evaluate", "service.learn.bell", "service.learn.tail", "service.store"},
+    "service/learn/shadows.py": FOUNDATION
+    | {
+        "service.decide",
+        "service.represent",
+        "service.evaluate",
+        "service.store",
+        "service.learn.log_fold",
+        "service.learn.tail",
+    },
     "service/learn/tail.py": FOUNDATION | {"service.store"},
     "service/admin": FOUNDATION
     | {

@@ -31,7 +31,7 @@ CONTROL = "control"
 MOST_ARMS = 10
 MOST_KEPT = 20  # experiments of a loop; the oldest that has ended goes first
 MOST_SPANS = 200  # a change of shares makes some more
-FIXED = ("unit", "metric", "minimum_effect", "confidence", "starts")  # once it has begun
+FIXED = ("learning", "unit", "session", "metric", "minimum_effect", "confidence", "starts")  # once it has begun
 
 # ---- what there is
 
@@ -78,7 +78,9 @@ class ExperimentReply(BaseModel):
     code: str = Field(description="mismatch: do not trust it; broken: a guard rail is; settled; open")
     says: str = Field(description="the same in a sentence")
     version: int = Field(description="rises when units move between arms; results count from then on")
-    unit: str
+    learning: str = Field(description="shared | disjoint: whether the arms' policies learn from each other's events")
+    unit: str = Field(description="user | session | decision")
+    session: str = Field(description="field of the context that names the session, where that is the unit")
     metric: str
     guardrails: dict[str, float]
     minimum_effect: float
@@ -148,7 +150,9 @@ async def _described(redis: Redis, record: LoopRecord, experiment: Experiment) -
         code=found.code,
         says=found.says,
         version=experiment.version,
+        learning=_learning(experiment),
         unit=experiment.unit,
+        session=experiment.session,
         metric=experiment.metric,
         guardrails=dict(experiment.guardrails),
         minimum_effect=experiment.minimum_effect,
@@ -226,7 +230,7 @@ async def put_experiment(
 
     async def attempt(seen: LoopRecord) -> int:
         at = await now(redis)
-        await _check_policies(redis, seen, asked)
+        ids = await _check_policies(redis, seen, asked)
         if seen.release is not None:
             raise Conflict(
                 f"a release of policy {seen.release['policy']!r} moves traffic of loop {seen.name!r}, which would be"
@@ -235,7 +239,7 @@ async def put_experiment(
             )
         old = seen.experiments.get(name)
         _check_state(seen, name, at)
-        new = _changed(old, name, asked, at)
+        new = _changed(old, name, asked, at, ids if asked["learning"] == "disjoint" else {})
         others = {other: one for other, one in seen.experiments.items() if other != name}
         ended = [other for other, one in others.items() if one.ended(at)]
         dropped = ended[: max(0, len(others) + 1 - MOST_KEPT)]
@@ -318,19 +322,34 @@ def _check(asked: Mapping[str, Any]) -> None:
             raise InvalidRequest(f"arms.{arm}", "1 to 64 of: lower-case letters, digits, . _ -")
     if not math.isclose(total := sum(arm["share"] for arm in arms.values()), 1.0, abs_tol=1e-9):
         raise InvalidRequest("arms", f"the shares sum to {total:g}, not to 1")
+    policies = [arm["policy"] for arm in arms.values()]
+    if asked["learning"] == "disjoint" and len(set(policies)) < len(policies):
+        raise InvalidRequest("learning", "two arms have the same policy, which cannot learn apart from itself")
     for field, named in (("metric", asked["metric"]), *((f"guardrails.{one}", one) for one in asked["guardrails"])):
         if named not in METRICS:
             raise InvalidRequest(field, f"there is no metric {named!r}; there are {', '.join(METRICS)}")
 
 
-async def _check_policies(redis: Redis, seen: LoopRecord, asked: Mapping[str, Any]) -> None:
-    known = await policy_store.policy_names(redis, Keys(seen.name, seen.id))
+def _learning(experiment: Experiment) -> str:
+    return "disjoint" if experiment.learners else "shared"
+
+
+async def _check_policies(redis: Redis, seen: LoopRecord, asked: Mapping[str, Any]) -> dict[str, str]:
+    """Return policy -> id of the arms' policies.
+
+    Raises:
+        InvalidRequest: there is no such policy.
+    """
+    keys = Keys(seen.name, seen.id)
+    known = await policy_store.policy_names(redis, keys)
     for name, arm in asked["arms"].items():
         if arm["policy"] not in known:
             raise InvalidRequest(
                 f"arms.{name}.policy",
                 f"there is no policy {arm['policy']!r} in loop {seen.name!r}; there are {', '.join(known) or 'none'}",
             )
+    arms = sorted({arm["policy"] for arm in asked["arms"].values()})
+    return {name: id for name, (id, _) in (await policy_store.latest_versions(redis, keys, arms)).items()}
 
 
 def _check_state(seen: LoopRecord, name: str, at: float) -> None:
@@ -349,8 +368,13 @@ def _check_state(seen: LoopRecord, name: str, at: float) -> None:
         )
 
 
-def _changed(old: Experiment | None, name: str, asked: Mapping[str, Any], at: float) -> Experiment:
+def _changed(
+    old: Experiment | None, name: str, asked: Mapping[str, Any], at: float, learners: Mapping[str, str]
+) -> Experiment:
     """Return the experiment as it is to be.
+
+    Args:
+        learners: policy -> id of those that learn each their own events; none: they learn all.
 
     Raises:
         InvalidRequest: its times are wrong.
@@ -369,7 +393,11 @@ def _changed(old: Experiment | None, name: str, asked: Mapping[str, Any], at: fl
     version = 1
     if old is not None and begun:
         fixed = {**asked, "starts": starts, "arms": {arm: said.policy for arm, said in arms.items()}}
-        before = {**asdict(old), "arms": {arm: said.policy for arm, said in old.arms.items()}}
+        before = {
+            **asdict(old),
+            "learning": _learning(old),
+            "arms": {arm: said.policy for arm, said in old.arms.items()},
+        }
         for field in (*FIXED, "arms"):
             if fixed[field] != before[field]:
                 raise Conflict(
@@ -385,6 +413,7 @@ def _changed(old: Experiment | None, name: str, asked: Mapping[str, Any], at: fl
         arms=arms,
         spans=divided(outside() if old is None else old.spans, shares),
         unit=asked["unit"],
+        session=asked["session"],
         metric=asked["metric"],
         guardrails=asked["guardrails"],
         minimum_effect=asked["minimum_effect"],
@@ -392,6 +421,7 @@ def _changed(old: Experiment | None, name: str, asked: Mapping[str, Any], at: fl
         holdout=asked["holdout"],
         starts=starts,
         ends=ends,
+        learners=learners,
     )
     if len(new.spans) > MOST_SPANS:
         raise Conflict(f"the shares of experiment {name!r} changed too often: make another one", code="too_many_spans")

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from service.admin.change import change
 from service.admin.encoders import encoder_for
 from service.admin.releases import ReleaseStatus, release_status
+from service.admin.shadows import ShadowStatus, shadows
 from service.admin.validation import checked_params
 from service.decide.active import build_scorer
 from service.errors import Conflict, NotFound
@@ -34,6 +35,7 @@ class PolicyDescription:
     pinned: int | None
     kept_versions: list[int]
     release: ReleaseStatus | None = None  # the newest
+    shadow: ShadowStatus | None = None  # None: it serves, or is too new
     summary: dict[str, Any] | None = None
 
 
@@ -133,6 +135,7 @@ async def describe(redis: Redis, loop: str, name: str, *, summary: bool = False)
         pinned=record.pins.get(name),
         kept_versions=await policy_store.kept_versions(redis, keys, name),
         release=await release_status(redis, keys, name),
+        shadow=(await shadows(redis, keys)).get(name),
         summary=await _summary(redis, record, policy) if summary else None,
     )
 

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from service.admin.evaluations import EvaluationStatus, unfinished
 from service.admin.releases import ReleaseStatus, release_status
+from service.admin.shadows import ShadowStatus, shadows
 from service.errors import NotFound, StoreUnavailable
 from service.serve.follower import Follower
 from service.store import (
@@ -80,6 +81,9 @@ class PolicyStatus(BaseModel):
     version: int = Field(description="the newest; 0: nothing published yet")
     events: int = Field(description="events learned")
     set_aside: int = Field(0, description="of them, those that it could not learn: GET /dead-letters lists them")
+    apart: int = Field(
+        0, description="of them, those that an experiment kept for another policy: it did not learn them"
+    )
     lag: int = Field(description="events in the log that it has still to learn")
     bytes: int = Field(description="of its learned state and newest snapshot")
     snapshot_age_s: float | None = Field(description="seconds since the newest version was published")
@@ -90,6 +94,7 @@ class PolicyStatus(BaseModel):
     encoder_swaps: int = Field(description="encoders that it took up, since it was made")
     trial: Trial | None = Field(description="the trial of a successor that goes on")
     release: ReleaseStatus | None = Field(None, description="the newest; GET /policies/{name}/release says more")
+    shadow: ShadowStatus | None = Field(None, description="what it would have got; null: it serves, or is too new")
 
 
 class DataNotice(BaseModel):
@@ -294,6 +299,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
     stats["budgets"] = len(budgets)
     stats["budgets_spent"] = sum(used[item] >= budget.impressions for item, budget in budgets.items())
     policies: dict[str, PolicyStatus] = {}
+    estimated = await shadows(redis, keys)
     for policy in await policy_store.policy_names(redis, keys):
         try:
             stored = await policy_store.read_policy(redis, keys, policy)
@@ -305,6 +311,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
             version=stored.version,
             events=stored.events,
             set_aside=stored.set_aside,
+            apart=stored.apart,
             lag=event_log.lag(stats, stored),
             bytes=stored.bytes,
             snapshot_age_s=None if stored.published is None else round(time.time() - stored.published, 3),
@@ -315,6 +322,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
             encoder_swaps=said.get("swaps", 0),
             trial=said.get("trial"),
             release=await release_status(redis, keys, policy),
+            shadow=estimated.get(policy),
         )
     behind = any(found.lag and (found.snapshot_age_s or STALE_S) >= STALE_S for found in policies.values())
     profiled, notices, profile_bytes = await profile_store.read_summary(redis, keys)

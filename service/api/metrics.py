@@ -44,6 +44,7 @@ POLICY_GAUGES = {  # field of PolicyStatus -> (name, help)
     "version": ("rebound_policy_version", "Newest published version"),
     "events": ("rebound_policy_learned_events", "Events learned"),
     "set_aside": ("rebound_policy_set_aside_events", "Of the events learned, those that it could not learn"),
+    "apart": ("rebound_policy_apart_events", "Of the events learned, those that an experiment kept for another policy"),
     "lag": ("rebound_policy_lag_events", "Events in the log still to be learned"),
     "bytes": ("rebound_policy_bytes", "Bytes of learned state and newest snapshot"),
     "snapshot_age_s": ("rebound_policy_snapshot_age_seconds", "Seconds since the newest version was published"),
@@ -209,3 +210,25 @@ class _Stored(Collector):
                 if found.release is not None:
                     release.add_metric([loop, policy, found.release.state], 1)
         yield release
+        yield from self._of_shadows()
+
+    def _of_shadows(self) -> Iterator[Metric]:
+        judged = GaugeMetricFamily(
+            "rebound_shadow_decisions", "Settled decisions by which a shadow is judged", labels=["loop", "policy"]
+        )
+        gain = GaugeMetricFamily(
+            "rebound_shadow_difference",
+            "Reward of a decision, had the shadow served, less what served: the estimate, and ends of its interval",
+            labels=["loop", "policy", "estimator", "end"],
+        )
+        for loop, status in self._loops.items():
+            for policy, found in status.policies.items():
+                if (shadow := found.shadow) is None:
+                    continue
+                judged.add_metric([loop, policy], shadow.decisions)
+                for estimator, said in (("dr", shadow.dr), ("ips", shadow.ips)):
+                    if said is not None:
+                        for end, value in said.difference:
+                            gain.add_metric([loop, policy, estimator, end], value)
+        yield judged
+        yield gain

@@ -25,6 +25,7 @@ from pydantic_core import core_schema
 
 from service.admin.experiments import ExperimentReply
 from service.admin.releases import ReleaseStatus
+from service.admin.shadows import ShadowStatus
 from service.admin.status import Alarm
 from service.api.problems import ID, MANY, OBJECT, ONE, Problem
 from service.loop import LOOP_NAME, Finite, LoopChanges, LoopSettings
@@ -641,6 +642,7 @@ class PolicyReply(BaseModel):
     published: float | None = Field(description="unix time of the newest version")
     alarms: list[Alarm] = Field(description="changes of the world that it noticed: the newest 100, oldest first")
     release: ReleaseStatus | None = Field(description="its newest release, in short")
+    shadow: ShadowStatus | None = Field(description="what it would have got; null: it serves, or is too new")
     summary: dict[str, Any] | None = Field(None, description="what the policy tells of its learned state")
 
 
@@ -865,8 +867,17 @@ class ExperimentBody(Body):
     )
 
     arms: dict[str, ArmBody] = Field(description="2 to 10, one of them called `control`")
-    unit: Literal["user", "decision"] = Field(
+    learning: Literal["shared", "disjoint"] = Field(
+        "shared", description="disjoint: an arm's policy does not learn from what another arm's users did"
+    )
+    unit: Literal["user", "session", "decision"] = Field(
         "user", description="what falls into an arm; a request without user_id is no user's, and takes no part"
+    )
+    session: str = Field(
+        "session_id",
+        min_length=1,
+        max_length=256,
+        description="field of the context that names the session; without it a request is of none, and takes no part",
     )
     metric: str = Field(
         "reward",

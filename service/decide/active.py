@@ -18,7 +18,7 @@ from service.layout import Rows
 from service.loop import LoopSettings
 from service.policies import KINDS, Array, Candidates, Fold, Ranked, Scorer, columns_for, new_scorer
 from service.policies.random import RandomScorer
-from service.records import OUTSIDE, Assignment, PolicyRecord
+from service.records import OUTSIDE, Assignment, Features, PolicyRecord
 from service.represent.stored import AnyEncoder
 from service.retrieve.retriever import Retriever
 
@@ -93,9 +93,13 @@ class ActiveLoop:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cumulative", tuple(accumulate(self.traffic.values()))[:-1])
 
-    def assigned(self, user_id: str | None, decision_id: str, *, at: float) -> tuple[ServedPolicy, Assignment | None]:
+    def assigned(
+        self, user_id: str | None, decision_id: str, *, at: float, context: Features
+    ) -> tuple[ServedPolicy, Assignment | None]:
         """Return the policy that serves a decision, and where the decision fell if it takes part in an experiment."""
-        found = None if self.assigner is None else self.assigner.assignment(user_id, decision_id, at=at)
+        found = (
+            None if self.assigner is None else self.assigner.assignment(user_id, decision_id, at=at, context=context)
+        )
         if found is None or found.arm == OUTSIDE:
             return self.policy_for(user_id or decision_id), found
         assert self.assigner is not None

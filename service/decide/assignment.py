@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from itertools import accumulate, groupby
 
-from service.records import OUTSIDE, Assignment, Experiment
+from service.records import OUTSIDE, Assignment, Experiment, Features
+from service.represent.json_paths import level_of, value_at
 
 PARTS = 1_000_000
+NO_FEATURES: Features = {}
 
 Spans = Sequence[tuple[str, int]]  # (arm or OUTSIDE, parts), in order
 
@@ -71,20 +73,42 @@ class Assigner:
         for arm, parts in experiment.spans:
             total[arm] += parts
         said = {
-            arm: Assignment(experiment.name, experiment.id, experiment.version, arm, parts / PARTS)
+            arm: Assignment(
+                experiment.name, experiment.id, experiment.version, arm, parts / PARTS, _apart(experiment, arm)
+            )
             for arm, parts in total.items()
         }
         self._assignments = [said[arm] for arm, _ in experiment.spans]
 
-    def assignment(self, user_id: str | None, decision_id: str, *, at: float) -> Assignment | None:
-        """Return where a decision falls; None: the experiment does not run at this time, or nobody is its user."""
+    def assignment(
+        self, user_id: str | None, decision_id: str, *, at: float, context: Features = NO_FEATURES
+    ) -> Assignment | None:
+        """Return where a decision falls; None: the experiment does not run at this time, or it is of no unit."""
         experiment = self.experiment
         if at < experiment.starts or experiment.ended(at):
             return None
-        unit = user_id if experiment.unit == "user" else decision_id
+        unit = unit_of(experiment, user_id, decision_id, context)
         if unit is None:
             return None
         return self._assignments[bisect_right(self._ends, place_of(experiment.id, unit))]
+
+
+def unit_of(experiment: Experiment, user_id: str | None, decision_id: str, context: Features) -> str | None:
+    """Return the unit that a decision is of; None: of none."""
+    if experiment.unit == "user":
+        return user_id
+    if experiment.unit == "decision":
+        return decision_id
+    session = value_at(context, experiment.session)
+    return None if session is None or isinstance(session, list) else level_of(session)
+
+
+def _apart(experiment: Experiment, arm: str) -> tuple[str, ...]:
+    """Return the ids of the policies that do not learn an arm's events; all learn those of units that are left out."""
+    if arm == OUTSIDE:
+        return ()
+    own = experiment.arms[arm].policy
+    return tuple(sorted(id for policy, id in experiment.learners.items() if policy != own))
 
 
 def outside() -> Spans:

@@ -133,7 +133,7 @@ def decide(
         NoCandidates: nothing is eligible.
     """
     if served is None:
-        served, experiment = active.assigned(request.user_id, request.decision_id, at=at)
+        served, experiment = active.assigned(request.user_id, request.decision_id, at=at, context=request.context)
     encoder = served.encoder or active.encoder
     if request.candidates is None and request.retrieved is None and active.retriever is not None:
         request = replace(request, retrieved=_retrieved(request, active, active.retriever, misfits))

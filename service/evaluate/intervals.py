@@ -128,6 +128,33 @@ def lower_sequence(terms: Array, *, least: float, error: float) -> Array:
     return bound
 
 
+class RunningBound:
+    """The last value of `lower_sequence`, term by term.
+
+    Args:
+        least: no term is below.
+        terms, total, squares: of those that came before.
+    """
+
+    def __init__(self, least: float, terms: int = 0, total: float = 0.0, squares: float = 0.0) -> None:
+        self._least, self._terms, self._total, self._squares = least, terms, total, squares
+
+    def add(self, term: float) -> None:
+        """Add a term."""
+        self._terms += 1
+        guess = min(max((self._total + self._least + 0.5) / self._terms, self._least), self._least + 1)
+        self._squares += (term - guess) ** 2
+        self._total += term
+
+    def low(self, *, error: float) -> float:
+        """Return the bound; `error` as in `lower_sequence`. There must be a term."""
+        return float(self._total - _boundary(np.array([self._squares]), error)[0]) / self._terms
+
+    def state(self) -> tuple[int, float, float]:
+        """Return what another one begins with."""
+        return self._terms, self._total, self._squares
+
+
 def _boundary(variance: Array, error: float) -> Array:
     """Solve log Σₖ exp(λₖ s - ψ(λₖ) V) / K = log(1 / error) for s, for each V (T,).
 

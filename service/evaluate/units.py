@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.decide.assignment import unit_of
 from service.evaluate.experiment import COLUMNS, REPORTED, REWARD, SHOWN, SHOWN_BEFORE, UNIT
 from service.policies import Array
 from service.records import OUTSIDE, Entry, Event, Experiment
@@ -61,9 +62,9 @@ def touches(experiment: Experiment, entries: Sequence[Entry], *, reported: bool)
         fell, arm = entry.experiment, None
         if fell is not None and (fell.id, fell.version) == (experiment.id, experiment.version):
             arm = numbers.get(fell.arm)
-        elif experiment.unit == "decision" or entry.time >= experiment.starts:
+        elif experiment.unit != "user" or entry.time >= experiment.starts:  # sessions and decisions do not come again
             continue
-        unit = entry.user if experiment.unit == "user" else entry.decision_id
+        unit = unit_of(experiment, entry.user, entry.decision_id, entry.context)
         if unit is not None:
             digest = blake2b(unit.encode(), digest_size=8).digest()
             found.append(Touch(digest, arm, entry.reward, reported, entry.time))

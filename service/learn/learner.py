@@ -27,6 +27,7 @@ from service.learn.indexer import Indexer
 from service.learn.profiler import Profiler
 from service.learn.releaser import Releaser
 from service.learn.runner import PolicyRunner
+from service.learn.shadows import ShadowKeeper, shadows_of
 from service.learn.sweeper import Sweeper
 from service.learn.tail import Tail
 from service.settings import Settings
@@ -39,6 +40,7 @@ from service.store.keys import CHANGES, USED, Keys
 from service.store.profile_store import LEASE as PROFILE
 from service.store.release_store import LEASE as RELEASE
 from service.store.retrieval_store import LEASE as RETRIEVAL
+from service.store.shadow_store import LEASE as SHADOWS
 from service.store.upgrade import upgrade
 
 PERIOD_S = 1.0  # of the heartbeat
@@ -129,7 +131,10 @@ class Learner:
             self._run(keys, RELEASE, Releaser(self._redis, keys, known.tail).run, stop)
         if record.settings.funnel:
             self._run(keys, RETRIEVAL, Indexer(self._redis, keys, known.tail).run, stop)
-        for policy in await policy_store.policy_names(self._redis, keys):
+        policies = await policy_store.policy_names(self._redis, keys)
+        if shadows_of(record, policies, at=time.time()):
+            self._run(keys, SHADOWS, ShadowKeeper(self._redis, keys, known.tail).run, stop)
+        for policy in policies:
             self._run(keys, policy, PolicyRunner(self._redis, keys, policy, self._settings, known.tail).run, stop)
 
     def _run(

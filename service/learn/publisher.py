@@ -72,6 +72,7 @@ class Publisher:
             events=trainer.events,
             set_aside=trainer.set_aside,
             skipped=trainer.skipped,
+            apart=trainer.apart,
             erased=self.record.version if anew else self.record.erased,
             alarms=trainer.alarms,
             encoding=trainer.encoding,

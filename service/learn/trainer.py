@@ -78,7 +78,8 @@ class Trainer:
     """One policy, and its place in the log: `position`, and `events` learned up to there.
 
     `set_aside` of these events it could not learn. `letters` says which, up to MOST_LETTERS. What stands there is left
-    out whenever the log is learned again, even where it could be learned by now.
+    out whenever the log is learned again, even where it could be learned by now. `apart` of them it did not learn
+    because an experiment keeps them for another policy.
 
     Args:
         record: the policy, as it was made; it has learned nothing yet.
@@ -122,7 +123,9 @@ class Trainer:
         self._since: dict[str, Any] | None = None  # at which event the policy took up its encoder
         self._challenger: Challenger | None = None
         self._successor: Successor | None = None  # that `relearn` is due for
-        self.position, self.events, self.set_aside, self.skipped = START, 0, 0, 0
+        self.position, self.events, self.set_aside, self.skipped, self.apart = START, 0, 0, 0, 0
+        # Position -> the slate positions of the events that were kept from this policy right before the one there.
+        self._before: dict[str, list[int | None]] = {}
         self.clean_to = START
         self.letters = dict(letters or {})
         self.alarms: list[Mapping[str, Any]] = []  # the newest ALARMS_KEPT, oldest first
@@ -229,7 +232,7 @@ class Trainer:
                 " another name; it learns the retained log, and the old one serves on meanwhile"
             ) from error
         self.position, self.events, self.set_aside = record.position, record.events, record.set_aside
-        self.skipped = record.skipped
+        self.skipped, self.apart = record.skipped, record.apart
         self.alarms = list(record.alarms)
         if OWN + "items" not in state:
             return False
@@ -344,9 +347,40 @@ class Trainer:
             if isinstance(entry, Retry):
                 letter = self.letters.get(entry.of)
                 entry = entry.event if letter is not None and letter.learned == entry.position else entry
-            if isinstance(entry, Event) and isinstance(event := self._checked(entry), Event):
+            event = self._checked(entry) if isinstance(entry, Event) else None
+            if isinstance(event, Event) and not self._is_apart(event):
                 found.append(event)
         return found
+
+    def _is_apart(self, event: Event) -> bool:
+        """Return whether an experiment keeps an event from this policy: another arm's policy learns it."""
+        return event.experiment is not None and self._record.id in event.experiment.apart
+
+    def _own(self, events: Sequence[Event]) -> tuple[list[Event], list[int | None]]:
+        """Leave out what is kept from this policy.
+
+        Returns:
+            The others, and the slate positions of what was left out after the last of them. `_before` has those of what
+            was left out before each.
+        """
+        own: list[Event] = []
+        apart: list[int | None] = []
+        for event in events:
+            if self._is_apart(event):
+                apart.append(event.slate_position)
+                continue
+            own.append(event)
+            if apart:
+                self._before[event.position], apart = apart, []
+        return own, apart
+
+    def _pass(self, apart: Sequence[int | None]) -> None:
+        """Count events that are kept from this policy: they are behind it, and taught it nothing."""
+        self.events += len(apart)
+        self.apart += len(apart)
+        self._drift.pass_over(apart)
+        if self._challenger is not None:
+            self._challenger.drift.pass_over(apart)
 
     def _wrong(self, event: Event) -> str | None:
         """Return why an event cannot be learned, None if it can."""
@@ -369,6 +403,7 @@ class Trainer:
     def _refuse(self, letter: Unreadable, done: Applied) -> None:
         """Hand an entry back. It counts as learned: that number stays comparable with the number in the log."""
         done.refused.append(letter)
+        self._pass(self._before.pop(letter.position, ()))
         self.events += 1
         self.set_aside += 1
         if len(self.letters) < MOST_LETTERS:
@@ -394,7 +429,8 @@ class Trainer:
             self.letters[entry.position] = DeadLetter(entry.position, why, of=entry.of)
 
     def _learn_all(self, events: Sequence[Event], done: Applied) -> None:
-        for part in self._parts(events):
+        own, apart = self._own(events)
+        for part in self._parts(own):
             try:
                 self._learn(part, done)
             except NumericalError as error:  # nothing was changed
@@ -407,6 +443,7 @@ class Trainer:
                 raise
             except Exception as error:
                 raise Poisoned([event.position for event in part], error) from error
+        self._pass(apart)
 
     def _parts(self, events: Sequence[Event]) -> Iterator[Sequence[Event]]:
         """Cut events where something is to be done after one of them, so that batches do not matter."""
@@ -416,11 +453,14 @@ class Trainer:
             size = min(next(self._drift.parts(len(events))).stop, step - self._learned % step)
             if self._challenger is not None:
                 size = min(size, self._challenger.until_look)
+            if self._before:
+                size = next((at for at in range(1, size) if events[at].position in self._before), size)
             yield events[:size]
             events = events[size:]
 
     def _learn(self, part: Sequence[Event], done: Applied) -> None:
         last = part[-1]
+        self._pass(self._before.pop(part[0].position, ()))
         positions = [event.slate_position for event in part]
         batch = self._rows.batch(part, self._reward_range)
         reaction = self._drift.update(batch, last.time, positions)
@@ -504,6 +544,8 @@ class Trainer:
             challenger.relearn(events(), self._rows, self._reward_range)
         except NumericalError:
             return None
+        if self.apart:
+            challenger.drift.go_on()
         if forgotten := sorted(seen - self._last_seen.keys()):
             challenger.forget_items(forgotten)
         self._challenger = challenger

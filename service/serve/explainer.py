@@ -159,7 +159,7 @@ class Explainer:
                 removed=removed if any(removed) else None,
             )
             request = await asyncio.to_thread(narrowed, request, active)
-            serves, _ = active.assigned(user_id, "", at=at)
+            serves, _ = active.assigned(user_id, "", at=at, context=context)
             tried = []
             named = await self._named(active, policies)
             most_sampled = MOST_SAMPLED if len(named) == 1 else 1

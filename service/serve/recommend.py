@@ -123,7 +123,7 @@ class Recommender:
                 raise
             return stood, False
         if of_loop.strict:
-            served, _ = active.assigned(user_id, decision_id, at=at / 1000)
+            served, _ = active.assigned(user_id, decision_id, at=at / 1000, context=context)
             refuse(request, served.encoder or active.encoder, misfits)
         elif misfits:
             self._misfits.of(keys).merge(misfits)
@@ -195,7 +195,7 @@ class Recommender:
             active = self._follower.loop(decision.loop)
         except NotFound:
             return None
-        served, _ = active.assigned(decision.user_id, decision.decision_id, at=decision.at)
+        served, _ = active.assigned(decision.user_id, decision.decision_id, at=decision.at, context=decision.context)
         now = (served.policy, served.version, (served.encoder or active.encoder).version, active.catalogue.version)
         if now != (decision.policy, decision.version, decision.encoder, decision.catalogue):
             return None

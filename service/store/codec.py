@@ -180,7 +180,8 @@ def _experiments(stored: bytes) -> dict[str, Experiment]:
     for said in orjson.loads(stored):
         arms = {name: Arm(arm["policy"], arm["share"]) for name, arm in said["arms"].items()}
         spans = tuple((arm, parts) for arm, parts in said["spans"])
-        found[said["name"]] = Experiment(**{name: said[name] for name in names} | {"arms": arms, "spans": spans})
+        given = {name: said[name] for name in names if name in said}
+        found[said["name"]] = Experiment(**given | {"arms": arms, "spans": spans})
     return found
 
 
@@ -212,6 +213,7 @@ def policy_fields(record: PolicyRecord) -> dict[str, str | bytes | int]:
         "events": record.events,
         "set_aside": record.set_aside,
         "skipped": record.skipped,
+        "apart": record.apart,
         "alarms": orjson.dumps(record.alarms),
         "begun": orjson.dumps(record.begun),
         "encoding": orjson.dumps(record.encoding),
@@ -239,6 +241,7 @@ def read_policy_fields(name: str, stored: Mapping[bytes, bytes]) -> PolicyRecord
         erased=int(stored.get(b"erased", 0)),
         set_aside=int(stored.get(b"set_aside", 0)),
         skipped=int(stored[b"skipped"]),
+        apart=int(stored.get(b"apart", 0)),
         bytes=int(stored.get(b"bytes", 0)),
         kept=int(stored.get(b"kept", 0)),
         published=int(stored[b"published"]) / 1000 if b"published" in stored else None,
@@ -311,7 +314,12 @@ def decision_bytes(decision: Decision) -> bytes:
 
 def _of_experiment(assignment: Assignment | None) -> dict[str, Any]:
     """Return the field `experiment` of a decision or an event; those that take part in none have no such field."""
-    return {} if assignment is None else {"experiment": asdict(assignment)}
+    if assignment is None:
+        return {}
+    said = asdict(assignment)
+    if not assignment.apart:
+        del said["apart"]
+    return {"experiment": said}
 
 
 def _assignment(record: Mapping[str, Any]) -> Assignment | None:
@@ -324,6 +332,7 @@ def _assignment(record: Mapping[str, Any]) -> Assignment | None:
         version=_a(int, said["version"]),
         arm=_a(str, said["arm"]),
         share=float(said["share"]),
+        apart=tuple(_a(str, policy) for policy in said.get("apart", ())),
     )
 
 

@@ -229,6 +229,11 @@ class Keys:
         return self.home + "retrieval"
 
     @property
+    def shadows(self) -> str:
+        """Hash: v, position, state, said of the policies in the shadow. Bounded (`service/evaluate/shadow.py`)."""
+        return self.home + "shadows"
+
+    @property
     def evaluations(self) -> str:
         """Sorted set: evaluation -> when it was made, in unix seconds. Bounded (`evaluation_store.py`)."""
         return self.home + "evaluations"

@@ -294,6 +294,7 @@ class Lease:
                 encoder or "",
                 "" if most_encoders is None else most_encoders,
                 int(anew),
+                record.apart,
                 len(schemas or {}),
                 *known,
                 *(orjson.dumps({"policy": name, **alarm}) for alarm in new_alarms),

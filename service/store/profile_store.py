@@ -59,7 +59,7 @@ async def save_profile(
         "notices": orjson.dumps(notices),
     }
     args = [part for pair in fields.items() for part in pair]
-    return bool(await script("save_profile")(redis, (keys.record, keys.profile), (keys.id, seen, *args)))
+    return bool(await script("save_fold")(redis, (keys.record, keys.profile), (keys.id, seen, *args)))
 
 
 async def drop_profile(redis: Redis, keys: Keys) -> None:

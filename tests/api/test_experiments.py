@@ -96,6 +96,25 @@ def test_an_experiment_from_its_beginning_to_its_end(client: httpx.Client, shop:
     assert said == [f"{what} experiment" for what in ("delete", "end", "change", "change", "make")]
 
 
+def test_arms_that_learn_apart_learn_from_their_own_users(client: httpx.Client, shop: str) -> None:
+    params = {"loop": shop}
+    body = {"arms": ARMS, "learning": "disjoint"}
+    client.put("/experiments/apart", params=params, json=body).raise_for_status()
+    assert client.get("/experiments/apart", params=params).json()["learning"] == "disjoint"
+    again = client.put("/experiments/apart", params=params, json=body | {"learning": "shared"})
+    assert again.json()["code"] == "experiment_begun"
+    fell = Counter(visit(client, shop, f"u{number}")["experiment"]["arm"] for number in range(30))
+
+    def policies() -> Reply:
+        found: Reply = client.get("/status").json()["loops"][shop]["policies"]
+        return found
+
+    until(lambda: all((one["events"], one["lag"]) == (30, 0) for one in policies().values()), "all is behind both")
+    assert policies()["linucb"]["apart"] == fell["chance"]
+    assert policies()["random"]["apart"] == fell["control"]
+    assert client.get("/policies/linucb", params=params).json()["summary"]["pulls"] == fell["control"]
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -110,7 +129,9 @@ def test_an_experiment_from_its_beginning_to_its_end(client: httpx.Client, shop:
         ({"metric": "joy"}, "metric"),
         ({"guardrails": {"joy": 0.1}}, "guardrails.joy"),
         ({"guardrails": {"reward": 0}}, "guardrails.reward"),
-        ({"unit": "session"}, "unit"),
+        ({"unit": "household"}, "unit"),
+        ({"unit": "session", "session": ""}, "session"),
+        ({"learning": "disjoint"}, "learning"),
         ({"minimum_effect": 0}, "minimum_effect"),
         ({"holdout": 1}, "holdout"),
         ({"starts": 1_000_000_000}, "starts"),

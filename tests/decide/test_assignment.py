@@ -104,6 +104,33 @@ def test_who_takes_part(changes: dict[str, Any], user: str | None, takes_part: b
     assert (found is not None) == takes_part
 
 
+@pytest.mark.parametrize(
+    ("context", "takes_part"),
+    [
+        ({"visit": {"id": 7}}, True),
+        ({"visit.id": "7"}, True),
+        ({"session_id": "7"}, False),
+        ({"visit": {"id": None}}, False),
+        ({"visit": {"id": [7]}}, False),
+    ],
+)
+def test_a_session_is_named_by_a_field_of_the_context(context: dict[str, Any], takes_part: bool) -> None:
+    experiment = experiment_of(unit="session", session="visit.id")
+    found = Assigner(experiment).assignment("u1", "d1", at=AT, context=context)
+    assert (found is not None) == takes_part
+    if found is not None:
+        assert found == Assigner(experiment).assignment("another user", "d2", at=AT, context={"visit": {"id": 7.0}})
+
+
+def test_events_of_an_arm_are_kept_from_the_policies_of_the_others() -> None:
+    experiment = experiment_of({"control": 0.5, "bold": 0.3, "shy": 0.2}, holdout=0.4)
+    ids = {"control": "1", "bold": "2", "shy": "3"}
+    assigner = Assigner(replace(experiment, learners=ids))
+    kept = {one.arm: one.apart for one in assigner._assignments}
+    assert kept == {"control": ("2", "3"), "bold": ("1", "3"), "shy": ("1", "2"), OUTSIDE: ()}
+    assert all(not one.apart for one in Assigner(experiment)._assignments)
+
+
 def test_arms_are_served_by_their_policies_and_all_others_by_the_traffic() -> None:
     served = {name: served_of(name) for name in ("control", "bold", "usual")}
     active = active_of(traffic={"usual": 1.0}, served=served)

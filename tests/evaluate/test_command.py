@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import uuid4
 
 import httpx
@@ -216,12 +217,18 @@ def rebound(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     return run
 
 
-def test_the_command_answers_in_plain_words_and_in_json(busy: Shop, rebound: Callable[..., Result]) -> None:
+def test_the_command_answers_in_plain_words_and_in_json(
+    busy: Shop, rebound: Callable[..., Result], tmp_path: Path
+) -> None:
     done = rebound(busy, "--kind", "popularity", "--params", '{"half_life": 1000}')
     assert done.exit_code == 0, done.output
     assert "popularity (half_life=1000)" in done.output
     assert "better by" in done.output
-    done = rebound(busy, "--kind", "popularity", "--segment", "device.os", "--confidence", "0.9999")
+    report = tmp_path / "week.html"
+    segments = ("--segment", "device.os", "--confidence", "0.9999")
+    done = rebound(busy, "--kind", "popularity", *segments, "--report", str(report))
+    assert "popularity would have been better by" in report.read_text()
+    assert "device.os = b" in report.read_text()
     assert "device.os = b" in done.output
     assert "each interval of a segment holds with 0.99995" in done.output
     done = rebound(busy, "--kind", "popularity", "--json", "--interval", "anytime")
@@ -249,6 +256,7 @@ def test_a_refusal_is_a_sentence_and_exit_code_1(shop: Shop, rebound: Callable[.
         (["--kind", "random", "--estimator", "magic"], "switch-dr"),
         (["--kind", "random", "--interval", "magic"], "anytime"),
         (["--kind", "random", "--estimator", "dr", "--interval", "anytime"], "--estimator ips only"),
+        (["--kind", "linucb", "--report", "week.pdf"], ".html or .png"),
     ],
 )
 def test_wrong_words_are_refused(words: list[str], why: str) -> None:

@@ -99,6 +99,23 @@ async def test_every_event_counts_once_whoever_counts(
     assert await redis.hlen(keys.experiment_units(experiment.id, 1)) == USERS - 3
 
 
+async def test_sessions_are_units_by_a_field_of_the_context(redis: Redis, keys: Keys) -> None:
+    experiment = experiment_of(unit="session", session="visit", starts=STARTS)
+    assigner = Assigner(experiment)
+    await begin(redis, keys, experiment)
+    events = []
+    for number in range(20, 40):
+        context = {} if number % 5 == 0 else {"visit": number // 2}
+        one = replace(event(experiment, number), context=context)
+        events.append(replace(one, experiment=assigner.assignment(one.user, "d", at=one.time, context=context)))
+    await append(redis, keys, [event(experiment, number) for number in range(5)])  # from before: of no session
+    await append(redis, keys, events)
+    await ExperimentKeeper(redis, keys).step()
+    found = await experiment_store.read_sums(redis, keys, experiment)
+    assert found.moments[:, 0, 0].sum() == len({str(e.context["visit"]) for e in events if e.context})
+    assert found.events == 16
+
+
 async def test_units_beyond_the_bound_are_left_out_and_counted(
     redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,7 +215,7 @@ async def test_a_backup_holds_what_is_known(redis: Redis, quiet_redis: Redis, ke
 
 
 async def test_the_command_shows_what_was_found(
-    redis: Redis, redis_url: str, keys: Keys, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, redis_url: str, keys: Keys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     experiment = experiment_of(starts=STARTS, holdout=0.3, guardrails={"reported": 0.1})
     await begin(redis, keys, experiment)
@@ -217,6 +234,10 @@ async def test_the_command_shows_what_was_found(
     [found] = json.loads((await asyncio.to_thread(run, "prices", "--json")).output)
     assert found == (await read_experiment(redis, keys.loop, "prices")).model_dump(mode="json")
     assert (await asyncio.to_thread(run, "none")).exit_code == 1
+    done = await asyncio.to_thread(run, "prices", "--report", str(tmp_path / "x.html"))
+    assert done.exit_code == 0, done.output
+    assert "<h1>• bold: nothing can be said yet" in (tmp_path / "x.html").read_text()
+    assert (await asyncio.to_thread(run, "--report", "x.html")).exit_code == 2, "a report is of one experiment"
 
 
 async def test_what_is_not_to_be_trusted_ends_with_a_fault(redis: Redis, redis_url: str, keys: Keys) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import Any
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from service.learn.rows import Rows
 from service.learn.trainer import CHECKS, LARGEST, Trainer
 from service.policies import KINDS, NumericalError, same_arrays
-from service.records import Entry, Event, Note, PolicyRecord, Training, Unreadable
+from service.records import Assignment, Entry, Event, Note, PolicyRecord, Training, Unreadable
 from service.store.codec import pack, read_entry, unpack
 from tests.builders import D, event_of, fields_of, loop_of, policy_of
 from tests.learn.recorder import Recorder
@@ -86,7 +86,8 @@ def learn(log: Sequence[Entry], record: PolicyRecord, sizes: Sequence[int], *, r
 def resumed(old: Trainer, record: PolicyRecord) -> Trainer:
     """Write a trainer down as a checkpoint, and take it up."""
     again = trainer_of(record)
-    now = PolicyRecord(**{**as_dict(record), "position": old.position, "events": old.events, "alarms": old.alarms})
+    said = {name: getattr(old, name) for name in ("position", "events", "alarms", "apart")}
+    now = PolicyRecord(**{**as_dict(record), **said})
     assert again.resume(now, unpack(pack(old.state())))
     return again
 
@@ -98,7 +99,8 @@ def as_dict(record: PolicyRecord) -> dict[str, Any]:
 def same(one: Outcome, other: Outcome) -> None:
     """Assert that two outcomes are the same, bit for bit."""
     assert same_arrays(one.trainer.state(), other.trainer.state())
-    assert (one.trainer.position, one.trainer.events) == (other.trainer.position, other.trainer.events)
+    for name in ("position", "events", "apart"):
+        assert getattr(one.trainer, name) == getattr(other.trainer, name), name
     assert one.refused == other.refused
     assert one.alarms == other.alarms
     assert one.trainer.alarms == other.trainer.alarms
@@ -110,6 +112,12 @@ def training(number: int, record: PolicyRecord, *, policy_id: str | None = "") -
     return Training(f"{1000 + number}-0", record.name, record.id if policy_id == "" else policy_id)
 
 
+def apart(event: Event, *kept_from: PolicyRecord) -> Event:
+    """Let an event be of an arm whose experiment keeps it from these policies."""
+    ids = tuple(policy.id for policy in kept_from)
+    return replace(event, experiment=Assignment("prices", "1f2e", 1, "bold", 0.5, ids))
+
+
 # ---- batches do not matter
 
 RECORDER = policy_of("recorder", retention=RETENTION, every=50, half_life=100.0)
@@ -118,7 +126,9 @@ RECORDER = policy_of("recorder", retention=RETENTION, every=50, half_life=100.0)
 @st.composite
 def logs(draw: st.DrawFn) -> list[Entry]:
     """Draw a log of every sort of entry, at most a few hundred of them."""
-    sorts = st.sampled_from(["event"] * 8 + ["poison", "unreadable", "train", "train another", "note", "narrow"])
+    sorts = st.sampled_from(
+        ["event"] * 8 + ["apart"] * 3 + ["poison", "unreadable", "train", "train another", "note", "narrow"]
+    )
     log: list[Entry] = []
     for number, sort in enumerate(draw(st.lists(sorts, max_size=200)) * 2):
         position = f"{1000 + number}-0"
@@ -130,6 +140,8 @@ def logs(draw: st.DrawFn) -> list[Entry]:
             log.append(training(number, RECORDER, policy_id="" if sort == "train" else "another"))
         elif sort == "narrow":
             log.append(event_of(number, x=[1.0]))
+        elif sort == "apart":
+            log.append(apart(event_of(number), RECORDER))
         else:
             log.append(event_of(number, item="poison" if sort == "poison" else f"p{number % 40}"))
     return log
@@ -159,9 +171,8 @@ def test_batches_do_not_matter_where_the_world_changes(kind: str, params: dict[s
         rate = (0.6, 0.1, 0.7)[number // 800]
         item = f"p{number % 3}" if number % 100 else f"rare{number}"
         reward = float(rng.random() < rate)
-        log.append(
-            event_of(number, item=item, x=np.full(D, 0.5), reward=reward, at=1e9 + number, slate_position=number)
-        )
+        event = event_of(number, item=item, x=np.full(D, 0.5), reward=reward, at=1e9 + number, slate_position=number)
+        log.append(apart(event, record) if number % 11 == 0 else event)
         if number % 7 == 0:
             log.append(Unreadable(f"{1000 + number}-1", "garbled"))
     whole = learn(log, record, [10_000])
@@ -169,6 +180,43 @@ def test_batches_do_not_matter_where_the_world_changes(kind: str, params: dict[s
     assert len(whole.refused) == len(log) - 2400
     for sizes, restart in (([1], False), ([7, 64, 3], True)):
         same(whole, learn(log, record, sizes, restart=restart))
+
+
+# ---- what an experiment keeps for another policy
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "linucb", "popularity"])
+def test_what_is_kept_for_another_policy_changes_nothing_and_is_counted(kind: str) -> None:
+    mine, other = policy_of(kind), policy_of(kind, name="other")
+    events = [event_of(number, slate_position=number) for number in range(120)]
+    log = [apart(event, other if number % 3 else mine) for number, event in enumerate(events)]
+    found = learn(log, mine, [50]).trainer
+    assert (found.events, found.apart, found.position) == (120, 40, events[-1].position)
+    alone = learn([event for number, event in enumerate(events) if number % 3], mine, [50]).trainer
+    assert same_arrays(found.policy.snapshot(), alone.policy.snapshot())
+    both = learn(log, mine, [7]).trainer
+    assert same_arrays(found.state(), both.state())
+    beside = learn(log, policy_of(kind, name="beside"), [50]).trainer
+    assert (beside.events, beside.apart) == (120, 0), "a policy beside the experiment learns all"
+
+
+def test_a_change_is_noticed_though_half_of_the_events_are_kept_for_another_policy() -> None:
+    mine, other = policy_of("adaptive"), policy_of("adaptive", name="other")
+    rng = np.random.default_rng(0)
+    log: list[Entry] = []
+    for number in range(4000):
+        reward = float(rng.random() < (0.7 if number < 2000 else 0.1))
+        event = event_of(number, item="p", x=np.full(D, 0.5), reward=reward, slate_position=number)
+        log.append(apart(event, other if rng.random() < 0.5 else mine))
+    [alarm] = learn(log, mine, [500]).alarms
+    assert 2000 < alarm["events"] < 2600
+    assert learn(log, mine, [33], restart=True).alarms == [alarm]
+
+
+def test_a_training_passes_over_what_is_kept_for_another_policy() -> None:
+    record = policy_of("recorder", retention=RETENTION)
+    log: list[Entry] = [apart(event_of(number), record) if number % 2 else event_of(number) for number in range(10)]
+    assert learn([*log, training(10, record)], record, [100]).trained_on == [5]
 
 
 # ---- what goes to the dead letters

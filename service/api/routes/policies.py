@@ -42,6 +42,7 @@ def _reply(found: PolicyDescription) -> PolicyReply:
         published=record.published,
         alarms=[dict(alarm) for alarm in record.alarms],
         release=found.release,
+        shadow=found.shadow,
         summary=found.summary,
     )
 

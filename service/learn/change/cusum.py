@@ -76,6 +76,11 @@ class Cusum:
         for group in self.order.add(slate_position, (reward, expected, *declines, *ratios, *missing)):
             self._judge(group)
 
+    def pass_over(self, slate_position: int) -> None:
+        """Note an event that is there, and says nothing of the model."""
+        for group in self.order.pass_over(slate_position):
+            self._judge(group)
+
     def _judge(self, group: Array) -> None:
         events, reward, expected = group[0, :3].tolist()
         self._events += int(events)

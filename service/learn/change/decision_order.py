@@ -40,6 +40,7 @@ class DecisionOrder:
         self._first = -1  # the first group that is not judged; -1 before there was any
         self._last = -1  # the last group of which there was an event
         self._held: dict[int, Group] = {}
+        self._passed: dict[int, int] = {}  # group -> events of it that say nothing here
         self._disorder = 0.0  # share of the recent events that were late
 
     def add(self, slate_position: int | None, says: tuple[float, ...]) -> Iterator[Array]:
@@ -47,24 +48,44 @@ class DecisionOrder:
         if slate_position is None:
             yield np.array(_grown(self._empty(), says))
             return
+        group = self._seen(slate_position)
+        if group >= self._first:
+            self._held[group] = _grown(self._held.get(group) or self._empty(), says)
+            yield from self._ready()
+
+    def pass_over(self, slate_position: int) -> Iterator[Array]:
+        """Note an event that is there, and says nothing here; return the groups that can be judged now."""
+        group = self._seen(slate_position)
+        if group >= self._first:
+            self._passed[group] = self._passed.get(group, 0) + 1
+            yield from self._ready()
+
+    def _seen(self, slate_position: int) -> int:
+        """Note that there is an event of a group; return the group."""
         group = slate_position // GROUP
         self._first = group if self._first < 0 else self._first
         self._last = max(self._last, group)
         self._disorder += ((self._last - group > FAR) - self._disorder) / RECENT
-        if group < self._first:
-            return
-        self._held[group] = _grown(self._held.get(group) or self._empty(), says)
-        while (self._there(self._first) and self._there(self._first + 1)) or len(self._held) > MOST_HELD:
+        return group
+
+    def _ready(self) -> Iterator[Array]:
+        while (self._there(self._first) and self._there(self._first + 1)) or self._too_many:
             found = self._held.pop(self._first, None)
+            self._passed.pop(self._first, None)
             self._first += 1
             if found is not None:
                 yield np.array(found)
+
+    @property
+    def _too_many(self) -> bool:
+        return max(len(self._held), len(self._passed)) > MOST_HELD
 
     def _empty(self) -> Group:
         return [0.0] * (1 + self._size), [0.0] * (1 + self._size)
 
     def _there(self, group: int) -> bool:
-        return group in self._held and self._held[group][0][0] >= ENOUGH
+        said = self._held[group][0][0] if group in self._held else 0.0
+        return said + self._passed.get(group, 0) >= ENOUGH
 
     @property
     def orderly(self) -> bool:
@@ -79,20 +100,28 @@ class DecisionOrder:
     def restart(self) -> None:
         """Go on behind every group of which there was an event: what is left of one is no fair sample of it."""
         self._held.clear()
+        self._passed.clear()
         if self._last >= 0:
             self._first = self._last + 1
 
     def state(self) -> Array:
-        """(1 + groups held, 3 + 2 size) float64."""
+        """(1 + groups held + groups passed over in part, 3 + 2 size) float64; the latter have a number below 0."""
         head = np.zeros(3 + 2 * self._size)
         head[:3] = self._first, self._last, self._disorder
-        return np.array([head, *([group, *sums, *cusums] for group, (sums, cusums) in sorted(self._held.items()))])
+        passed = np.zeros((len(self._passed), 3 + 2 * self._size))
+        for row, (group, count) in zip(passed, sorted(self._passed.items()), strict=True):
+            row[:2] = -1 - group, count
+        held = ([group, *sums, *cusums] for group, (sums, cusums) in sorted(self._held.items()))
+        return np.array([head, *held, *passed])
 
     def load(self, state: Array) -> None:
         first, last, self._disorder = state[0, :3].tolist()
         self._first, self._last = int(first), int(last)
-        self._held = {}
+        self._held, self._passed = {}, {}
         for group, *both in state[1:].tolist():
+            if group < 0:
+                self._passed[int(-1 - group)] = int(both[0])
+                continue
             self._held[int(group)] = both[: 1 + self._size], both[1 + self._size :]
 
 

@@ -77,6 +77,17 @@ class Drift:
             self._observe(self._cusum, batch, expected, slate_positions or [None] * len(batch.item))
         return self._end_block(at) if self._acts and self._events % BLOCK == 0 else None
 
+    def pass_over(self, slate_positions: Sequence[int | None]) -> None:
+        """Note events that the policy does not learn, before it learns what comes next."""
+        for position in slate_positions:
+            if self._cusum is not None and position is not None:
+                self._cusum.pass_over(position)
+
+    def go_on(self) -> None:
+        """Wait for no event of the decisions so far: some of them were not told of."""
+        if self._cusum is not None:
+            self._cusum.order.restart()
+
     def _observe(
         self, cusum: Cusum, batch: Batch, expected: Array | None, slate_positions: Sequence[int | None]
     ) -> None:

@@ -6,8 +6,8 @@
 -- ARGV: token, loop id, policy id, policy name, channel, loop name, position, events learned, events skipped,
 --       events set aside, state, dead letters ('' = as they were), version, snapshot ('' = no new version),
 --       budget in bytes, alarms, encoding, encoder of the snapshot ('' = the loop's first), most encoders of kept versions
---       ('' = not to be looked at), '1' if the log was learned anew, number of encoders, then (version, schema) of each
---       encoder to write down, then each new alarm
+--       ('' = not to be looked at), '1' if the log was learned anew, events kept apart, number of encoders, then (version,
+--       schema) of each encoder to write down, then each new alarm
 -- Returns 1, or 0 when another learner holds the lease, or the policy or the loop is gone.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] or redis.call('HGET', KEYS[8], 'id') ~= ARGV[2]
     or redis.call('HGET', KEYS[2], 'id') ~= ARGV[3] then
@@ -16,13 +16,13 @@ end
 local time = redis.call('TIME')
 local now = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
 redis.call('HSET', KEYS[2], 'position', ARGV[7], 'events', ARGV[8], 'skipped', ARGV[9],
-  'set_aside', ARGV[10], 'alarms', ARGV[16], 'encoding', ARGV[17])
+  'set_aside', ARGV[10], 'alarms', ARGV[16], 'encoding', ARGV[17], 'apart', ARGV[21])
 redis.call('SET', KEYS[3], ARGV[11])
 if ARGV[12] ~= '' then
   redis.call('SET', KEYS[4], ARGV[12])
 end
-local alarms = 22 + 2 * tonumber(ARGV[21])
-for at = 22, alarms - 1, 2 do
+local alarms = 23 + 2 * tonumber(ARGV[22])
+for at = 23, alarms - 1, 2 do
   redis.call('HSET', KEYS[10], ARGV[at], ARGV[at + 1])
 end
 for at = alarms, #ARGV do

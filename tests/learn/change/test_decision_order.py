@@ -73,6 +73,24 @@ def test_decisions_that_were_lost_do_not_hold_up_the_others_for_ever(monkeypatch
     assert order.orderly
 
 
+def test_events_that_say_nothing_here_hold_nobody_up() -> None:
+    order = DecisionOrder(1)
+    found: list[float] = []
+    for place in range(5 * GROUP):
+        silent = place % 2 or GROUP <= place < 2 * GROUP  # the second group says nothing at all
+        groups = order.pass_over(place) if silent else order.add(place, (1.0,))
+        found += [group[0, 1] for group in groups]
+        again = DecisionOrder(1)
+        again.load(order.state())
+        assert again.state().tolist() == order.state().tolist()
+        order = again
+    # A group is judged when ENOUGH of it and of the next are there.
+    assert found[0] == GROUP / 2
+    assert len(found) == 3
+    order.restart()
+    assert len(order.state()) == 1
+
+
 def test_after_a_restart_no_group_counts_that_had_begun() -> None:
     order = DecisionOrder(1)
     judged(order, list(range(5 * GROUP + 10)))

@@ -1,0 +1,1 @@
+"""Reports that a person reads: one page of HTML, or a picture."""
