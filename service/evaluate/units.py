@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -65,8 +64,7 @@ def touches(experiment: Experiment, entries: Sequence[Entry], *, reported: bool)
             continue
         unit = entry.user if experiment.unit == "user" else entry.decision_id
         if unit is not None:
-            digest = blake2b(unit.encode(), digest_size=8).digest()
-            found.append(Touch(digest, arm, entry.reward, reported, entry.time))
+            found.append(Touch(experiment.digest(unit), arm, entry.reward, reported, entry.time))
     return found
 
 

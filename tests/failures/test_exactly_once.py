@@ -91,8 +91,8 @@ async def check(served: Served, account: Account) -> None:
 
 
 def decisions(size: float) -> int:
-    """Number of decisions of one run: 20 000 in the full size, whose figures the docs name."""
-    return 20_000 if size >= 1 else 220
+    """Number of decisions of one run: 20 000 in the full size, whose figures the docs name; few in `make test`."""
+    return 220 if size < 0.1 else round(20_000 * size)
 
 
 async def test_mixed_feedback_and_a_restart(data: Path, size: float) -> None:
@@ -126,7 +126,7 @@ def _dead(pid: int) -> bool:
 @pytest.mark.parametrize("victims", [("learn", "api"), ("everything",)])
 async def test_kill_9(data: Path, size: float, victims: tuple[str, ...]) -> None:
     """Kills spread over the run; `always`, because this test also takes away Redis, between two of its fsyncs."""
-    kills = (10 if size >= 1 else 1) * len(victims)
+    kills = max(1, round(10 * size)) * len(victims)
     served = Served(data, workers=2, REBOUND_FSYNC="always")
     served.start()
     try:
