@@ -26,7 +26,9 @@ POLICIES = ("adaptive", "linucb", "popularity", "random")
 
 def prepare(url: str, wait_time: float, *, fit_schema: bool = True) -> None:
     with httpx.Client(base_url=url, timeout=30) as client:
-        client.put(f"/loops/{LOOP}", json={"wait_time": wait_time, "fit_schema": fit_schema}).raise_for_status()
+        # However slow the machine is, no early report is given up.
+        made = {"wait_time": wait_time, "fit_schema": fit_schema, "early_time": 600}
+        client.put(f"/loops/{LOOP}", json=made).raise_for_status()
         items = [{"id": f"p{i}", "features": {"category": "ab"[i % 2]}} for i in range(10)]
         client.post("/items", params={"loop": LOOP}, json={"items": items}).raise_for_status()
         for name in POLICIES:
