@@ -26,8 +26,8 @@ POLICIES = ("adaptive", "linucb", "popularity", "random")
 
 def prepare(url: str, wait_time: float, *, fit_schema: bool = True) -> None:
     with httpx.Client(base_url=url, timeout=30) as client:
-        # However slow the machine is, no early report is given up.
-        made = {"wait_time": wait_time, "fit_schema": fit_schema, "early_time": 600}
+        # However slow the machine is, no early report is given up, and no decision forgotten before its last report.
+        made = {"wait_time": wait_time, "fit_schema": fit_schema, "early_time": 3600, "ledger_time": 86_400}
         client.put(f"/loops/{LOOP}", json=made).raise_for_status()
         items = [{"id": f"p{i}", "features": {"category": "ab"[i % 2]}} for i in range(10)]
         client.post("/items", params={"loop": LOOP}, json={"items": items}).raise_for_status()
@@ -138,7 +138,7 @@ async def test_kill_9(data: Path, size: float, victims: tuple[str, ...]) -> None
         for kill in range(kills):
             mark = traffic.n * (kill + 1) // (kills + 1)
             flows = partial(_flows, traffic, running, mark)
-            await asyncio.to_thread(until, flows, "traffic flows", within_s=120)
+            await asyncio.to_thread(until, flows, "traffic flows", within_s=600)
             assert not running.done(), "the traffic ended before the kills did"
             victim = victims[kill % len(victims)]
             if victim == "everything":
