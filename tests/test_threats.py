@@ -96,7 +96,7 @@ def test_with_keys_or_told_that_others_are_kept_out_any_name_is_answered(redis_u
         Settings(redis_url=redis_url, without_keys=True),
     ):
         with Worker(settings, learner=False) as url:
-            assert httpx.get(f"{url}/loops", headers=headers).status_code == 200
+            assert httpx.get(f"{url}/loops", headers=headers, timeout=30).status_code == 200
 
 
 RUNS_CODE = re.compile(
