@@ -95,10 +95,10 @@ async def test_an_erasure_is_whole_and_counts_once_however_often_the_learner_is_
         async def over(erasure: str = asked.id) -> bool:
             return (await erasure_store.read_erasure(redis, keys, erasure)).ended is not None
 
-        began = time.monotonic()
-        while number and killed < round(kills * number / (len(users) - 1)):  # the first one is left in peace
+        began, each = time.monotonic(), kills // (len(users) - 1)
+        for _ in range(each if number else 0):  # the first one is left in peace
             async with learning(redis, quiet_redis_url):
-                await asyncio.sleep(chance.uniform(0, undisturbed_s))
+                await asyncio.sleep(chance.uniform(0, 2 * undisturbed_s / (each + 1)))
             killed += 1
             died_at[(await erasure_store.read_erasure(redis, keys, asked.id)).step] += 1
         async with learning(redis, quiet_redis_url):
@@ -108,6 +108,7 @@ async def test_an_erasure_is_whole_and_counts_once_however_often_the_learner_is_
         done = await erasure_store.read_erasure(redis, keys, asked.id)
         assert (done.decisions, done.activity, done.events, done.remains) == (20, 3, of_user[user], ()), user
         assert await places(redis, keys, user) == []
+    assert killed > died_at["done"], "some were killed at work"
     print(f"{killed} kills in {len(users) - 1} erasures of {undisturbed_s:.1f} s; they stood at {dict(died_at)}")
 
     stats = await event_log.read_stats(redis, keys)
