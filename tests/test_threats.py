@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import socket
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import httpx
 import pytest
 
 from service.run.embedded import EmbeddedRedis
+from service.settings import Settings
+from tests.conftest import Worker
 from tests.test_architecture import FILES, ROOT
 
 ROW = re.compile(r"^\| (?P<threat>[^|]+) \| (?P<against>[^|]+) \| (?P<tests>[^|]+) \|$", re.MULTILINE)
@@ -37,7 +40,7 @@ def test_every_threat_is_tried(row: re.Match[str]) -> None:
 
 
 def test_the_check_of_the_page_can_fail() -> None:
-    assert len(ROWS) == PAGE.count("\n| ") - 4, "every line is read, but for four heads"
+    assert len(ROWS) == PAGE.count("\n| ") - 5, "every line is read, but for five heads"
     assert missing("nothing") == ["nothing"]
     assert missing("`tests/nowhere.py::test_x`") == ["tests/nowhere.py::test_x"]
 
@@ -47,7 +50,53 @@ def test_no_page_of_another_site_may_read_an_answer(client: httpx.Client) -> Non
     for method, path in (("OPTIONS", "/loops/default"), ("GET", "/loops"), ("POST", "/recommend")):
         reply = client.request(method, path, headers=headers)
         assert not [name for name in reply.headers if name.startswith("access-control")]
+    headers["Origin"] = str(client.base_url)
     assert client.options("/loops/default", headers=headers).status_code == 405
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "elsewhere.example"},  # whose name resolves to 127.0.0.1
+        {"Host": "127.0.0.1.elsewhere.example:8000"},
+        {"Host": "127.0.0.1@elsewhere.example"},
+        {"Host": "[::1].elsewhere.example"},
+        {"Host": "localhost.elsewhere.example"},
+        {"Host": "10.0.0.1"},
+        {"Host": ""},
+        {"Origin": "https://elsewhere.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+    ],
+)
+def test_without_keys_no_page_of_another_site_reaches_anything(client: httpx.Client, headers: dict[str, str]) -> None:
+    body = {"candidates": ["a"], "decision_id": "of another site"}
+    for method, path in (("POST", "/recommend"), ("PUT", "/loops/taken"), ("GET", "/loops"), ("GET", "/users/u1")):
+        sent = None if method == "GET" else body if path == "/recommend" else {}
+        reply = client.request(method, path, headers=headers, json=sent)
+        assert (reply.status_code, reply.json()["code"]) == (403, "other_site"), (method, path)
+    assert client.get("/decisions/of another site").status_code == 404
+    assert client.get("/healthz", headers=headers).status_code == 200, "for probes, which call by any name"
+
+
+def test_pages_of_our_own_and_all_loopback_names_are_answered(client: httpx.Client) -> None:
+    port = client.base_url.port
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}", "localhost", "[::1]:80", "127.0.0.7"):
+        for headers in ({"Host": host}, {"Host": host, "Origin": f"http://{host}"}):
+            assert client.get("/loops", headers=headers).status_code == 200, headers
+    with socket.create_connection((client.base_url.host, port or 0), timeout=20) as plain:
+        plain.sendall(b"GET /loops HTTP/1.0\r\n\r\n")  # a browser always says a host
+        assert plain.recv(1024).startswith(b"HTTP/1.1 200 ")
+
+
+def test_with_keys_or_told_that_others_are_kept_out_any_name_is_answered(redis_url: str) -> None:
+    headers = {"Host": "shop.example", "Origin": "https://elsewhere.example", "X-API-Key": "secret"}
+    for settings in (
+        Settings(redis_url=redis_url, admin_keys="secret"),
+        Settings(redis_url=redis_url, without_keys=True),
+    ):
+        with Worker(settings, learner=False) as url:
+            assert httpx.get(f"{url}/loops", headers=headers, timeout=30).status_code == 200
 
 
 RUNS_CODE = re.compile(

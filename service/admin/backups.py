@@ -34,6 +34,7 @@ from service.store.loop_rows import AT_ONCE, BadRow, Row, read_rows, write_rows
 from service.store.open_time import read_opening
 
 MAGIC = "rebound backup"
+LONGEST_HEAD = 1 << 26  # bytes: records of thousands of loops
 LONGEST_LINE = 1 << 30  # bytes: a snapshot of the largest model, as base64
 UNFINISHED_S = 86_400.0  # after which the keys of a restore that was cut off are swept
 
@@ -129,11 +130,11 @@ def read_head(path: Path) -> Head:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Read all lines but the last, which must fit them."""
+    """Read all lines but the last, which must fit them. Of a line that unpacks to more than it may, no more is read."""
     digest, rows, held = blake2b(), -1, b""
     try:
         with gzip.open(path) as file:
-            while line := file.readline(LONGEST_LINE):
+            while line := file.readline(LONGEST_LINE if held else LONGEST_HEAD):
                 if held:
                     digest.update(held)
                     rows += 1

@@ -189,7 +189,13 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _defect)  # and is raised again, to the guard, which logs it
     hot = HotPath(app, metrics)
-    return Guard(hot if hot_path else app, keys, metrics, max_body_bytes=settings.max_body_bytes)
+    return Guard(
+        hot if hot_path else app,
+        keys,
+        metrics,
+        max_body_bytes=settings.max_body_bytes,
+        this_machine_only=not keys.keys and not settings.without_keys,
+    )
 
 
 def _end_worker(task: asyncio.Task[None]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -22,10 +24,12 @@ from service.errors import (
     Unauthorized,
     UnsupportedEncoding,
 )
+from service.settings import is_loopback
 
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", "/console"})  # a browser sends no key for a page
 OPEN_FOLDERS = ("/assets/", "/console/")  # the scripts and styles of these pages
 FOR_CLIENTS = frozenset({"/recommend", "/recommend/batch", "/feedback", "/activity"})
+HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^:\[\]]+))(?::\d*)?")
 
 log = structlog.get_logger()
 
@@ -33,12 +37,18 @@ log = structlog.get_logger()
 class Guard:
     """Checks key, encoding and size of every request, and turns what goes wrong inside into a problem.
 
+    Args:
+        this_machine_only: there are no keys, so a browser must not carry requests of other sites here.
+
     It reads the whole body, which is bounded, and keeps it in `scope["state"]["body"]` for the layers inside, and in
     `scope["state"]["key"]` what the caller may do. HEAD becomes GET there; the server leaves out the body of the reply.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, metrics: Metrics, *, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: KeyRing, metrics: Metrics, *, max_body_bytes: int, this_machine_only: bool
+    ) -> None:
         self._app, self._keys, self._metrics, self._limit = app, keys, metrics, max_body_bytes
+        self._this_machine_only = this_machine_only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,10 +94,12 @@ class Guard:
         Raises:
             Unauthorized: there is no key, or none of ours.
             RateLimited: the key calls too often.
-            Forbidden: the key's role does not allow this.
+            Forbidden: the key's role does not allow this; or there are no keys, and another site's page sent it.
         """
         if path in OPEN or path.startswith(OPEN_FOLDERS):
             return ANYBODY
+        if self._this_machine_only:
+            _check_site(headers)
         given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
         key = self._keys.find(given)
         if key is None:
@@ -132,6 +144,34 @@ def _check_path(scope: Scope) -> None:
             unquote_to_bytes(scope["raw_path"]).decode()
         except UnicodeDecodeError:
             raise InvalidRequest("path", "is not UTF-8") from None
+
+
+def _check_site(headers: dict[bytes, bytes]) -> None:
+    """Refuse what a page of another site has a browser send: under its own name, or under a name of ours that it took.
+
+    A site may have its name resolve to 127.0.0.1 (DNS rebinding); the browser then holds this service for that site,
+    and lets its pages read answers. So the name that was asked for must be one of this machine.
+
+    Raises:
+        Forbidden.
+    """
+    host = headers.get(b"host")
+    if host is not None and not _is_this_machine(host):
+        raise Forbidden(
+            f"there are no keys, so this service answers to loopback names only, not to {host.decode('latin-1')!r}: "
+            "set REBOUND_ADMIN_KEYS, or REBOUND_WITHOUT_KEYS=true if something else keeps others out",
+            code="other_site",
+        )
+    origin = headers.get(b"origin")
+    if origin is not None and origin.partition(b"://")[2] != host:
+        raise Forbidden("there are no keys, and a page of another site sent this", code="other_site")
+
+
+@lru_cache(maxsize=64)
+def _is_this_machine(host: bytes) -> bool:
+    """Return whether the name in a `Host` header, with or without a port, is a loopback one."""
+    found = HOST.fullmatch(host.decode("latin-1").lower())
+    return found is not None and is_loopback(found[1] or found[2])
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

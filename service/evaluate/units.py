@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -66,8 +65,7 @@ def touches(experiment: Experiment, entries: Sequence[Entry], *, reported: bool)
             continue
         unit = unit_of(experiment, entry.user, entry.decision_id, entry.context)
         if unit is not None:
-            digest = blake2b(unit.encode(), digest_size=8).digest()
-            found.append(Touch(digest, arm, entry.reward, reported, entry.time))
+            found.append(Touch(experiment.digest(unit), arm, entry.reward, reported, entry.time))
     return found
 
 

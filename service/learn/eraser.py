@@ -3,7 +3,8 @@
 1. `decisions`, `activity`, `events`: what is kept of the user is deleted. The log is copied without his events, and an
    entry (`Erasure`) is appended that has policies and profile learn it anew; so they hold nothing of him.
    So do encoders that were fitted to his id.
-2. `traces`: dead letters of these events, evaluations that name him; another encoder may be fitted.
+2. `traces`: dead letters of these events, evaluations that name him, his sums in experiments; another encoder may be
+   fitted.
 3. `learning`: it waits until every policy has published what it learned anew, and the profile is counted anew.
 4. `search`: all that the loop keeps is searched for his id. Where it still stands is told. The erasure forgets it.
 5. `files`: Redis writes its own files anew.
@@ -27,6 +28,7 @@ from service.store import (
     encoders,
     erasure_store,
     evaluation_store,
+    experiment_store,
     loop_rows,
     loop_store,
     policy_store,
@@ -184,6 +186,9 @@ class Eraser:
         his = users.spellings(_user(record))
         await users.erase_letters(self._redis, keys)
         await evaluation_store.delete_naming(self._redis, keys, his)
+        for experiment in (await loop_store.read_loop(self._redis, keys.loop)).experiments.values():
+            if experiment.unit == "user":
+                await experiment_store.erase_unit(self._redis, keys, experiment, _user(record))
         await encoders.withdraw(self._redis, keys, await encoders.fitted_to(self._redis, keys, his))
         return True
 

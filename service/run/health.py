@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from contextlib import ExitStack
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from service.store.keys import LEARNER
@@ -89,14 +90,22 @@ def _learner_alive_by_client(url: str, timeout_s: float) -> bool:
     return asyncio.run(ask())
 
 
-def api_ready(host: str, port: int, *, timeout_s: float = TIMEOUT_S) -> bool:
+def api_ready(host: str, port: int, *, tls: bool = False, timeout_s: float = TIMEOUT_S) -> bool:
     """Return whether the API worker on an address answers `GET /readyz` with 200.
+
+    Args:
+        tls: it speaks TLS. Its certificate is not checked: it need not name this address.
 
     Raises:
         OSError: it does not answer.
     """
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    with socket.create_connection((reachable, port), timeout=timeout_s) as connection:
+    with ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection((reachable, port), timeout=timeout_s))
+        if tls:
+            from service.run.tls import unverified  # imports OpenSSL, which takes longer than all else here
+
+            connection = stack.enter_context(unverified().wrap_socket(connection))
         connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         with connection.makefile("rb") as answer:
             return answer.readline().split()[1:2] == [b"200"]
@@ -111,7 +120,8 @@ def main(arguments: list[str]) -> int:
             print("a learner is at work" if good else "no learner has been heard of in the last 10 s")
         elif arguments == ["api"]:
             port = int(variables.get("REBOUND_PORT") or 8000)
-            good = api_ready(variables.get("REBOUND_HOST") or "127.0.0.1", port)
+            host = variables.get("REBOUND_HOST") or "127.0.0.1"
+            good = api_ready(host, port, tls=bool(variables.get("REBOUND_TLS_CERT")))
             print("the API is ready" if good else "the API is not ready")
         else:
             print("usage: python -m service.run.health learner|api")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 
 import structlog
@@ -22,6 +22,7 @@ from prometheus_client import multiprocess
 from service.run.children import end_with_parent
 from service.run.embedded import EmbeddedRedis, EmbeddedRedisError
 from service.run.pulse import Watched
+from service.run.tls import unverified
 from service.settings import Settings
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 5.0  # before a restart; doubles with each
@@ -259,6 +260,9 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
         "REBOUND_HOST": settings.host,
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),
     }
+    tls = settings.tls_cert is not None
+    if tls:
+        env |= {"REBOUND_TLS_CERT": str(settings.tls_cert), "REBOUND_TLS_KEY": str(settings.tls_key)}
     python, fd = [sys.executable, "-m", "service"], listener.fileno()
     learner = Child("learner", [*python, "learn"], env, frozen_s=LEARNER_FROZEN_S)
     worker = [*python, "api", "--fd", str(fd)]
@@ -275,7 +279,8 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
     supervisor = Supervisor([[learner], workers], redis=redis, on_death=forget_metrics)
     port = listener.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    supervisor.run(lambda: _is_ready(settings.host, port), lambda: announce(f"http://{host}:{port}"))
+    url = f"http{'s' if tls else ''}://{host}:{port}"
+    supervisor.run(lambda: _is_ready(settings.host, port, tls=tls), lambda: announce(url))
 
 
 def _make_empty(folder: Path) -> None:
@@ -283,9 +288,13 @@ def _make_empty(folder: Path) -> None:
     folder.mkdir()
 
 
-def _is_ready(host: str, port: int) -> bool:
+def _is_ready(host: str, port: int, *, tls: bool) -> bool:
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    connection = HTTPConnection(reachable, port, timeout=1)
+    connection = (
+        HTTPSConnection(reachable, port, timeout=1, context=unverified())
+        if tls
+        else HTTPConnection(reachable, port, timeout=1)
+    )
     try:
         connection.request("GET", "/readyz")
         return connection.getresponse().status == 200

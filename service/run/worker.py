@@ -13,28 +13,31 @@ import uvicorn
 
 from service.run.one_send import OneSend
 from service.run.pulse import beating
+from service.run.slow_clients import SlowClients
+from service.run.tls import server_context
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 STARTUP_FAILURE = 3  # uvicorn's own exit code for it
-TICK_S = 1.0  # from one date header to the next
+TICK_S = 1.0  # from one date header, and one look at slow clients, to the next
 
 
 class Server(uvicorn.Server):
-    """A uvicorn that shows its supervisor that its event loop runs, and sleeps while nothing happens."""
+    """A uvicorn that shows its supervisor that its event loop runs, sleeps while nothing happens, ends slow clients."""
 
-    def __init__(self, config: uvicorn.Config, pulse: int | None) -> None:
+    def __init__(self, config: uvicorn.Config, pulse: int | None, client_timeout_s: float) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         super().__init__(config)
-        self._pulse = pulse
+        self._pulse, self._slow_clients = pulse, SlowClients(client_timeout_s)
 
     async def main_loop(self) -> None:
         """Write the date header anew each second, and end when told to. Uvicorn's own wakes ten times a second."""
         self._told, self._loop = asyncio.Event(), asyncio.get_running_loop()
         try:
             while not await self.on_tick(0):
+                self._slow_clients.look(list(self.server_state.connections), self._loop.time())  # type: ignore[arg-type]  # all are OneSend
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._told.wait(), TICK_S)
         finally:
@@ -76,7 +79,12 @@ def run_worker(settings: Settings, app: ASGIApp, *, fd: int | None = None, pulse
 
 
 def make_server(settings: Settings, app: ASGIApp, pulse: int | None = None) -> Server:
-    """Return the server of one worker, not yet running."""
+    """Return the server of one worker, not yet running.
+
+    Raises:
+        InvalidCertificate: it is to speak TLS, and cannot.
+    """
+    tls = server_context(settings)
     return Server(
         uvicorn.Config(
             app,
@@ -88,8 +96,10 @@ def make_server(settings: Settings, app: ASGIApp, pulse: int | None = None) -> S
             timeout_keep_alive=75,
             timeout_graceful_shutdown=5,
             backlog=2048,
+            ssl_context_factory=None if tls is None else lambda config, default: tls,
         ),
         pulse,
+        settings.client_timeout_s,
     )
 
 

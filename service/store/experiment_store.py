@@ -35,6 +35,7 @@ class SumsRecord:
     first: float | None = None  # unix seconds: of the first event of the experiment
     last: float | None = None  # and of the last
     whole: bool = False  # the experiment is over, and all its events are counted
+    erased: int = 0  # units whose sums were erased
 
 
 async def read_sums(redis: Redis, keys: Keys, experiment: Experiment) -> SumsRecord:
@@ -46,8 +47,9 @@ async def read_sums(redis: Redis, keys: Keys, experiment: Experiment) -> SumsRec
     """
     async with answering():
         stored = await redis.hgetall(keys.experiment_sums(experiment.id, experiment.version))
-    if not stored:
-        return SumsRecord()
+    erased = int(stored.get(b"erased", 0))
+    if b"positions" not in stored:
+        return SumsRecord(erased=erased)
     check_format(f"what is known of experiment {experiment.name!r}", stored.get(b"v"))
 
     def time(name: bytes) -> float | None:
@@ -61,6 +63,7 @@ async def read_sums(redis: Redis, keys: Keys, experiment: Experiment) -> SumsRec
         first=time(b"first"),
         last=time(b"last"),
         whole=stored[b"whole"] == b"1",
+        erased=erased,
     )
 
 
@@ -88,8 +91,10 @@ async def read_units(
 async def save(
     redis: Redis, keys: Keys, experiment: Experiment, *, seen: SumsRecord, sums: SumsRecord, units: Mapping[bytes, Row]
 ) -> bool:
-    """Write what is known, if it still stands where `seen` does; False when it does not, or the loop is gone."""
-    began = "" if not len(seen.moments) else " ".join(seen.positions)
+    """Write what is known, if it still stands where `seen` does and no unit was erased since; False when it does not,
+    or the loop is gone.
+    """
+    began = ("" if not len(seen.moments) else " ".join(seen.positions)) + f"/{seen.erased}"
     fields: list[str | bytes | int] = ["v", FORMAT, "positions", " ".join(sums.positions)]
     fields += ("moments", pack({"moments": sums.moments}), "events", sums.events, "left_out", sums.left_out)
     fields += ("first", "" if sums.first is None else repr(sums.first))
@@ -101,6 +106,16 @@ async def save(
         keys.experiment_units(experiment.id, experiment.version),
     )
     return bool(await script("save_experiment")(redis, names, (keys.id, began, len(fields), *fields, *rows)))
+
+
+async def erase_unit(redis: Redis, keys: Keys, experiment: Experiment, unit: str) -> None:
+    """Remove the sums of one unit. Those of its arm stay: it is one of many in them."""
+    names = (
+        keys.record,
+        keys.experiment_sums(experiment.id, experiment.version),
+        keys.experiment_units(experiment.id, experiment.version),
+    )
+    await script("erase_unit")(redis, names, (keys.id, experiment.digest(unit)))
 
 
 async def forget_units(redis: Redis, keys: Keys, experiment: Experiment) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import blake2b
@@ -19,6 +20,7 @@ from redis.asyncio import Redis
 from rich.console import Console
 from typer.testing import CliRunner
 
+from service.admin import backups
 from service.admin.audit import audit_decisions, audit_learning
 from service.admin.backups import MAGIC, read_head, restore_backup
 from service.backup import backup
@@ -242,6 +244,26 @@ async def test_a_damaged_file_changes_nothing(quiet_redis: Redis, tmp_path: Path
         with pytest.raises(InvalidRequest):
             await restore_backup(quiet_redis, path)
         assert await quiet_redis.dbsize() == 0, what
+
+
+@pytest.mark.parametrize("line", ["the head", "a row"])
+def test_a_bomb_is_refused_in_bounded_memory(
+    tmp_path: Path, good: bytes, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """64 kB that unpack to one line of 64 MiB."""
+    monkeypatch.setattr(backups, "LONGEST_HEAD", 1 << 18)
+    monkeypatch.setattr(backups, "LONGEST_LINE", 1 << 20)
+    head = gzip.decompress(good).split(b"\n")[0] + b"\n"
+    path = tmp_path / "bomb.backup"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(head if line == "a row" else b"")
+        for _ in range(64):
+            file.write(b"[" * (1 << 20))
+    tracemalloc.start()
+    with pytest.raises(InvalidRequest, match="is no backup, or is damaged"):
+        read_head(path)
+    assert tracemalloc.get_traced_memory()[1] < (20 << 20), "a parser takes fifteen times the line"
+    tracemalloc.stop()
 
 
 @pytest.mark.anyio

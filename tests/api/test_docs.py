@@ -28,7 +28,7 @@ def guarded(settings: Settings) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def spec(guarded: str) -> Spec:
-    found: Spec = httpx.get(f"{guarded}/openapi.json").json()
+    found: Spec = httpx.get(f"{guarded}/openapi.json", timeout=60).json()
     return found
 
 

@@ -27,12 +27,12 @@ from service.represent.schema import FeatureSchema
 from service.settings import Settings
 from service.store import encoders, erasure_store, event_log, loop_rows, loop_store, policy_store, users
 from service.store.activity import Sent, take_activity
-from service.store.codec import unpack
+from service.store.codec import experiments_bytes, unpack
 from service.store.connection import script
 from service.store.erasure_store import ErasureRecord
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
-from tests.builders import decision_of, event_of, import_of, policy_of, store_decisions
+from tests.builders import decision_of, event_of, experiment_of, import_of, policy_of, store_decisions
 from tests.learn.recorder import Recorder
 from tests.learn.running import opened
 from tests.learn.test_dead_letters import Brittle
@@ -109,6 +109,9 @@ async def test_a_user_is_gone_from_everything_and_policies_are_as_if_he_had_neve
     redis: Redis, keys: Keys, settings: Settings
 ) -> None:
     await make(redis, keys, *KINDS_HERE)
+    experiment = experiment_of(starts=1e12)
+    await redis.hset(keys.record, "experiments", experiments_bytes({experiment.name: experiment}))
+    sums_of_users = keys.experiment_units(experiment.id, experiment.version)
     events = of_users(60)
     await append(redis, keys, events[:40])
     trained = await policy_store.read_policy(redis, keys, "recorder")
@@ -120,6 +123,7 @@ async def test_a_user_is_gone_from_everything_and_policies_are_as_if_he_had_neve
         redis, keys, decision_of("his", user_id=USER), decision_of("another", user_id="other-1", context={"x": USER})
     )
     await learn(redis, keys, settings, *KINDS_HERE)
+    await redis.hset(sums_of_users, mapping={experiment.digest(user): b"" for user in (USER, "other-1")})
     before = await policy_store.read_policy(redis, keys, "linucb")
     shown = [line async for page in all_of_user(redis, keys.loop, USER) for line in lines_of(page)]
     assert [next(iter(line)) for line in shown] == ["state", "activity", "decision", *["event"] * 20, "logged"]
@@ -130,6 +134,7 @@ async def test_a_user_is_gone_from_everything_and_policies_are_as_if_he_had_neve
     waiting = await go_on(redis, keys)
     assert (waiting.step, waiting.decisions, waiting.activity, waiting.events) == ("learning", 1, 1, 20)
     assert waiting.waits_for == (*sorted(KINDS_HERE), "the profile")
+    assert await redis.hkeys(sums_of_users) == [experiment.digest("other-1")]
     with pytest.raises(Conflict, match=asked.id):
         await audit_learning(redis, keys.loop)
     await learn(redis, keys, settings, *KINDS_HERE)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +115,54 @@ async def test_sessions_are_units_by_a_field_of_the_context(redis: Redis, keys: 
     found = await experiment_store.read_sums(redis, keys, experiment)
     assert found.moments[:, 0, 0].sum() == len({str(e.context["visit"]) for e in events if e.context})
     assert found.events == 16
+
+
+async def test_an_erased_user_has_no_row_and_who_counts_at_that_moment_makes_none(
+    redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = experiment_of(starts=STARTS)
+    await begin(redis, keys, experiment)
+    events = [event(experiment, number) for number in range(60)]
+    await append(redis, keys, events[:40])
+    keeper, name = ExperimentKeeper(redis, keys), keys.experiment_units(experiment.id, 1)
+    await keeper.step()
+    before = await experiment_store.read_sums(redis, keys, experiment)
+    assert await redis.hexists(name, experiment.digest("u1"))
+    await experiment_store.erase_unit(redis, keys, experiment, "u1")
+    after = await experiment_store.read_sums(redis, keys, experiment)
+    assert not await redis.hexists(name, experiment.digest("u1"))
+    assert after.moments == pytest.approx(before.moments), "in the sums of his arm he is one of many"
+    assert (after.erased, after.positions) == (1, before.positions)
+
+    await append(redis, keys, events[40:])
+    read = experiment_store.read_units
+
+    async def erased_meanwhile(*args: Any) -> Any:
+        await redis.xdel(keys.partition().events, *(one.position for one in events[40:] if one.user == "u1"))
+        await experiment_store.erase_unit(redis, keys, experiment, "u1")
+        return await read(*args)
+
+    monkeypatch.setattr(experiment_store, "read_units", erased_meanwhile)
+    assert await keeper.step()
+    assert (await experiment_store.read_sums(redis, keys, experiment)).positions == before.positions, "not written"
+    monkeypatch.undo()
+    await keeper.step()
+    counted = await experiment_store.read_sums(redis, keys, experiment)
+    assert counted.positions == (events[-1].position,) * 2
+    assert not await redis.hexists(name, experiment.digest("u1"))
+    assert counted.events == sum(one.experiment is not None for one in events) - sum(
+        one.user == "u1" for one in events[40:]
+    )
+
+
+async def test_an_unit_that_is_erased_before_anything_is_counted(redis: Redis, keys: Keys) -> None:
+    experiment = experiment_of(starts=STARTS)
+    await begin(redis, keys, experiment)
+    await experiment_store.erase_unit(redis, keys, experiment, "u1")
+    await append(redis, keys, [event(experiment, number) for number in range(60)])
+    await ExperimentKeeper(redis, keys).step()
+    found = await experiment_store.read_sums(redis, keys, experiment)
+    assert (found.erased, found.events > 0) == (1, True)
 
 
 async def test_units_beyond_the_bound_are_left_out_and_counted(

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from service.run.embedded import EmbeddedRedis
+from tests.certificates import certify
 from tests.processes import Served
 from tests.waiting import until
 
@@ -24,7 +25,9 @@ FAULT_S = 0.040  # the shortest delayed acknowledgement of Linux
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with Served(tmp_path_factory.mktemp("serve") / "data") as served:
+    """A service that speaks TLS; those of other files speak plain HTTP."""
+    folder = tmp_path_factory.mktemp("serve")
+    with Served(folder / "data", certified=certify(folder)) as served:
         yield served
 
 
@@ -34,7 +37,7 @@ def test_replies_on_a_kept_connection_do_not_wait_for_acknowledgements(served: S
     A machine under load delays some replies by that much too, so the quickest quarter decides.
     """
     seconds = []
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, verify=served.verify) as client:
         for _ in range(20):
             started = time.perf_counter()
             client.get("/healthz").raise_for_status()
@@ -44,6 +47,7 @@ def test_replies_on_a_kept_connection_do_not_wait_for_acknowledgements(served: S
 
 def test_the_health_checks_of_the_containers_pass(served: Served) -> None:
     env = {"REBOUND_REDIS_URL": EmbeddedRedis(served.data).url, "REBOUND_PORT": str(served.port)}
+    env["REBOUND_TLS_CERT"] = "cert.pem"  # that it speaks TLS is all that a check needs to know
     checks = re.findall(r"test: \[CMD, python3, (-m, service\S+, \w+)\]", (ROOT / "docker-compose.yml").read_text())
     assert len(checks) == 2
     for check in checks:
@@ -53,7 +57,7 @@ def test_the_health_checks_of_the_containers_pass(served: Served) -> None:
 
 def test_a_frozen_worker_is_replaced_and_its_requests_end(served: Served) -> None:
     [frozen] = served.children("api")
-    with httpx.Client(base_url=served.url, timeout=30) as client:
+    with httpx.Client(base_url=served.url, timeout=30, verify=served.verify) as client:
         client.get("/healthz").raise_for_status()  # the connection is the worker's
         os.kill(frozen, signal.SIGSTOP)
         with pytest.raises(httpx.TransportError) as ended:

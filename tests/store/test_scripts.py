@@ -6,7 +6,9 @@ MONITOR shows what the scripts touch.
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -17,12 +19,14 @@ from pathlib import Path
 import httpx
 import pytest
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
+from service.errors import StoreUnavailable
 from service.learn import sweeper
 from service.run.embedded import find_redis_server
 from service.settings import Settings
 from service.store.connection import script
+from service.store.replica import fetch_data
 from tests.conftest import Worker
 from tests.processes import free_port
 from tests.waiting import until
@@ -33,6 +37,24 @@ SCRIPTS = {name: script(name).text for name in FILES if name not in INCLUDED}
 CALL = re.compile(r"redis\.p?call\(\s*'(\w+)'\s*(?:,\s*(.+?)\s*(?=[,)]))?")
 WITHOUT_A_KEY = ("TIME", "PUBLISH")
 WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
+PASSWORD = "s3cret"
+PAGE = Path(__file__).parents[2] / "docs/security.md"
+RULES = re.search(r"^```acl\n(.+?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+assert RULES is not None, PAGE
+USERS = {
+    said.split()[0]: said.replace("PASSWORD", PASSWORD).split()[1:] for said in RULES[1].split("user ") if said.strip()
+}
+SERVICE = Path(__file__).parents[2] / "service"
+ADMINISTRATORS = ("embedded.py", "supervisor.py")  # they speak to a Redis of their own, as its administrators
+NAMES = {"delete": "del", "incr": "incrby", "client_list": "client", "memory_usage": "memory"}
+NAMES |= {"scan_iter": "scan", "hscan_iter": "hscan", "sscan_iter": "sscan"}
+BY_THE_CLIENT = {"client", "select", "unsubscribe"}  # redis-py sends them
+MAY_BE_REFUSED = {"config", "client"}  # CONFIG GET save; CLIENT SETINFO, with which redis-py tells its version
+NO_COMMANDS = {"pipeline", "pubsub", "execute", "get_message", "aclose", "config_get", "execute_command"}
+NO_COMMANDS |= {"connect", "disconnect", "close", "send_packed_command", "send_command", "read_response"}
+NO_COMMANDS |= {"makefile", "settimeout", "sendall"}  # of sockets
+REDIS = {"redis", "_redis", "pipe", "channel", "connection", "r"}
+AS_TEXT = re.compile(r'(?:packed|execute_command|_ask|send_command)\((?:redis, )?"([A-Z]+)"')
 
 
 # ---- as they are written
@@ -89,6 +111,18 @@ class ClusterNode:
         until(self._answers, "the node answers")
         self.redis.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
         until(lambda: b"cluster_state:ok" in self._info(), "the cluster is whole")
+        for name, rules in USERS.items():
+            self.redis.execute_command("ACL", "SETUSER", name, *rules)
+
+    def url_of(self, user: str) -> str:
+        """The URL with which one of the documented users connects."""
+        return f"unix://{user}:{PASSWORD}@{self.socket}"
+
+    def refused(self) -> list[str]:
+        """Return what the documented users asked for and may not, the newest first, and forget it."""
+        found = [entry["object"] for entry in self.redis.acl_log()]
+        self.redis.acl_log_reset()
+        return found
 
     def _answers(self) -> bool:
         try:
@@ -208,7 +242,7 @@ def everything(url: str, node: ClusterNode) -> None:
             call("POST", "/events", {"events": part})
 
         def settled() -> bool:
-            told = client.get("/status").json()["loops"]["shop"]
+            told = client.get("/status").raise_for_status().json()["loops"]["shop"]
             policies = told["policies"].values()
             return not told["pending"] and all(policy["events"] == told["events"] for policy in policies)
 
@@ -249,10 +283,12 @@ def test_the_whole_service_runs_on_a_node_of_a_cluster(node: ClusterNode, monkey
     monkeypatch.setattr(sweeper, "ENCODERS_S", 0.1)
     with (
         Monitor(node.socket) as monitor,
-        Worker(Settings(redis_url=node.url, publish_period_ms=20), learner=True) as url,
+        Worker(Settings(redis_url=node.url_of("rebound"), publish_period_ms=20), learner=True) as url,
     ):
         everything(url, node)
         runs = monitor.runs(node.redis)
+    lacking = set(node.refused()) - MAY_BE_REFUSED
+    assert lacking == set(), "docs/security.md gives the user of Redis too little"
     names = {script(name).sha: name for name in SCRIPTS}
     assert {names[run.sha] for run in runs if run.sha in names} == set(SCRIPTS), "a script was not run"
     for run in runs:
@@ -277,3 +313,75 @@ def test_the_monitor_sees_a_key_that_was_not_given(node: ClusterNode) -> None:
         node.redis.eval("redis.call('TIME') return redis.call('GET', ARGV[1])", 1, "{a}:given", "{a}:other")
         [run] = monitor.runs(node.redis)
     assert (run.given, run.touched) == ([b"{a}:given"], [(b"TIME", b""), (b"GET", b"{a}:other")])
+
+
+# ---- the user of Redis that docs/security.md describes
+
+
+def called_of_redis(text: str) -> set[str]:
+    """Return the methods that a file calls of a client of Redis, or of what such a call returns."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            of: ast.expr = node.func.value
+            while isinstance(of, ast.Call) and isinstance(of.func, ast.Attribute):
+                of = of.func.value
+            name = of.id if isinstance(of, ast.Name) else of.attr if isinstance(of, ast.Attribute) else ""
+            if name in REDIS:
+                found.add(node.func.attr)
+    return found
+
+
+def test_the_list_of_commands_is_what_the_code_names_and_no_more() -> None:
+    """`everything` does not reach each of them: upgrades, restores and searches use more."""
+    named = {command.lower() for text in SCRIPTS.values() for command, _ in CALL.findall(text)} | BY_THE_CLIENT
+    for path in SERVICE.rglob("*.py"):
+        text = path.read_text()
+        if "redis" in text.lower() and path.name not in ADMINISTRATORS:
+            named |= {NAMES.get(name, name) for name in called_of_redis(text) - NO_COMMANDS}
+            named |= {word.lower() for word in AS_TEXT.findall(text)}
+            named |= {"multi", "exec"} if "transaction=True" in text else set()
+    listed = {rule[1:].partition("|")[0] for rules in USERS.values() for rule in rules if rule.startswith("+")}
+    assert (listed - named, named - listed) == (set(), set()), "nothing needs the first; the list lacks the second"
+
+
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize(
+    "command",
+    [
+        "FLUSHALL",
+        "KEYS *",
+        "CONFIG GET requirepass",
+        "CONFIG SET dir /tmp",
+        "DEBUG SLEEP 0",
+        "SHUTDOWN NOSAVE",
+        "REPLICAOF 127.0.0.1 1",
+        "MONITOR",
+        "ACL LIST",
+        "CLIENT KILL ID 1",
+        "SCRIPT FLUSH",
+        "GET other:key",
+        "SET other:key x",
+        "PUBLISH other x",
+        "EVAL \"return redis.call('GET','other:key')\" 0",
+        "EVAL \"return redis.call('FLUSHALL')\" 0",
+    ],
+)
+def test_nothing_else_is_open_to_it(node: ClusterNode, user: str, command: str) -> None:
+    with (
+        Redis.from_url(node.url_of(user)) as redis,
+        pytest.raises(ResponseError, match=r"permission|access|can't run|not allowed"),
+    ):
+        redis.execute_command(*shlex.split(command))
+    assert node.redis.ping()
+    assert node.refused() != []
+
+
+def test_a_backup_is_taken_by_its_own_user_and_by_no_other(node: ClusterNode, tmp_path: Path) -> None:
+    fetch_data(node.url_of("rebound-backup"), tmp_path / "dump.rdb")
+    assert (tmp_path / "dump.rdb").read_bytes().startswith(b"REDIS")
+    with pytest.raises(StoreUnavailable, match=r"the permission `\+sync`"):
+        fetch_data(node.url_of("rebound"), tmp_path / "other.rdb")
+    with Redis.from_url(node.url_of("rebound-backup")) as redis, pytest.raises(ResponseError, match="permission"):
+        redis.get("rebound:store")
+    node.refused()
