@@ -556,7 +556,7 @@ def export_user(
     redis: Redis = None,
     data: Data = Path(".rebound"),
 ) -> None:
-    """Print all that is kept of a user, a line of JSON each: his state, activity, decisions, and events of the log.
+    """Print all that is kept of a user, a line of JSON each: his state, activity, edges, decisions, events of the log.
 
     Example: `rebound users export u17 --loop shop > u17.ndjson`
     """
@@ -605,9 +605,9 @@ def list_erasures(
 
     from service.admin.users import list_erasures as listed
 
-    table = Table("erasure", "step", "decisions", "activity", "events", "waits for", "remains")
+    table = Table("erasure", "step", "decisions", "activity", "edges", "events", "waits for", "remains")
     for one in _on_redis(redis, data, lambda connection: listed(connection, loop)):
-        counts = (f"{one.decisions:,}", f"{one.activity:,}", f"{one.events:,}")
+        counts = (f"{one.decisions:,}", f"{one.activity:,}", f"{one.edges:,}", f"{one.events:,}")
         table.add_row(one.id, one.step, *counts, escape(", ".join(one.waits_for)), escape("; ".join(one.remains)))
     console.print(table if table.rows else "no erasures")
 

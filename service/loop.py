@@ -72,6 +72,9 @@ class LoopChanges(BaseModel):
         le=400 * 86_400,
         description="seconds after which a user's activity is forgotten, from the last that he sent",
     )
+    edges_kept: int = Field(
+        100, strict=True, ge=1, le=1000, description="edges kept of each user, the heaviest; of these the newest"
+    )
     strict: bool = Field(
         False,
         strict=True,

@@ -17,9 +17,11 @@ from service.serve.follower import Follower
 from service.store import (
     activity,
     change_log,
+    edges,
     encoders,
     erasure_store,
     event_log,
+    graph_store,
     history_store,
     loop_store,
     policy_store,
@@ -136,6 +138,12 @@ class LoopStatus(BaseModel):
     activity_duplicate: int = Field(0, description="activities that came before: changed nothing")
     activity_users: int = Field(0, description="users of whom activity is kept now")
     activity_user_bytes: int = Field(0, description="most bytes of one user's activity, without Redis's own")
+    edges: int = Field(0, description="edges that are kept")
+    edges_refused: int = Field(0, description="edges that found no room, at either user")
+    edges_pending: int = Field(0, description="users whose reverse entries are to be written")
+    edge_users: int = Field(0, description="users with edges")
+    edge_user_bytes: int = Field(0, description="most bytes of one user's edges and their fields, without Redis's own")
+    graph_stale: int = Field(0, description="users who acted, or whose fields are to be computed again")
     imported: int = Field(0, description="events imported")
     events: int = Field(0, description="events appended to the log")
     erased: int = Field(0, description="events deleted from the log because a user was erased")
@@ -256,6 +264,9 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
     if record.activity:
         stats["activity_users"] = await activity.count_users(redis, keys)
         stats["activity_user_bytes"] = activity.bytes_at_most(record.settings)
+    if record.edges:
+        stats["edges_pending"], stats["graph_stale"] = await graph_store.count_waiting(redis, keys)
+        stats["edge_user_bytes"] = edges.bytes_at_most(record.settings) + graph_store.USER_BYTES
     policies: dict[str, PolicyStatus] = {}
     for policy in await policy_store.policy_names(redis, keys):
         try:

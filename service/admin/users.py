@@ -12,11 +12,13 @@ from redis.asyncio import Redis
 
 from service.errors import InvalidRequest, NotFound
 from service.records import START, Change, Event, order
+from service.represent.graph import Tie
 from service.represent.user_state import Activity, ItemFields, user_state
-from service.store import change_log, erasure_store, item_store, loop_store, users
+from service.store import change_log, edges, erasure_store, graph_store, item_store, loop_store, users
 from service.store.connection import now
 from service.store.decisions import read_ledger
 from service.store.erasure_store import ErasureRecord, digest_of
+from service.store.graph_store import Rewarded
 from service.store.keys import Keys
 
 LOOKS = 50  # round trips of one page
@@ -25,17 +27,21 @@ FULL = 500  # decisions and events after which a page ends
 
 @dataclass
 class UserPage:
-    """A part of what is kept of a user; the first also holds his activity, and his state."""
+    """A part of what is kept of a user; the first also holds what he did and whom he knows, and what comes of it."""
 
     activity: Sequence[Activity] = ()
     state: Mapping[str, Any] = field(default_factory=dict)
+    edges: Sequence[Tie] = ()
+    known_by: Sequence[str] = ()
+    graph: Mapping[str, Any] = field(default_factory=dict)
+    took: Sequence[Rewarded] = ()
     decisions: list[dict[str, Any]] = field(default_factory=list)  # as `read_ledger` gives them
     events: list[Event] = field(default_factory=list)
     next: str | None = None  # where the next page begins; None: this was the last
 
 
 async def read_user(redis: Redis, loop: str, user: str, after: str | None = None) -> UserPage:
-    """Return a page of what is kept of a user: activity and state, decisions, then events, in the order of the log.
+    """Return a page of what is kept of a user: activity, edges and what comes of both, decisions, then events.
 
     There is no index by user: a page looks at some 25 000 keys of Redis, or 10 000 entries of the log, and may
     be empty.
@@ -54,6 +60,10 @@ async def read_user(redis: Redis, loop: str, user: str, after: str | None = None
         page.activity = [Activity(*one) for one in await users.find_activity(redis, keys, user)]
         fields = ItemFields(await item_store.read_some(redis, keys, {one.item for one in page.activity}))
         page.state = user_state(page.activity, fields, at=round(1000 * await now(redis)))
+        page.edges = [Tie(*one) for one in (await edges.edges_of(redis, keys, [user]))[user]]
+        page.known_by = (await edges.known_by(redis, keys, [user]))[user]
+        page.graph = (await graph_store.fields_of(redis, keys, [user]))[user]
+        page.took = (await graph_store.rewarded_by(redis, keys, [user]))[user]
     room, place = _place(after)
     for _ in range(LOOKS):
         if room == "decisions":
@@ -107,6 +117,11 @@ def lines_of(page: UserPage) -> Iterator[dict[str, Any]]:
     if page.state:
         yield {"state": page.state}
     yield from ({"activity": one._asdict()} for one in page.activity)
+    yield from ({"edge": one._asdict()} for one in page.edges)
+    yield from ({"known_by": one} for one in page.known_by)
+    if page.graph:
+        yield {"graph": page.graph}
+    yield from ({"took": {"at": at, "item": item, "share": share}} for at, item, share in page.took)
     yield from ({"decision": one} for one in page.decisions)
     for event in page.events:
         shown = asdict(event)

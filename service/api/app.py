@@ -47,6 +47,7 @@ from service.api.routes import (
 )
 from service.errors import Forbidden, InvalidRequest, RateLimited, ReboundError, StoreUnavailable, Unauthorized
 from service.serve.activity import ActivityKeeper
+from service.serve.edges import EdgeKeeper
 from service.serve.feedback import FeedbackJoiner
 from service.serve.follower import Follower
 from service.serve.misfit_counter import MisfitCounter
@@ -142,7 +143,9 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
                 task.add_done_callback(_end_worker)
             activity = ActivityKeeper(follower, redis, commit)
             recommender = Recommender(follower, decisions, misfits, activity, released, settings)
-            hot.routes = HotRoutes(recommender, FeedbackJoiner(follower, commit), activity, metrics)
+            hot.routes = HotRoutes(
+                recommender, FeedbackJoiner(follower, commit), activity, EdgeKeeper(follower, redis, commit), metrics
+            )
             try:
                 yield State(
                     redis=redis,

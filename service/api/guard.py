@@ -25,7 +25,7 @@ from service.errors import (
 
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", "/console"})  # a browser sends no key for a page
 OPEN_FOLDERS = ("/assets/", "/console/")  # the scripts and styles of these pages
-FOR_CLIENTS = frozenset({"/recommend", "/feedback", "/activity"})
+FOR_CLIENTS = frozenset({"/recommend", "/feedback", "/activity", "/edges"})
 DEFECT = "this is a defect of the service; its log has the details, under the request id"
 
 log = structlog.get_logger()
@@ -98,7 +98,7 @@ class Guard:
             raise RateLimited(key.name, wait_s)
         if key.role != "admin" and path not in FOR_CLIENTS and not path.startswith("/decisions/"):
             raise Forbidden(
-                "this is for admin keys; client keys may call /recommend, /feedback, /activity and /decisions"
+                "this is for admin keys; client keys may call /recommend, /feedback, /activity, /edges and /decisions"
             )
         return key
 

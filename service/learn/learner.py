@@ -22,6 +22,7 @@ from service.learn.eraser import Eraser
 from service.learn.evaluations import Evaluator
 from service.learn.experiments import TASK as EXPERIMENTS
 from service.learn.experiments import ExperimentKeeper
+from service.learn.graph_keeper import GraphKeeper
 from service.learn.historian import Historian
 from service.learn.indexer import Indexer
 from service.learn.profiler import Profiler
@@ -34,6 +35,7 @@ from service.store import event_log, loop_store, policy_store, workers
 from service.store.announcements import listen
 from service.store.codec import NewerFormat
 from service.store.connection import connect, end
+from service.store.graph_store import LEASE as GRAPH
 from service.store.history_store import LEASE as HISTORY
 from service.store.keys import CHANGES, USED, Keys
 from service.store.profile_store import LEASE as PROFILE
@@ -129,6 +131,8 @@ class Learner:
             self._run(keys, RELEASE, Releaser(self._redis, keys, known.tail).run, stop)
         if record.settings.funnel:
             self._run(keys, RETRIEVAL, Indexer(self._redis, keys, known.tail).run, stop)
+        if record.edges:
+            self._run(keys, GRAPH, GraphKeeper(self._redis, keys, known.tail).run, stop)
         for policy in await policy_store.policy_names(self._redis, keys):
             self._run(keys, policy, PolicyRunner(self._redis, keys, policy, self._settings, known.tail).run, stop)
 

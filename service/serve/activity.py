@@ -1,19 +1,23 @@
-"""The use case of `/activity`, and the state that a decision is made with."""
+"""The use case of `/activity`, and what is known of a user when a decision is made."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from redis.asyncio import Redis
 
 from service.decide.active import ActiveLoop
-from service.errors import InvalidRequest, StoreUnavailable
+from service.errors import InvalidRequest
 from service.records import Features
+from service.represent.graph import GRAPH
 from service.represent.user_state import USER, Activity, user_state
 from service.serve.follower import Follower
-from service.store.activity import Sent, begin_activity, read_activity, take_activity
+from service.store.activity import Sent, read_activity, take_activity
+from service.store.graph_store import read_fields
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
+from service.store.loop_store import begin
 
 
 class ActivityKeeper:
@@ -32,36 +36,46 @@ class ActivityKeeper:
             StoreUnavailable: it may or may not be stored. What has ids may be sent again.
         """
         active = self._follower.loop(loop)
-        if not self._follower.store_usable():
-            raise StoreUnavailable("Redis lost its data; nothing is acknowledged until a person restarts the workers")
+        self._follower.check_store()
         keys = Keys(active.name, active.id)
         if sent and not active.activity:
-            await begin_activity(self._redis, keys)
+            await begin(self._redis, keys, "activity")
             await self._follower.refresh(loop)
         by_user: dict[str, list[Sent]] = {}
         for one in sent:
             by_user.setdefault(one.user, []).append(one)
-        answers = await take_activity(self._commit, keys, active.settings, by_user)
+        answers = await take_activity(self._commit, keys, active.settings, by_user, edges=active.edges)
         turns = {user: iter(of_his) for user, of_his in answers.items()}
         return [next(turns[one.user]) for one in sent]
 
     async def with_state(self, context: Features, user: str, active: ActiveLoop, *, at: int) -> Features:
-        """Add the user's state to a context; return the same context where he has none.
+        """Add the user's state and the fields of his neighbourhood to a context; the same context where he has none.
 
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        kept = await read_activity(self._commit, Keys(active.name, active.id), user)
+        keys = Keys(active.name, active.id)
+        if active.activity and active.edges:  # in one round trip
+            kept, fields = await asyncio.gather(
+                read_activity(self._commit, keys, user), read_fields(self._commit, keys, user)
+            )
+        elif active.edges:
+            kept, fields = [], await read_fields(self._commit, keys, user)
+        else:
+            kept, fields = await read_activity(self._commit, keys, user), {}
         state = user_state([Activity(*one) for one in kept], active.catalogue.fields, at=at)
-        return {**context, USER: state} if state else context
+        known = {USER: state} if state else {}
+        if fields:
+            known[GRAPH] = fields
+        return {**context, **known} if known else context
 
 
 def check_names(context: Features) -> None:
-    """Refuse a context that uses the name of the state.
+    """Refuse a context that uses a name of what the service knows.
 
     Raises:
         InvalidRequest: names the field.
     """
     for name in context:
-        if name.startswith(USER) and name[len(USER) :][:1] in ("", "."):
-            raise InvalidRequest(f"context.{name}", f"the name {USER} is for what the service knows of the user")
+        if name[:1] == "@" and (taken := name.partition(".")[0]) in (USER, GRAPH):
+            raise InvalidRequest(f"context.{name}", f"the name {taken} is for what the service knows of the user")

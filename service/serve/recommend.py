@@ -83,8 +83,8 @@ class Recommender:
         else:
             check_own_id(decision_id, loop)
         at = time.time_ns() // 1_000_000  # as exact as it is recorded
-        known = user_id is None or not active.activity  # all that there is about the user
-        if user_id is not None and active.activity and not self._decisions.buffered:
+        known = user_id is None or not active.knows_users  # all that there is about the user
+        if user_id is not None and active.knows_users and not self._decisions.buffered:
             with suppress(StoreUnavailable):
                 context = await self._activity.with_state(context, user_id, active, at=at)
                 known = True

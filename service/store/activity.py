@@ -14,11 +14,10 @@ from hashlib import blake2b
 import orjson
 from redis.asyncio import Redis
 
-from service.errors import NotFound
 from service.loop import LoopSettings
 from service.store.connection import Value, answering, now, script
 from service.store.group_commit import GroupCommit
-from service.store.keys import CHANGES, Keys
+from service.store.keys import Keys
 
 IDS_KEPT = 1000  # of a user: a request is known when it comes again whole
 ENTRY_BYTES = 848  # of the longest entry: an item of 128 characters, six bytes each, a type of 32, and its numbers
@@ -39,21 +38,18 @@ Kept = tuple[int, int, str, str]
 """Number, unix milliseconds, item, type."""
 
 
-async def begin_activity(redis: Redis, keys: Keys) -> None:
-    """Say that activity is sent in this loop.
-
-    Raises:
-        NotFound: there is no such loop any more.
-        StoreUnavailable: Redis does not answer.
-    """
-    if not await script("begin_activity")(redis, (keys.record,), (CHANGES, keys.loop, keys.id)):
-        raise NotFound(f"there is no loop {keys.loop!r}; PUT /loops/{keys.loop} makes it", code="unknown_loop")
-
-
 async def take_activity(
-    commit: GroupCommit, keys: Keys, settings: LoopSettings, sent: Mapping[str, Sequence[Sent]]
+    commit: GroupCommit,
+    keys: Keys,
+    settings: LoopSettings,
+    sent: Mapping[str, Sequence[Sent]],
+    *,
+    edges: bool = False,
 ) -> dict[str, list[str]]:
     """Append activity, by user; return user -> for each of his, in order, `accepted` or `duplicate`.
+
+    Args:
+        edges: whether the loop has edges: then the keeper of its graph is told who acted.
 
     Raises:
         StoreUnavailable: Redis did not answer. What has ids may be sent again.
@@ -62,12 +58,13 @@ async def take_activity(
     take = script("take_activity")
 
     async def of_user(user: str, of_his: Sequence[Sent]) -> list[str]:
-        args: list[Value] = [user, settings.activity_kept, settings.activity_ms, IDS_KEPT]
+        args: list[Value] = [user, settings.activity_kept, settings.activity_ms, IDS_KEPT, int(edges)]
         for one in of_his:
             digest = b"" if one.activity_id is None else blake2b(one.activity_id.encode(), digest_size=8).digest()
             args += (digest, "" if one.at is None else one.at, orjson.dumps([one.item, one.type]))
-        named = (part.activity(user), part.activity_ids(user), part.activity_users, part.stats)
-        return [answer.decode() for answer in await commit.run(take, named, args)]
+        named = (part.activity(user), part.activity_ids(user), part.activity_users, part.stats, part.acted)
+        uses = keys.loop if edges else None
+        return [answer.decode() for answer in await commit.run(take, named, args, uses=uses)]
 
     answers = await asyncio.gather(*(of_user(user, of_his) for user, of_his in sent.items()))
     return dict(zip(sent, answers, strict=True))
@@ -80,7 +77,7 @@ async def read_activity(commit: GroupCommit, keys: Keys, user: str) -> list[Kept
         StoreUnavailable: Redis did not answer.
     """
     entries = await commit.run(script("read_activity"), (keys.partition().activity(user),), ())
-    return [_read(entry) for entry in entries]
+    return [read_entry(entry) for entry in entries]
 
 
 async def activity_of(redis: Redis, keys: Keys, users: Sequence[str]) -> dict[str, list[Kept]]:
@@ -93,7 +90,8 @@ async def activity_of(redis: Redis, keys: Keys, users: Sequence[str]) -> dict[st
         for user in users:
             pipe.lrange(keys.partition().activity(user), 0, -1)
         return {
-            user: [_read(entry) for entry in entries] for user, entries in zip(users, await pipe.execute(), strict=True)
+            user: [read_entry(entry) for entry in entries]
+            for user, entries in zip(users, await pipe.execute(), strict=True)
         }
 
 
@@ -113,7 +111,8 @@ def bytes_at_most(settings: LoopSettings) -> int:
     return settings.activity_kept * ENTRY_BYTES + 8 * IDS_KEPT
 
 
-def _read(entry: bytes) -> Kept:
+def read_entry(entry: bytes) -> Kept:
+    """Read an entry of the list."""
     number, at, body = entry.split(b" ", 2)
     item, type_ = orjson.loads(body)
     return int(number), int(at), item, type_

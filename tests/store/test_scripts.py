@@ -191,6 +191,11 @@ def everything(url: str, node: ClusterNode) -> None:
         call(
             "POST", "/activity", {"activity": [{"user_id": "u1", "item_id": "p0", "type": "view", "activity_id": "a"}]}
         )
+        edges = [{"from": f"u{n}", "to": to} for n, to in ((1, "u2"), (1, "u3"), (2, "u3"))]
+        call("POST", "/edges", {"edges": edges})
+        call("DELETE", "/edges?from=u1&to=u3")
+        again = {"user_id": "u2", "item_id": "p1", "type": "buy"}
+        call("POST", "/activity", {"activity": [again]})
         for number in range(5):
             sent = {"loop": "shop", "decision_id": f"d{number}", "user_id": f"u{number}", "k": 2}
             call("POST", "/recommend", sent)

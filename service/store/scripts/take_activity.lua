@@ -1,7 +1,7 @@
 -- Take the activity of one user: leave out what came before, append, trim, put off the end of its time.
--- KEYS: activity, activity ids, activity users, stats (one partition)
--- ARGV: user, activities kept, time to live in ms, ids kept, then (digest of its id, 8 bytes, '' = none; when it was,
---   in ms, '' = now; what it was) for each
+-- KEYS: activity, activity ids, activity users, stats, acted (one partition)
+-- ARGV: user, activities kept, time to live in ms, ids kept, whether the loop has edges, then (digest of its id, 8 bytes,
+--   '' = none; when it was, in ms, '' = now; what it was) for each
 -- Returns for each: accepted | duplicate
 local function whole(number)
   return string.format('%d', number)
@@ -28,7 +28,7 @@ local function known(id)
 end
 
 local answers, accepted = {}, 0
-for i = 5, #ARGV, 3 do
+for i = 6, #ARGV, 3 do
   local id, at = ARGV[i], tonumber(ARGV[i + 1]) or now
   if known(id) then
     answers[#answers + 1] = 'duplicate'
@@ -48,5 +48,8 @@ if accepted > 0 then
   end
   redis.call('ZADD', KEYS[3], whole(now + ARGV[3]), ARGV[1])
   redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', whole(now))
+  if ARGV[5] == '1' then
+    redis.call('ZADD', KEYS[5], redis.call('HINCRBY', KEYS[4], 'graph_marks', 1), ARGV[1])
+  end
 end
 return answers
