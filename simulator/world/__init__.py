@@ -9,16 +9,29 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from simulator.world._base import Catalogue, Item, Moment, Shock, TrafficEffect, Visit, World
+from simulator.world._base import Catalogue, Item, Moment, Shock, Tie, TrafficEffect, Visit, World
 from simulator.world.digits import Digits
+from simulator.world.friends import Friends
 from simulator.world.latent import Latent
 from simulator.world.petshop import Petshop
 from simulator.world.sessions import Sessions
 from simulator.world.shapes import DECLARED, SHAPES, make
 
-__all__ = ["PLACES", "THERE_ARE", "WORLDS", "Catalogue", "Item", "Moment", "Shock", "TrafficEffect", "Visit", "World"]
+__all__ = [
+    "PLACES",
+    "THERE_ARE",
+    "WORLDS",
+    "Catalogue",
+    "Item",
+    "Moment",
+    "Shock",
+    "Tie",
+    "TrafficEffect",
+    "Visit",
+    "World",
+]
 
-PLACES: dict[str, type[World[Any]]] = {world.name: world for world in (Petshop, Latent, Digits, Sessions)}
+PLACES: dict[str, type[World[Any]]] = {world.name: world for world in (Petshop, Latent, Digits, Sessions, Friends)}
 WORLDS: dict[str, Callable[..., World[Any]]] = {
     **PLACES,
     **{name: partial(make, name) for name in SHAPES},
