@@ -100,14 +100,14 @@ def walk_shares(user: str, around: Around) -> dict[str, float]:
 
 def walks(user: str, around: Around) -> Mapping[str, Any]:
     """Return the shares of anonymous walks, and what friends took."""
-    return {**parts("took", "items")(user, around), "walks": walk_shares(user, around)}
+    return {**parts("took")(user, around), "walks": walk_shares(user, around)}
 
 
 ARMS: dict[str, Describe | None] = {
     "no graph": None,
     "counts": parts(*COUNTS),
-    "what friends took": parts("took", "items"),
-    "counts, what friends took": parts(*COUNTS, "took", "items"),
+    "what friends took": parts("took"),
+    "counts, what friends took": parts(*COUNTS, "took"),
     "message passing, two layers": message_passing,
     "shares of anonymous walks, what friends took": walks,
     "what friends in triangles took": parts("circle"),
