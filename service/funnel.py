@@ -4,6 +4,7 @@ popular   items that were rewarded most for each time they were shown
 fresh     items that were shown few times, the newest first
 random    any items
 ann       items whose vector lies nearest to one of the context
+friends   items that friends of the user took lately
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class SourceSetting(BaseModel):
 
     model_config = CLOSED
 
-    source: Literal["popular", "fresh", "random", "ann"]
+    source: Literal["popular", "fresh", "random", "ann", "friends"]
     quota: Annotated[int, Field(strict=True, ge=1, le=MOST)] = Field(description="items that it gives at most")
     item_field: Path | None = Field(None, validate_default=True, description="ann: of the items, a list of numbers")
     context_field: Path | None = Field(

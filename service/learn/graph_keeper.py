@@ -57,9 +57,8 @@ class GraphKeeper(LogFold):
 
     async def _at_rest(self) -> None:
         until = time.monotonic() + WORK_S
-        while due := await edges.pending(self._redis, self._keys, AT_ONCE):
-            for user, number in due:
-                await edges.link(self._commit, self._redis, self._keys, user, number)
+        while due := await edges.pending(self._redis, self._keys):
+            await edges.link(self._commit, self._redis, self._keys, due)
             if time.monotonic() > until:
                 return
         await graph_store.mark_acted(self._commit, self._redis, self._keys)

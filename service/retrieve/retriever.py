@@ -19,11 +19,18 @@ from service.represent.misfits import Misfits
 from service.retrieve.ann import Ann
 from service.retrieve.counts import Counts
 from service.retrieve.fresh import Fresh
+from service.retrieve.friends import Friends
 from service.retrieve.popular import Popular
 from service.retrieve.random import Random
 from service.retrieve.source import Array, Found, Items, Query, Source
 
-SOURCES: Mapping[str, type[Source]] = {"popular": Popular, "fresh": Fresh, "random": Random, "ann": Ann}
+SOURCES: Mapping[str, type[Source]] = {
+    "popular": Popular,
+    "fresh": Fresh,
+    "random": Random,
+    "ann": Ann,
+    "friends": Friends,
+}
 
 
 @dataclass(frozen=True, slots=True)

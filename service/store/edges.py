@@ -25,7 +25,7 @@ from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 
 MOST_KNOWN_BY = 10_000  # users whose edges name one and the same user
-AT_ONCE = 100  # users whose edges are linked in one go
+AT_ONCE = 50  # users whose edges are linked in one go
 # Of the longest edge: its id as JSON has 128 characters of six bytes, a digest, three numbers and a kind beside it. Its
 # id stands in `linked`, too, and the user's own in the reverse entry, as it is and as JSON.
 EDGE_BYTES = 864 + 512 + 512 + 792
@@ -117,33 +117,56 @@ async def pending(redis: Redis, keys: Keys, most: int = AT_ONCE) -> list[tuple[s
     return [(user.decode(), int(number)) for user, number in found]
 
 
-async def link(commit: GroupCommit, redis: Redis, keys: Keys, user: str, number: int) -> None:
-    """Take the second step of a user's change of edges. It may be taken again, and by several processes.
+async def link(commit: GroupCommit, redis: Redis, keys: Keys, due: Sequence[tuple[str, int]]) -> None:
+    """Take the second step of changes of edges. It may be taken again, and by several processes.
 
     An edge to a user whom `MOST_KNOWN_BY` others name is deleted.
+
+    Args:
+        due: users, and the numbers of their changes, as `pending` gives them.
 
     Raises:
         StoreUnavailable: Redis did not answer: it is to be taken again.
     """
-    part = keys.partition()
-    edges = (await edges_of(redis, keys, [user]))[user]
-    async with answering():
-        linked = {name.decode() for name in await redis.smembers(part.linked(user))}
-    wanted = sorted({to for to, *_ in edges})
-    if new := [to for to in wanted if to not in linked]:
-        async with answering():
-            await redis.sadd(part.linked(user), *new)
-    said = orjson.dumps(user)
-    args: tuple[Value, ...] = (user, number, said, MOST_KNOWN_BY)
-    found_room = await asyncio.gather(*(commit.run(script("link_edge"), (part.known_by(to),), args) for to in wanted))
-    full = {to for to, room in zip(wanted, found_room, strict=True) if not room}
-    gone = sorted(linked.difference(wanted))
-    await asyncio.gather(*(commit.run(script("unlink_edge"), (part.known_by(to),), (user, number)) for to in gone))
-    await mark_stale(redis, keys, [user, *(await known_by(redis, keys, [user]))[user]])
-    places = (part.edges_pending, part.linked(user), part.edges(user), part.stats)
-    left_out = [_digest(orjson.dumps((to, kind))) for to, kind, *_ in edges if to in full]
-    args = (user, number, len(gone) + len(full), *gone, *sorted(full), *left_out)
-    await commit.run(script("settle_edges"), places, args)
+    part, users = keys.partition(), [user for user, _ in due]
+    edges = await edges_of(redis, keys, users)
+    wanted = {user: sorted({to for to, *_ in edges[user]}) for user in users}
+    linked = await _linked(redis, keys, users)
+    async with answering(), redis.pipeline(transaction=False) as pipe:
+        for user in users:
+            if new := [to for to in wanted[user] if to not in linked[user]]:
+                pipe.sadd(part.linked(user), *new)
+        await pipe.execute()
+    gone = {user: sorted(linked[user].difference(wanted[user])) for user in users}
+
+    async def write(user: str, number: int) -> list[str]:
+        """Write a user's reverse entries; return at whom there is no room."""
+        args: tuple[Value, ...] = (user, number, orjson.dumps(user), MOST_KNOWN_BY)
+        link_edge, unlink_edge = script("link_edge"), script("unlink_edge")
+        rooms = await asyncio.gather(*(commit.run(link_edge, (part.known_by(to),), args) for to in wanted[user]))
+        await asyncio.gather(*(commit.run(unlink_edge, (part.known_by(to),), (user, number)) for to in gone[user]))
+        return [to for to, room in zip(wanted[user], rooms, strict=True) if not room]
+
+    full = dict(zip(users, await asyncio.gather(*(write(user, number) for user, number in due)), strict=True))
+    followers = await known_by(redis, keys, users)
+    await mark_stale(redis, keys, sorted({*users, *(one for others in followers.values() for one in others)}))
+
+    async def settle(user: str, number: int) -> None:
+        places = (part.edges_pending, part.linked(user), part.edges(user), part.stats)
+        unlinked = [*gone[user], *full[user]]
+        left_out = [_digest(orjson.dumps((to, kind))) for to, kind, *_ in edges[user] if to in full[user]]
+        await commit.run(script("settle_edges"), places, (user, number, len(unlinked), *unlinked, *left_out))
+
+    await asyncio.gather(*(settle(user, number) for user, number in due))
+
+
+async def _linked(redis: Redis, keys: Keys, users: Sequence[str]) -> dict[str, set[str]]:
+    async with answering(), redis.pipeline(transaction=False) as pipe:
+        for user in users:
+            pipe.smembers(keys.partition().linked(user))
+        return {
+            user: {name.decode() for name in names} for user, names in zip(users, await pipe.execute(), strict=True)
+        }
 
 
 async def link_pending(commit: GroupCommit, redis: Redis, keys: Keys) -> None:
@@ -156,8 +179,7 @@ async def link_pending(commit: GroupCommit, redis: Redis, keys: Keys) -> None:
         newest = await redis.zrange(keys.partition().edges_pending, -1, -1, withscores=True)
     until = int(newest[0][1]) if newest else 0
     while due := [(user, number) for user, number in await pending(redis, keys) if number <= until]:
-        for user, number in due:
-            await link(commit, redis, keys, user, number)
+        await link(commit, redis, keys, due)
 
 
 async def mark_stale(redis: Redis, keys: Keys, users: Sequence[str]) -> None:

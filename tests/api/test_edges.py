@@ -65,6 +65,22 @@ def test_a_decision_sees_what_friends_took_and_who_of_them_know_each_other(
     assert (again.status_code, again.json()["code"]) == (404, "unknown_edge")
 
 
+def test_what_friends_took_becomes_a_candidate(client: httpx.Client, make_loop: Callable[..., str]) -> None:
+    funnel = {"sources": [{"source": "friends", "quota": 2}, {"source": "fresh", "quota": 1}], "cut": 3}
+    loop = make_loop(items=40, funnel=funnel)
+    send(client, loop, {"from": "u", "to": "a"})
+    took = [{"user_id": "a", "item_id": "p031", "type": "buy"}]
+    client.post("/activity", json={"loop": loop, "activity": took}).raise_for_status()
+
+    def origins() -> list[dict[str, Any]]:
+        asked = {"loop": loop, "user_id": "u", "explain": True}
+        found = client.post("/recommend", json=asked).raise_for_status().json()["explanation"]
+        return [source for one in found if one["id"] == "p031" for source in one["sources"] or ()]
+
+    until(lambda: bool(origins()), "what a friend took is a candidate")
+    assert {"source": "friends", "rank": 1, "score": 1.0} in origins()
+
+
 def test_each_element_is_answered_by_itself(client: httpx.Client, make_loop: Callable[..., str]) -> None:
     loop = make_loop(items=2, edges_kept=2)
     good = {"from": 7, "to": "b", "weight": 2, "at": 1.7e9}
