@@ -674,6 +674,11 @@ async def _audit(url: str, loop: str, most: int, confidence: float) -> bool:
         if states.same + states.gone or states.different:
             line = f"states folded again: {states.same} the same, {len(states.different)} different"
             _verdict(not states.different, line + (f", {states.gone} past checking" if states.gone else ""))
+        with console.status("neighbourhoods: comparing their fields"):
+            graph = await audits.audit_graph(connection, loop, most=most)
+        if graph.same + graph.gone or graph.different:
+            line = f"fields of neighbourhoods: {graph.same} the same, {len(graph.different)} different"
+            _verdict(not graph.different, line + (f", {graph.gone} past checking" if graph.gone else ""))
         with console.status("learning: replaying the log"):
             learned = await audits.audit_learning(connection, loop)
         for policy, same in learned.items():
@@ -683,8 +688,8 @@ async def _audit(url: str, loop: str, most: int, confidence: float) -> bool:
         return False
     finally:
         await connection.aclose()
-    passed = all(r.passed for r in found.values()) and not again.different and not states.different
-    return passed and all(learned.values())
+    passed = all(r.passed for r in found.values()) and not again.different
+    return passed and not states.different and not graph.different and all(learned.values())
 
 
 @app.command(hidden=True)

@@ -1,6 +1,6 @@
 """Measures what is worth knowing of a user's neighbourhood in the world `friends`, and where all friends are alike.
 
-make bench ARGS=tests/benchmarks/test_friends.py     # 5 seeds, 8 arms, 2 worlds
+make bench ARGS=tests/benchmarks/test_friends.py     # 5 seeds, 8 arms, 2 worlds; 10 minutes on 2 cores
 
 In `friends` a visitor wants what those two of his friends take who know each other. In `alike` all his friends share
 one taste. At the half, other friends know each other in half of the circles. Batches of 25 decisions; snapshots,
@@ -24,7 +24,7 @@ from simulator.shocks import find_shock
 from simulator.world.friends import CATEGORIES, Friends
 from tests.benchmarks.in_process import Around, Describe, in_parallel, oracle, run_in_process
 
-STEPS, SEEDS, BATCH = 4000, (1, 2, 3, 4, 5), 25
+STEPS, SEEDS, BATCH = 3000, (1, 2, 3, 4, 5), 25
 QUICK_STEPS = 400
 WALKS, LENGTH = 200, 4  # that are drawn from each user, and the steps of one
 
