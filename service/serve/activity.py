@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from redis.asyncio import Redis
@@ -13,8 +12,8 @@ from service.records import Features
 from service.represent.graph import GRAPH
 from service.represent.user_state import USER, Activity, user_state
 from service.serve.follower import Follower
-from service.store.activity import Sent, read_activity, take_activity
-from service.store.graph_store import read_fields
+from service.store.activity import Sent, take_activity
+from service.store.graph_store import read_user
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.store.loop_store import begin
@@ -54,15 +53,7 @@ class ActivityKeeper:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        keys = Keys(active.name, active.id)
-        if active.activity and active.edges:  # in one round trip
-            kept, fields = await asyncio.gather(
-                read_activity(self._commit, keys, user), read_fields(self._commit, keys, user)
-            )
-        elif active.edges:
-            kept, fields = [], await read_fields(self._commit, keys, user)
-        else:
-            kept, fields = await read_activity(self._commit, keys, user), {}
+        kept, fields = await read_user(self._commit, Keys(active.name, active.id), user)
         state = user_state([Activity(*one) for one in kept], active.catalogue.fields, at=at)
         known = {USER: state} if state else {}
         if fields:

@@ -70,16 +70,6 @@ async def take_activity(
     return dict(zip(sent, answers, strict=True))
 
 
-async def read_activity(commit: GroupCommit, keys: Keys, user: str) -> list[Kept]:
-    """Return what is kept of a user, in the round trip that others share.
-
-    Raises:
-        StoreUnavailable: Redis did not answer.
-    """
-    entries = await commit.run(script("read_activity"), (keys.partition().activity(user),), ())
-    return [read_entry(entry) for entry in entries]
-
-
 async def activity_of(redis: Redis, keys: Keys, users: Sequence[str]) -> dict[str, list[Kept]]:
     """Return user -> what is kept of him.
 

@@ -167,13 +167,15 @@ async def fields_of(redis: Redis, keys: Keys, users: Sequence[str]) -> dict[str,
         return {user: _fields(stored) for user, stored in zip(users, await pipe.execute(), strict=True)}
 
 
-async def read_fields(commit: GroupCommit, keys: Keys, user: str) -> dict[str, Any]:
-    """Return the same of one user, in the round trip that others share.
+async def read_user(commit: GroupCommit, keys: Keys, user: str) -> tuple[list[Kept], dict[str, Any]]:
+    """Return a user's activity that is kept, and these fields, in the round trip that others share.
 
     Raises:
         StoreUnavailable: Redis did not answer.
     """
-    return _fields(await commit.run(script("read_graph"), (keys.partition().graph(user),), ()))
+    part = keys.partition()
+    kept, stored = await commit.run(script("read_user"), (part.activity(user), part.graph(user)), ())
+    return [read_activity_entry(entry) for entry in kept], _fields(stored)
 
 
 async def publish(commit: GroupCommit, keys: Keys, user: str, number: int, fields: Mapping[str, Any] | None) -> bool:

@@ -9,7 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from service.records import LoopRecord
-from service.store.activity import IDS_KEPT, Sent, activity_of, bytes_at_most, count_users, read_activity, take_activity
+from service.store.activity import IDS_KEPT, Sent, activity_of, bytes_at_most, count_users, take_activity
+from service.store.graph_store import read_user
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.store.loop_rows import read_rows, write_rows
@@ -45,7 +46,7 @@ async def test_a_random_stream_is_kept_as_a_list_would_keep_it(redis: Redis, loo
                 kept[user] = [*kept[user], (numbers[user], sent.at or 0, sent.item, "view")][-7:]
         assert await take_activity(commit, keys, settings, batch) == expected
     assert kept == await activity_of(redis, keys, ["u1", "u2"])
-    assert await read_activity(commit, keys, "u1") == kept["u1"]
+    assert await read_user(commit, keys, "u1") == (kept["u1"], {})
     assert max(numbers.values()) > 7
     stats = await redis.hgetall(keys.partition().stats)
     assert int(stats[b"activity"]) == sum(numbers.values())
@@ -71,7 +72,7 @@ async def test_memory_is_bounded_and_what_is_kept_has_an_end(redis: Redis, loop:
 async def test_a_time_to_come_counts_as_now(redis: Redis, loop: LoopRecord, keys: Keys) -> None:
     commit = GroupCommit(redis)
     await take_activity(commit, keys, loop.settings, {"u": [Sent("u", "i", "view", 10**14), Sent("u", "i", "view")]})
-    [(_, first, *_), (_, second, *_)] = await read_activity(commit, keys, "u")
+    [(_, first, *_), (_, second, *_)] = (await activity_of(redis, keys, ["u"]))["u"]
     assert START < first == second < 10**14
 
 
@@ -80,7 +81,7 @@ async def test_a_backup_holds_it(redis: Redis, loop: LoopRecord, keys: Keys) -> 
     sent = [Sent("u é", "i", "view", START, "a")]
     await take_activity(commit, keys, loop.settings, {"u é": sent})
     await write_rows(redis, other, [row async for row in read_rows(redis, keys)], later_ms=0)
-    assert await read_activity(commit, other, "u é") == [(1, START, "i", "view")]
+    assert await read_user(commit, other, "u é") == ([(1, START, "i", "view")], {})
     assert await count_users(redis, other) == 1
     assert await take_activity(commit, other, loop.settings, {"u é": sent}) == {"u é": ["duplicate"]}
     for key in [key async for key in redis.scan_iter(match=other.partition().prefix + "*")]:
