@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from service.learn.log_fold import LogFold
 from service.learn.tail import Tail
-from service.records import Entry, Event, LoopRecord
+from service.records import Entry, Event, LoopRecord, order
 from service.represent.graph import NEWEST, Tie, graph_fields, takes_of
 from service.represent.user_state import Activity, ItemFields
 from service.store import edges, graph_store, item_store
@@ -50,7 +50,9 @@ class GraphKeeper(LogFold):
         takes: dict[str, list[tuple[str, Rewarded]]] = {}
         for entry in entries:
             if isinstance(entry, Event) and entry.user is not None and (share := rewarded(entry, self._loop)) > 0:
-                takes.setdefault(entry.user, []).append((entry.position, (round(1000 * entry.time), entry.item, share)))
+                # An import may say that it happens in the future: nothing else would weigh anything beside it.
+                at = min(round(1000 * entry.time), order(entry.position)[0])
+                takes.setdefault(entry.user, []).append((entry.position, (at, entry.item, share)))
         if takes:
             await graph_store.add_takes(self._redis, self._keys, self._loop.settings, takes)
         self.position = entries[-1].position

@@ -149,6 +149,16 @@ async def test_only_whose_neighbourhood_changed_is_computed_again(redis: Redis, 
     assert (await fields_of(redis, keys, ["u"]))["u"] == after["u"], "fields that did not change keep their version"
 
 
+async def test_a_reward_of_the_future_counts_as_one_of_now(redis: Redis, keys: Keys, loop: LoopRecord) -> None:
+    await name(redis, keys, "ua")
+    events = [event_of(0, user="a", item="ball", reward=1.0, at=9e9)]
+    await event_log.append_imported(redis, keys, import_of(events), remember=10_000)
+    await (await opened(redis, keys)).drain()
+    [(at, item, share)] = (await rewarded_by(redis, keys, ["a"]))["a"]
+    assert (item, share) == ("ball", 1.0)
+    assert 1.7e12 < at < 9e12
+
+
 async def test_what_a_user_took_is_bounded(redis: Redis, keys: Keys, loop: LoopRecord) -> None:
     await name(redis, keys, "ua")
     await reward(redis, keys, *((n, "a", f"i{n}", 1.0) for n in range(TAKES_KEPT + 3)))

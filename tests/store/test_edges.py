@@ -171,8 +171,13 @@ async def test_memory_is_bounded(redis: Redis, loop: LoopRecord, keys: Keys) -> 
     assert 0 < used <= bytes_at_most(settings)
 
 
-async def test_a_time_to_come_counts_as_now(redis: Redis, loop: LoopRecord, keys: Keys) -> None:
+async def test_a_time_to_come_counts_as_now_and_any_past_one_is_taken(
+    redis: Redis, loop: LoopRecord, keys: Keys
+) -> None:
     commit = GroupCommit(redis)
+    assert await take(commit, keys, loop.settings, sent("u2", "u1", 1e-7, at=-5)) == ["accepted"]
+    assert await take(commit, keys, loop.settings, sent("u2", "u1", at=-6)) == ["duplicate"]
+    assert (await edges_of(redis, keys, ["u2"]))["u2"] == [("u1", "friend", 1e-7, -5)]
     assert await take(commit, keys, loop.settings, sent("u0", "u1", at=10**14)) == ["accepted"]
     assert await take(commit, keys, loop.settings, sent("u0", "u1", at=None)) == ["duplicate"]
     [(_, _, _, at)] = (await edges_of(redis, keys, ["u0"]))["u0"]

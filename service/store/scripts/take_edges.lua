@@ -13,7 +13,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local held, fields = {}, {}
 local stored = redis.call('HGETALL', KEYS[1])
 for at = 1, #stored, 2 do
-  local weight, moment = string.match(stored[at + 1], '^(%S+) (%d+) ')
+  local weight, moment = string.match(stored[at + 1], '^(%S+) (%S+) ')
   held[stored[at]] = {weight = tonumber(weight), at = tonumber(moment), stored = true}
   fields[#fields + 1] = stored[at]
 end
