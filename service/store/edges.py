@@ -20,7 +20,7 @@ import orjson
 from redis.asyncio import Redis
 
 from service.loop import LoopSettings
-from service.store.connection import Value, answering, script
+from service.store.connection import Value, answering, exchange, packed, script
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 
@@ -85,10 +85,9 @@ async def edges_of(redis: Redis, keys: Keys, users: Sequence[str]) -> dict[str, 
     Raises:
         StoreUnavailable: Redis does not answer.
     """
-    async with answering(), redis.pipeline(transaction=False) as pipe:
-        for user in users:
-            pipe.hvals(keys.partition().edges(user))
-        return {user: sorted(map(_read, values)) for user, values in zip(users, await pipe.execute(), strict=True)}
+    async with answering():
+        found = await exchange(redis, [packed("HVALS", keys.partition().edges(user)) for user in users])
+    return {user: sorted(map(_read, values)) for user, values in zip(users, found, strict=True)}
 
 
 async def known_by(redis: Redis, keys: Keys, users: Sequence[str]) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ from service.records import START
 from service.store.activity import Kept
 from service.store.activity import read_entry as read_activity_entry
 from service.store.codec import FORMAT, check_format
-from service.store.connection import answering, script
+from service.store.connection import answering, exchange, packed, script
 from service.store.edges import KeptEdge, edges_of, known_by, mark_stale
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
@@ -136,10 +136,9 @@ async def surroundings(redis: Redis, keys: Keys, users: Sequence[str], newest: i
     edges = await edges_of(redis, keys, users)
     friends = sorted({to for of_his in edges.values() for to, *_ in of_his})
     edges |= await edges_of(redis, keys, [friend for friend in friends if friend not in edges])
-    async with answering(), redis.pipeline(transaction=False) as pipe:
-        for friend in friends:
-            pipe.lrange(part.activity(friend), -newest, -1)
-        done = [[read_activity_entry(one) for one in of_his] for of_his in await pipe.execute()]
+    async with answering():
+        found = await exchange(redis, [packed("LRANGE", part.activity(friend), -newest, -1) for friend in friends])
+    done = [[read_activity_entry(one) for one in of_his] for of_his in found]
     return Surroundings(edges, dict(zip(friends, done, strict=True)), await rewarded_by(redis, keys, friends))
 
 
@@ -152,7 +151,7 @@ async def rewarded_by(redis: Redis, keys: Keys, users: Sequence[str]) -> dict[st
     async with answering(), redis.pipeline(transaction=False) as pipe:
         for user in users:
             pipe.zrange(keys.partition().took(user), 0, -1, withscores=True)
-        return {user: list(map(_rewarded, took)) for user, took in zip(users, await pipe.execute(), strict=True)}
+        return {user: [_rewarded(*one) for one in took] for user, took in zip(users, await pipe.execute(), strict=True)}
 
 
 async def fields_of(redis: Redis, keys: Keys, users: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -193,9 +192,9 @@ async def publish(commit: GroupCommit, keys: Keys, user: str, number: int, field
     return bool(await commit.run(script("publish_graph"), places, (user, number, body)))
 
 
-def _rewarded(member: tuple[bytes, float]) -> Rewarded:
-    item, share, _ = orjson.loads(member[0])
-    return int(member[1]), item, share
+def _rewarded(member: bytes, at: float) -> Rewarded:
+    item, share, _ = orjson.loads(member)
+    return int(at), item, share
 
 
 def _fields(stored: bytes | None) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from tests.builders import loop_of, store_loop
 from tests.decide.builders import active_of
 from tests.serve.stand_ins import Follows
 
-NODES, QUICK_NODES = (1_000, 10_000), (200,)
+NODES, QUICK_NODES = (500, 2_000), (200,)
 FRIENDS, NEAR, DEEDS = 20, 100, 5
 BATCH = 50  # users that are sent at once
 READS, AT_ONCE, ROUNDS = 320, 32, 15
