@@ -38,7 +38,7 @@ from tests.serve.stand_ins import Follows
 NODES, QUICK_NODES = (500, 2_000), (200,)
 FRIENDS, NEAR, DEEDS = 20, 100, 5
 BATCH = 50  # users that are sent at once
-READS, AT_ONCE, ROUNDS = 320, 32, 15
+READS, AT_ONCE, ROUNDS = 320, 32, 9
 SETTINGS = LoopSettings()
 
 pytestmark = pytest.mark.anyio
@@ -106,11 +106,14 @@ async def reads(redis: Redis, *, activity: bool, edges: bool) -> Callable[[int],
     """Return what reads what is known of users, so many at once, in a loop that has activity, or edges, or both."""
     record = loop_of()
     keys = await store_loop(redis, record)
-    await a_graph(redis, keys, 100)
-    await deeds(redis, keys, 100)
-    keeper = GraphKeeper(redis, keys)
-    assert await keeper.open()
-    await keeper.drain()
+    await deeds(redis, keys, AT_ONCE + NEAR)
+    if edges:
+        await a_graph(redis, keys, AT_ONCE + NEAR)
+        keeper = GraphKeeper(redis, keys)
+        assert await keeper.open()
+        await keeper.drain()
+    if not activity:
+        await redis.delete(*(keys.partition().activity(f"user-{at}") for at in range(AT_ONCE)))
     active = active_of(50, name=record.name)
     object.__setattr__(active, "id", record.id)
     object.__setattr__(active, "activity", activity)
