@@ -571,7 +571,7 @@ def export_user(
     redis: Redis = None,
     data: Data = Path(".rebound"),
 ) -> None:
-    """Print all that is kept of a user, a line of JSON each: his state, activity, decisions, and events of the log.
+    """Print all that is kept of a user, a line of JSON each: his state, activity, edges, decisions, events of the log.
 
     Example: `rebound users export u17 --loop shop > u17.ndjson`
     """
@@ -620,9 +620,9 @@ def list_erasures(
 
     from service.admin.users import list_erasures as listed
 
-    table = Table("erasure", "step", "decisions", "activity", "events", "waits for", "remains")
+    table = Table("erasure", "step", "decisions", "activity", "edges", "events", "waits for", "remains")
     for one in _on_redis(redis, data, lambda connection: listed(connection, loop)):
-        counts = (f"{one.decisions:,}", f"{one.activity:,}", f"{one.events:,}")
+        counts = (f"{one.decisions:,}", f"{one.activity:,}", f"{one.edges:,}", f"{one.events:,}")
         table.add_row(one.id, one.step, *counts, escape(", ".join(one.waits_for)), escape("; ".join(one.remains)))
     console.print(table if table.rows else "no erasures")
 
@@ -692,6 +692,11 @@ async def _audit(url: str, loop: str, most: int, confidence: float) -> bool:
             line = f"states folded again from the log of activity: {states.same} the same, "
             line += f"{len(states.different)} different (share {share:.6g})"
             _verdict(not states.different, line + (f", {states.gone} past checking" if states.gone else ""))
+        with console.status("neighbourhoods: comparing their fields"):
+            graph = await audits.audit_graph(connection, loop, most=most)
+        if graph.same + graph.gone or graph.different:
+            line = f"fields of neighbourhoods: {graph.same} the same, {len(graph.different)} different"
+            _verdict(not graph.different, line + (f", {graph.gone} past checking" if graph.gone else ""))
         with console.status("learning: replaying the log"):
             learned = await audits.audit_learning(connection, loop)
         for policy, same in learned.items():
@@ -701,8 +706,8 @@ async def _audit(url: str, loop: str, most: int, confidence: float) -> bool:
         return False
     finally:
         await connection.aclose()
-    passed = all(r.passed for r in found.values()) and not again.different and not states.different
-    return passed and all(learned.values())
+    passed = all(r.passed for r in found.values()) and not again.different
+    return passed and not states.different and not graph.different and all(learned.values())
 
 
 @app.command(hidden=True)

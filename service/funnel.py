@@ -5,6 +5,7 @@ fresh     items that were shown few times, the newest first
 random    any items
 covisited items that others took together with the user's last ones
 ann       items whose vector lies nearest to one of the context
+friends   items that friends of the user took lately
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class SourceSetting(BaseModel):
 
     model_config = CLOSED
 
-    source: Literal["popular", "fresh", "random", "ann", "covisited"]
+    source: Literal["popular", "fresh", "random", "ann", "covisited", "friends"]
     quota: Annotated[int, Field(strict=True, ge=1, le=MOST)] = Field(description="items that it gives at most")
     item_field: Path | None = Field(None, validate_default=True, description="ann: of the items, a list of numbers")
     context_field: Path | None = Field(

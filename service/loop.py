@@ -81,6 +81,9 @@ class LoopChanges(BaseModel):
         description="whether an item that got more than the default reward counts as activity of its user, of the type "
         "`reward`",
     )
+    edges_kept: int = Field(
+        100, strict=True, ge=1, le=1000, description="edges kept of each user, the heaviest; of these the newest"
+    )
     strict: bool = Field(
         False,
         strict=True,

@@ -102,6 +102,7 @@ class LoopRecord:
     newest: Mapping[str, Any] | None = None  # encoder, position and catalogue of the newest successor; None: no such
     declared: str | None = None  # version of the encoder that a person declared last; None: the service fits its own
     activity: bool = False  # whether activity was ever sent, or rewards counted as such
+    edges: bool = False  # whether edges were ever sent
     experiments: Mapping[str, Experiment] = field(default_factory=dict)  # by name; one at most has not ended
     release: Mapping[str, Any] | None = None  # policy, id and guard's latency of the release that runs; None: none
 

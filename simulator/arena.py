@@ -23,7 +23,7 @@ from simulator.errors import InvalidExperiment
 from simulator.kinds import Kinds, check_kinds
 from simulator.progress import Advance, Stages
 from simulator.shocks import find_shock
-from simulator.world import WORLDS, Catalogue, Item, Moment, Visit, World
+from simulator.world import WORLDS, Catalogue, Item, Moment, Tie, Visit, World
 
 Array = NDArray[Any]
 
@@ -217,17 +217,21 @@ async def _alarms(client: ServiceClient, trajectory: Trajectory, past: int) -> l
 async def _take_steps(
     client: ServiceClient, world: World[Any], plan: ArenaPlan, run: SeedRun, advance: Advance
 ) -> None:
-    """Take all steps, window by window. A shock and a change of the catalogue always start a new window."""
+    """Take all steps, window by window. A shock, and a change of catalogue or ties, always start a new window."""
     shocks = {step for _, step in plan.shock_steps}
     start = 0
     offered = world.catalogue(0)
+    ties: frozenset[Tie] = frozenset()
     while start < plan.steps:
         before, offered = offered, world.catalogue(start)
         if offered is not before and not world.inline:
             await asyncio.gather(*(change_catalogue(client, one.loop, before, offered) for one in run.trajectories))
+        knew, ties = ties, world.ties(start)
+        if ties is not knew:
+            await asyncio.gather(*(client.move_edges(one.loop, knew, ties) for one in run.trajectories))
         moments = [world.at(start)]
         for step in range(start + 1, min(start + plan.window, plan.steps)):
-            if step in shocks or world.catalogue(step) is not offered:
+            if step in shocks or world.catalogue(step) is not offered or world.ties(step) is not ties:
                 break
             moments.append(world.at(step))
         end = start + len(moments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -16,7 +16,7 @@ from simulator.connections import ConnectionBroken, ConnectionPool
 from simulator.errors import Failing, Refused, ServiceError, TooSlow, Unreachable
 from simulator.kinds import Kind
 from simulator.replies import PolicyState, Recommendation
-from simulator.world import Item
+from simulator.world import Item, Tie
 
 T = TypeVar("T")
 
@@ -82,6 +82,21 @@ class ServiceClient:
         for result in _parsed("POST /activity", reply, lambda found: list(found["results"])):
             if result.get("status") not in ("accepted", "duplicate"):
                 raise Failing(f"POST /activity: an activity was not taken: {result}")
+
+    async def move_edges(self, loop: str, before: Collection[Tie], now: Collection[Tie]) -> None:
+        """Send the ties that are new, up to 1000 at once, and delete those that are gone.
+
+        Raises:
+            Failing: one of them was not taken.
+        """
+        new = [tie.edge for tie in sorted(set(now).difference(before))]
+        for start in range(0, len(new), BATCH):
+            reply = await self._post("/edges", {"loop": loop, "edges": new[start : start + BATCH]})
+            for result in _parsed("POST /edges", reply, lambda found: list(found["results"])):
+                if result.get("status") not in ("accepted", "duplicate"):
+                    raise Failing(f"POST /edges: an edge was not taken: {result}")
+        for tie in sorted(set(before).difference(now)):
+            await self._call("DELETE", "/edges", params={"loop": loop, **tie.edge})
 
     # ---- loops, items, history
 

@@ -15,6 +15,7 @@ import numpy as np
 from simulator.errors import UsageError
 from simulator.world import MARKETS, WORLDS, Catalogue, Shock, TrafficEffect
 from simulator.world.digits import Digits, Labelling
+from simulator.world.friends import CATEGORIES, Friends, Society
 from simulator.world.latent import Latent, Tastes
 from simulator.world.market import Wants, moved, renewed
 from simulator.world.petshop import NEW_CATEGORY, Market, Petshop, product
@@ -27,6 +28,7 @@ DRIFT_STEPS = 10_000
 SEASON_STEPS = 5_000  # from one persona's click rates to another's
 NEIGHBOUR = [1, 0, 3, 2]  # (personas,): the persona to whose click rates each one moves
 PRICE_WAR_STEPS = 3_000
+FASHION_STEPS = 1_000
 BLACKOUT_STEPS = 2_000
 SPIKE_STEPS, SPIKE_DELAY = 2_000, 2_000
 FLOOD_STEPS = 3_000
@@ -121,6 +123,18 @@ def _renewal(wants: Wants, generator: np.random.Generator, age: int) -> Wants:
     return renewed(wants, generator.choice(n, n // 10, replace=False))
 
 
+def _fashion_spreads(society: Society, generator: np.random.Generator, age: int) -> Society:
+    """Let a category of its own choice be taken up by ever more circles of friends, by half of them in the end."""
+    fashion = int(generator.integers(len(CATEGORIES)))
+    return replace(society, fashion=(fashion, 0.5 * age / FASHION_STEPS))
+
+
+def _ties_cut(society: Society, generator: np.random.Generator, age: int) -> Society:
+    """Cut the ties between those friends who know each other, and tie the two others, in half of the circles."""
+    cut = generator.permutation(len(society.crossed)) < len(society.crossed) // 2
+    return replace(society, crossed=tuple(was ^ now for was, now in zip(society.crossed, cut.tolist(), strict=True)))
+
+
 def _unchanged(state: Any, generator: np.random.Generator, age: int) -> Any:
     return state
 
@@ -139,6 +153,10 @@ _SESSIONS = (Shock("habits-change", "another category is wanted after each categ
 _MARKET: tuple[Shock[Wants], ...] = (
     Shock("taste-move", "the fans of each cluster came to want another", _taste_move),
     Shock("renewal", "a tenth of the catalogue was replaced", _renewal),
+)
+_FRIENDS = (
+    Shock("ties-cut", "in half of the circles other friends know each other", _ties_cut),
+    Shock("fashion-spreads", "a fashion began to spread among friends", _fashion_spreads, span=FASHION_STEPS),
 )
 _TRAFFIC: tuple[Shock[Any], ...] = (
     Shock(
@@ -162,6 +180,7 @@ _OF_TASTES: dict[str, tuple[Shock[Any], ...]] = {
     Digits.name: _DIGITS,
     Sessions.name: _SESSIONS,
     **dict.fromkeys(MARKETS, _MARKET),
+    Friends.name: _FRIENDS,
 }
 
 SHOCKS: dict[str, dict[str, Shock[Any]]] = {

@@ -20,7 +20,7 @@ from simulator.errors import Refused, ServiceError
 from simulator.kinds import check_kinds
 from simulator.measures import ROLLING
 from simulator.shocks import SHOCKS, find_shock
-from simulator.world import WORLDS, Catalogue, Item, Moment, TrafficEffect, Visit, World
+from simulator.world import WORLDS, Catalogue, Item, Moment, Tie, TrafficEffect, Visit, World
 
 MAX_IN_FLIGHT = 256  # requests; further visits are skipped and counted
 RETRY_S = 1.0
@@ -42,6 +42,7 @@ class TrafficGenerator:
         self._world: World[Any] = WORLDS[world](seed)
         self._pauses = np.random.default_rng([seed, 4])
         self._kinds_checked = False
+        self._ties: frozenset[Tie] = frozenset()  # that the service knows
         self._synced: Catalogue | None = None  # the service's catalogue; None: the loop must be set up first
         self._in_flight: set[asyncio.Task[None]] = set()
         self.delayed: list[tuple[int, dict[str, Any]]] = []  # (step to send it at, report)
@@ -98,8 +99,8 @@ class TrafficGenerator:
         """
         intended = time.monotonic()
         while not stop.is_set():
-            catalogue = self.catalogue
-            if self._out_of_step(catalogue) and not await self._sync(catalogue):
+            catalogue, ties = self.catalogue, self._world.ties(self.step)
+            if self._out_of_step(catalogue, ties) and not await self._sync(catalogue, ties):
                 await _wait(stop, RETRY_S)
                 intended = time.monotonic()
                 continue
@@ -115,9 +116,11 @@ class TrafficGenerator:
             self.step += 1
         await asyncio.gather(*self._in_flight)
 
-    def _out_of_step(self, catalogue: Catalogue) -> bool:
-        """Tell whether the loop must be set up, or its catalogue changed."""
-        return self._synced is None or (self._synced is not catalogue and not self._world.inline)
+    def _out_of_step(self, catalogue: Catalogue, ties: frozenset[Tie]) -> bool:
+        """Tell whether the loop must be set up, its catalogue changed, or its edges."""
+        if self._synced is None or ties is not self._ties:
+            return True
+        return self._synced is not catalogue and not self._world.inline
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -130,7 +133,7 @@ class TrafficGenerator:
             self.delayed = [entry for entry in self.delayed if entry[0] > self.step]
             self._start(self._send_reports(due))
 
-    async def _sync(self, catalogue: Catalogue) -> bool:
+    async def _sync(self, catalogue: Catalogue, ties: frozenset[Tie]) -> bool:
         """Set up the loop; return whether that succeeded.
 
         Raises:
@@ -139,13 +142,14 @@ class TrafficGenerator:
         """
         try:
             await self._set_up(catalogue)
+            await self._client.move_edges(self._loop, frozenset() if self._synced is None else self._ties, ties)
         except ServiceError as error:
             if isinstance(error, Refused) and error.status in (401, 403):
                 raise
             self.connected = False
             self._count_failure(type(error).__name__, str(error))
             return False
-        self._synced, self.connected = catalogue, True
+        self._synced, self._ties, self.connected = catalogue, ties, True
         return True
 
     async def _set_up(self, catalogue: Catalogue) -> None:

@@ -87,6 +87,8 @@ MAY_IMPORT = {
     | {"service.evaluate", "service.store", "service.learn.bell", "service.learn.tail"},
     "service/learn/indexer.py": FOUNDATION
     | {"service.retrieve", "service.store", "service.learn.log_fold", "service.learn.tail"},
+    "service/learn/graph_keeper.py": FOUNDATION
+    | {"service.represent", "service.store", "service.learn.log_fold", "service.learn.tail"},
     "service/learn/fitter.py": FOUNDATION | {"service.represent", "service.store"},
     "service/learn/profiler.py": FOUNDATION
     | {"service.represent", "service.store", "service.learn.fitter", "service.learn.log_fold", "service.learn.tail"},

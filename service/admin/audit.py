@@ -7,6 +7,7 @@
    byte for byte.
 4. States of users: each is folded again from the log of activity, as far as its decision saw it
    (`evaluate/states.py`).
+5. Fields of neighbourhoods: each is compared with what is kept of its version.
 """
 
 from __future__ import annotations
@@ -29,9 +30,19 @@ from service.evaluate.states import ServedState, same_state
 from service.learn.trainer import Trainer
 from service.policies import NumericalError, same_arrays
 from service.records import Decision, Entry, Event, LoggedActivity, LoopRecord, PolicyRecord, order
+from service.represent.graph import GRAPH
 from service.represent.stored import AnyEncoder
 from service.represent.user_state import ItemFields
-from service.store import activity_log, encoders, erasure_store, event_log, item_store, loop_store, policy_store
+from service.store import (
+    activity_log,
+    encoders,
+    erasure_store,
+    event_log,
+    graph_store,
+    item_store,
+    loop_store,
+    policy_store,
+)
 from service.store.codec import encoder_of, unpack
 from service.store.decisions import read_stored_decision
 from service.store.keys import Keys
@@ -224,6 +235,30 @@ async def _logged_of(redis: Redis, keys: Keys, users: Collection[str]) -> dict[s
                 if one.user in found:
                     found[one.user].append(one)
     return found
+
+
+async def audit_graph(redis: Redis, loop: str, *, most: int = 1000) -> Replayed:
+    """Compare the fields of neighbourhoods in the newest decisions of the log with those that were published.
+
+    Past checking are those of which a newer version has been published since.
+
+    Raises:
+        NotFound: there is no such loop.
+    """
+    record = await loop_store.read_loop(redis, loop)
+    keys = Keys(loop, record.id)
+    served = [d for d in await _newest(redis, keys, most) if d.user_id is not None and GRAPH in d.context]
+    kept = await graph_store.fields_of(redis, keys, sorted({str(d.user_id) for d in served}))
+    same, different, gone = 0, [], 0
+    for decision in served:
+        fields, now = decision.context[GRAPH], kept[str(decision.user_id)]
+        if fields.get("version") != now.get("version"):
+            gone += 1
+        elif fields == now:
+            same += 1
+        else:
+            different.append(decision.decision_id)
+    return Replayed(same, different, gone)
 
 
 async def _newest(redis: Redis, keys: Keys, most: int) -> list[Decision]:

@@ -19,9 +19,11 @@ from service.store import (
     activity,
     activity_log,
     change_log,
+    edges,
     encoders,
     erasure_store,
     event_log,
+    graph_store,
     history_store,
     limits,
     loop_store,
@@ -159,6 +161,12 @@ class LoopStatus(BaseModel):
     budgets: int = Field(0, description="items with a budget, of at most 1 000")
     budgets_spent: int = Field(0, description="of them, those that have nothing left, of a day or in all")
     overtaken: int = Field(0, description="decisions that met a limit when they were to be stored, and were made again")
+    edges: int = Field(0, description="edges that are kept")
+    edges_refused: int = Field(0, description="edges that found no room, at either user")
+    edges_pending: int = Field(0, description="users whose reverse entries are to be written")
+    edge_users: int = Field(0, description="users with edges")
+    edge_user_bytes: int = Field(0, description="most bytes of one user's edges and their fields, without Redis's own")
+    graph_stale: int = Field(0, description="users who acted, or whose fields are to be computed again")
     imported: int = Field(0, description="events imported")
     events: int = Field(0, description="events appended to the log")
     erased: int = Field(0, description="events deleted from the log because a user was erased")
@@ -298,6 +306,9 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
     used = await limits.used_of(redis, keys, budgets)
     stats["budgets"] = len(budgets)
     stats["budgets_spent"] = sum(used[item] >= budget.impressions for item, budget in budgets.items())
+    if record.edges:
+        stats["edges_pending"], stats["graph_stale"] = await graph_store.count_waiting(redis, keys)
+        stats["edge_user_bytes"] = edges.bytes_at_most(record.settings) + graph_store.USER_BYTES
     policies: dict[str, PolicyStatus] = {}
     estimated = await shadows(redis, keys)
     for policy in await policy_store.policy_names(redis, keys):

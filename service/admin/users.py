@@ -12,11 +12,13 @@ from redis.asyncio import Redis
 
 from service.errors import InvalidRequest, NotFound
 from service.records import START, Change, Event, LoggedActivity, order
+from service.represent.graph import Tie
 from service.represent.user_state import Activity, ItemFields, user_state
-from service.store import change_log, erasure_store, item_store, loop_store, users
+from service.store import change_log, edges, erasure_store, graph_store, item_store, loop_store, users
 from service.store.connection import now
 from service.store.decisions import read_ledger
 from service.store.erasure_store import ErasureRecord, digest_of
+from service.store.graph_store import Rewarded
 from service.store.keys import Keys
 from service.store.limits import counted_of
 
@@ -26,10 +28,14 @@ FULL = 500  # decisions, events and activities after which a page ends
 
 @dataclass
 class UserPage:
-    """A part of what is kept of a user; the first also holds his activity, his state, and what caps count of him."""
+    """A part of what is kept of a user; the first also holds what he did and whom he knows, and what comes of it."""
 
     activity: Sequence[Activity] = ()
     state: Mapping[str, Any] = field(default_factory=dict)
+    edges: Sequence[Tie] = ()
+    known_by: Sequence[str] = ()
+    graph: Mapping[str, Any] = field(default_factory=dict)
+    took: Sequence[Rewarded] = ()
     shown: Sequence[tuple[int, str]] = ()  # (unix ms, item) of impressions that caps count, oldest first
     taken: Sequence[tuple[int, str]] = ()  # the same of what he took
     decisions: list[dict[str, Any]] = field(default_factory=list)  # as `read_ledger` gives them
@@ -39,7 +45,7 @@ class UserPage:
 
 
 async def read_user(redis: Redis, loop: str, user: str, after: str | None = None) -> UserPage:
-    """Return a page of what is kept of a user: activity and state, decisions, then events, and all logged activity.
+    """Return a page of what is kept of a user: what he did and whom he knows, decisions, events, all logged activity.
 
     Events and activity come in the order of their logs. There is no index by user: a page looks at some 25 000 keys of
     Redis, or 10 000 entries of the log, or 50 000 of that of activity, and may be empty.
@@ -59,6 +65,10 @@ async def read_user(redis: Redis, loop: str, user: str, after: str | None = None
         fields = ItemFields(await item_store.read_some(redis, keys, {one.item for one in page.activity}))
         page.shown, page.taken = await counted_of(redis, keys, user)
         page.state = user_state(page.activity, fields, at=round(1000 * await now(redis)))
+        page.edges = [Tie(*one) for one in (await edges.edges_of(redis, keys, [user]))[user]]
+        page.known_by = (await edges.known_by(redis, keys, [user]))[user]
+        page.graph = (await graph_store.fields_of(redis, keys, [user]))[user]
+        page.took = (await graph_store.rewarded_by(redis, keys, [user]))[user]
     room, place = _place(after)
     for _ in range(LOOKS):
         if room == "decisions":
@@ -118,6 +128,11 @@ def lines_of(page: UserPage) -> Iterator[dict[str, Any]]:
     yield from ({"activity": one._asdict()} for one in page.activity)
     yield from ({"shown": {"item": item, "at": at}} for at, item in page.shown)
     yield from ({"taken": {"item": item, "at": at}} for at, item in page.taken)
+    yield from ({"edge": one._asdict()} for one in page.edges)
+    yield from ({"known_by": one} for one in page.known_by)
+    if page.graph:
+        yield {"graph": page.graph}
+    yield from ({"took": {"at": at, "item": item, "share": share}} for at, item, share in page.took)
     yield from ({"decision": one} for one in page.decisions)
     for event in page.events:
         shown = asdict(event)

@@ -49,6 +49,7 @@ from service.api.routes import (
 from service.errors import Forbidden, InvalidRequest, RateLimited, ReboundError, StoreUnavailable, Unauthorized
 from service.serve.activity import ActivityKeeper
 from service.serve.budgets import BudgetKeeper
+from service.serve.edges import EdgeKeeper
 from service.serve.explainer import Explainer
 from service.serve.feedback import FeedbackJoiner
 from service.serve.follower import Follower
@@ -149,10 +150,10 @@ def create_app(settings: Settings, *, hot_path: bool = True) -> ASGIApp:
             for task in tasks:
                 task.add_done_callback(_end_worker)
             activity = ActivityKeeper(follower, redis, commit)
-            limiter = Limiter(commit, budgets)
+            edges, limiter = EdgeKeeper(follower, redis, commit), Limiter(commit, budgets)
             explainer = Explainer(follower, redis, activity, limiter, settings)
             recommender = Recommender(follower, decisions, misfits, activity, limiter, released, settings)
-            hot.routes = HotRoutes(recommender, FeedbackJoiner(follower, commit), activity, metrics)
+            hot.routes = HotRoutes(recommender, FeedbackJoiner(follower, commit), activity, edges, metrics)
             try:
                 yield State(
                     redis=redis,

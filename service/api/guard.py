@@ -28,7 +28,7 @@ from service.settings import is_loopback
 
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", "/console"})  # a browser sends no key for a page
 OPEN_FOLDERS = ("/assets/", "/console/")  # the scripts and styles of these pages
-FOR_CLIENTS = frozenset({"/recommend", "/recommend/batch", "/feedback", "/activity"})
+FOR_CLIENTS = frozenset({"/recommend", "/recommend/batch", "/feedback", "/activity", "/edges"})
 HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^:\[\]]+))(?::\d*)?")
 
 log = structlog.get_logger()
@@ -109,8 +109,8 @@ class Guard:
             raise RateLimited(key.name, wait_s)
         if key.role != "admin" and path not in FOR_CLIENTS and not path.startswith("/decisions/"):
             raise Forbidden(
-                "this is for admin keys; client keys may call /recommend, /recommend/batch, /feedback, /activity and"
-                " /decisions"
+                "this is for admin keys; client keys may call /recommend, /recommend/batch, /feedback, /activity,"
+                " /edges and /decisions"
             )
         return key
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import orjson
@@ -17,6 +18,8 @@ from service.api.schemas import (
     ActivityBatch,
     ActivityElement,
     Candidate,
+    EdgeBatch,
+    EdgeElement,
     Feedback,
     FeedbackBatch,
     RecommendBatch,
@@ -25,6 +28,7 @@ from service.api.schemas import (
 from service.errors import Conflict, Forbidden, InvalidRequest, MalformedJson, NotFound, ReboundError
 from service.rules import NO_RULES
 from service.serve.activity import ActivityKeeper
+from service.serve.edges import EdgeKeeper
 from service.serve.feedback import FeedbackJoiner
 from service.serve.ids import DEFAULT_LOOP, loop_of
 from service.serve.recommend import Recommender
@@ -39,12 +43,18 @@ STATUS = {"accepted": 202, "duplicate": 200, "late": 200, "early": 202}
 
 
 class HotRoutes:
-    """`/recommend`, `/recommend/batch`, `/feedback` and `/activity`, from a validated body to (status, reply)."""
+    """The hot routes, `/recommend/batch`, `/activity` and `/edges`, from a validated body to (status, reply)."""
 
     def __init__(
-        self, recommender: Recommender, joiner: FeedbackJoiner, keeper: ActivityKeeper, metrics: Metrics
+        self,
+        recommender: Recommender,
+        joiner: FeedbackJoiner,
+        keeper: ActivityKeeper,
+        edges: EdgeKeeper,
+        metrics: Metrics,
     ) -> None:
-        self._recommender, self._joiner, self._keeper, self._metrics = recommender, joiner, keeper, metrics
+        self._recommender, self._joiner, self._keeper, self._edges = recommender, joiner, keeper, edges
+        self._metrics = metrics
 
     async def recommend(self, asked: RecommendRequest, *, loop: str | None, key: Key) -> tuple[int, bytes]:
         """Decide, store, answer. `loop` is the one that the query names.
@@ -135,18 +145,35 @@ class HotRoutes:
         """
         named = DEFAULT_LOOP if (named := one_loop(batch.loop, loop)) is None else named
         key.check(named)
-        results: list[dict[str, str] | None] = []  # None: it is to be taken
-        sent = []
-        for element in batch.activity:
-            try:
-                if not isinstance(element, dict):
-                    raise InvalidRequest("activity", "an element is no object")
-                sent.append(validate(ACTIVITY, element).sent())
-                results.append(None)
-            except InvalidRequest as error:
-                results.append({"status": "rejected", "code": error.code, "detail": error.detail})
-        answers = iter(await self._keeper.take(named, sent))
-        return 200, orjson.dumps({"results": [{"status": next(answers)} if r is None else r for r in results]})
+        sent, rejected = _validated(ACTIVITY, batch.activity, "activity")
+        answers = await self._keeper.take(named, [element.sent() for element in sent])
+        return 200, orjson.dumps({"results": _in_place([{"status": answer} for answer in answers], rejected)})
+
+    async def edges(self, batch: EdgeBatch, *, loop: str | None, key: Key) -> tuple[int, bytes]:
+        """Take up to 1000 edges, each answered by itself. `loop` is the one that the query names.
+
+        Raises:
+            Forbidden: the key is for other loops.
+            NotFound, StoreUnavailable: see `EdgeKeeper.take`.
+        """
+        named = DEFAULT_LOOP if (named := one_loop(batch.loop, loop)) is None else named
+        key.check(named)
+        sent, rejected = _validated(EDGE, batch.edges, "edges")
+        edges = [element.sent() for element in sent]
+        answers = await self._edges.take(named, edges)
+        told = [FULL if answer == "full" else {"status": answer} for answer in answers]
+        return 200, orjson.dumps({"results": _in_place(told, rejected)})
+
+    async def delete_edge(self, user: str, to: str, kind: str, *, loop: str | None, key: Key) -> None:
+        """Delete one edge. `loop` is the one that the query names.
+
+        Raises:
+            Forbidden: the key is for other loops.
+            NotFound, StoreUnavailable: see `EdgeKeeper.drop`.
+        """
+        named = DEFAULT_LOOP if loop is None else loop
+        key.check(named)
+        await self._edges.drop(named, user, to, kind)
 
     async def display(self, decision_id: str, *, loop: str | None, key: Key) -> tuple[int, dict[str, str]]:
         """Report the display of a deferred decision.
@@ -183,6 +210,35 @@ class HotRoutes:
 RECOMMEND = TypeAdapter(RecommendRequest)
 FEEDBACK = TypeAdapter(Feedback)
 ACTIVITY = TypeAdapter(ActivityElement)
+EDGE = TypeAdapter(EdgeElement)
+FULL = {
+    "status": "rejected",
+    "code": "too_many_edges",
+    "detail": "`edges_kept` of this user are heavier, or as heavy and newer",
+}
+
+
+def _validated(
+    model: TypeAdapter[T], elements: Sequence[Any], name: str
+) -> tuple[list[T], list[dict[str, str] | None]]:
+    """Return the elements of a batch that are valid, and the answer to each of the batch; None: it is valid."""
+    valid: list[T] = []
+    answers: list[dict[str, str] | None] = []
+    for element in elements:
+        try:
+            if not isinstance(element, dict):
+                raise InvalidRequest(name, "an element is no object")
+            valid.append(validate(model, element))
+            answers.append(None)
+        except InvalidRequest as error:
+            answers.append({"status": "rejected", "code": error.code, "detail": error.detail})
+    return valid, answers
+
+
+def _in_place(told: Sequence[dict[str, str]], answers: Sequence[dict[str, str] | None]) -> list[dict[str, str]]:
+    """Put the answers to the valid elements in their places among the others."""
+    left = iter(told)
+    return [next(left) if answer is None else answer for answer in answers]
 
 
 def one_loop(body: str | None, query: str | None) -> str | None:

@@ -36,6 +36,7 @@ from service.represent.schema import FeatureSchema
 from service.rules import Rules
 from service.store.activity import Sent
 from service.store.codec import read_retrieved
+from service.store.edges import SentEdge
 
 ID_LENGTH, LOOP_LENGTH = 128, 64
 
@@ -531,14 +532,63 @@ class ActivityBatch(Body):
     activity: list[Any] = Field(min_length=1, max_length=BATCH, description="each as ActivityElement")
 
 
-class ActivityResult(BaseModel):
+class ElementResult(BaseModel):
     status: Literal["accepted", "duplicate", "rejected"]
     code: str | None = Field(None, description="of a rejected element")
     detail: str | None = None
 
 
-class ActivityReply(BaseModel):
-    results: list[ActivityResult] = Field(description="in the order of the request")
+class ElementsReply(BaseModel):
+    results: list[ElementResult] = Field(description="in the order of the request")
+
+
+Kind = Annotated[
+    str,
+    Field(
+        strict=True,
+        pattern=r"^[a-z][a-z0-9_-]{0,31}$",
+        description="friend, follows, or a word of your own: lower-case letters, digits, _ and -",
+    ),
+]
+MOST_WEIGHT = 1e6
+
+
+class EdgeElement(Body):
+    """That a user knows another."""
+
+    user: Id = Field(alias="from", description="user who knows")
+    to: Id = Field(description="user who is known; another one")
+    kind: Kind = "friend"
+    weight: Finite = Field(1.0, gt=0, le=MOST_WEIGHT, description="how much the other counts; the lightest go first")
+    at: Time | None = Field(
+        None,
+        description="ISO 8601 (UTC, unless it names another zone) or unix seconds; default: now. A time to come counts "
+        "as now. One that is older than what is kept changes nothing",
+    )
+
+    @model_validator(mode="after")
+    def _no_loop(self) -> EdgeElement:
+        if self.user == self.to:
+            raise ValueError("an edge leads from a user to another one")
+        return self
+
+    def sent(self) -> SentEdge:
+        """Return it as the store takes it."""
+        at = None if self.at is None else round(self.at.timestamp() * 1000)
+        return SentEdge(self.user, self.to, self.kind, self.weight, at)
+
+
+class EdgeBatch(Body):
+    """Up to 1000 edges, answered one by one."""
+
+    model_config = _example(loop="default", edges=[{"from": "u17", "to": "u4", "kind": "friend", "weight": 2}])
+
+    loop: LoopName | None = Field(None, description="default: `?loop=`, else `default`")
+    edges: list[Any] = Field(min_length=1, max_length=BATCH, description="each as EdgeElement")
+
+
+class EdgeDeleted(BaseModel):
+    status: Literal["deleted"]
 
 
 # ---- loops, policies, traffic
@@ -929,6 +979,19 @@ class UserLoggedActivity(UserActivity):
     position: str = Field(description="in the log of activity, which is in the order of acceptance")
 
 
+class UserEdge(BaseModel):
+    to: str
+    kind: str
+    weight: float
+    at: float = Field(description="unix seconds")
+
+
+class UserTake(BaseModel):
+    item_id: str
+    at: float = Field(description="unix seconds")
+    share: float = Field(description="of the largest reward, in (0, 1]")
+
+
 class UserEvent(BaseModel):
     """An event of the log, but for the row that the encoder made of it."""
 
@@ -964,8 +1027,12 @@ class CountedItem(BaseModel):
 class UserReply(BaseModel):
     user_id: str
     loop: str
-    activity: list[UserActivity] = Field(description="that is kept, oldest first; on the first page only, as `state`")
+    activity: list[UserActivity] = Field(description="that is kept, oldest first; on the first page only, as the next")
     state: dict[str, Any] = Field(description="what decisions see of it, in the context, under `@user`")
+    edges: list[UserEdge] = Field(description="that leave him")
+    known_by: list[str] = Field(description="users whose edges name him")
+    graph: dict[str, Any] = Field(description="what decisions see of his neighbourhood, under `@graph`")
+    took: list[UserTake] = Field(description="items that he rewarded, which those who know him are served by")
     shown: list[CountedItem] = Field(description="impressions that caps count, oldest first; on the first page only")
     taken: list[CountedItem] = Field(description="what he took, as caps see it; on the first page only")
     decisions: list[DecisionLedger] = Field(description="that the ledger holds, in no order")
@@ -979,14 +1046,17 @@ class ErasureReply(BaseModel):
     digest: str = Field(description="of the user's id; the log of changes names it")
     by: str = Field(description="name of the key, or of the command")
     created: float = Field(description="unix seconds")
-    step: Literal["decisions", "activity", "events", "traces", "learning", "search", "files", "done"] = Field(
+    step: Literal["decisions", "activity", "edges", "events", "traces", "learning", "search", "files", "done"] = Field(
         description="that a learner is at, or is to do next"
     )
     ended: float | None = Field(description="unix seconds; null: it goes on")
     decisions: int = Field(description="deleted from the ledger")
     activity: int = Field(description="activities deleted")
+    edges: int = Field(0, description="edges deleted: his own, and those that named him")
     events: int = Field(description="deleted from the log")
-    waits_for: list[str] = Field(description="policies, and `the profile`, that have still to learn the log anew")
+    waits_for: list[str] = Field(
+        description="policies, `the profile` and `the graph`, that have still to learn the log anew"
+    )
     remains: list[str] = Field(description="where the id still stands, and what to do")
 
 

@@ -85,6 +85,7 @@ class ActiveLoop:
     served: Mapping[str, ServedPolicy]
     epoch: int
     activity: bool = False  # whether users have states
+    edges: bool = False  # whether users have neighbourhoods
     assigner: Assigner | None = None  # of the experiment that runs, or is to begin
     release: Mapping[str, Any] | None = None  # policy, id and guard's latency of the release that runs
     retriever: Retriever | None = None  # None: every item of the catalogue is a candidate
@@ -92,6 +93,11 @@ class ActiveLoop:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cumulative", tuple(accumulate(self.traffic.values()))[:-1])
+
+    @property
+    def knows_users(self) -> bool:
+        """Whether something beside the context may be known of a user."""
+        return self.activity or self.edges
 
     def assigned(
         self, user_id: str | None, decision_id: str, *, at: float, context: Features

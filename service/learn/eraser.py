@@ -1,6 +1,7 @@
 """Erases users, step by step. Each step is written down when it is done, so whoever goes on begins where it ended.
 
-1. `decisions`, `activity`, `events`: what is kept of the user is deleted. The log is copied without his events, and an
+1. `decisions`, `activity`, `edges`, `events`: what is kept of the user is deleted, edges of others that name him and
+   their reverse entries among it. The log is copied without his events, and an
    entry (`Erasure`) is appended that has policies and profile learn it anew; so they hold nothing of him.
    So do encoders that were fitted to his id.
 2. `traces`: dead letters of these events, evaluations that name him, his sums in experiments; another encoder may be
@@ -29,6 +30,7 @@ from service.store import (
     erasure_store,
     evaluation_store,
     experiment_store,
+    graph_store,
     loop_rows,
     loop_store,
     policy_store,
@@ -43,7 +45,7 @@ from service.store.policy_store import Lease
 
 LEASE = "@erasure"  # stands where leases of policies do; no policy has such a name
 LEASE_MS = 5000
-PROFILE = "the profile"
+PROFILE, GRAPH = "the profile", "the graph"
 # Sort of key -> why it may still hold the id, and what to do.
 REMAINS = {
     "encoders": "an encoder that a person declared, or a policy began with, has a level of this name: declare another "
@@ -57,6 +59,9 @@ REMAINS = {
     "early": "reports that came before their decision name it; they go when their time is over",
     "activity": "the user came again, or others name it",
     "activity-log": "the user came again, or others name it",
+    "edges": "others have named him since, or an id of theirs holds it: delete these edges (DELETE /edges)",
+    "graph": "items that others took have this name, or hold it: it goes when their neighbourhoods change",
+    "took": "items that others rewarded have this name, or hold it: they go with newer ones",
     "profile": "fields of others name it, or the user came again",
     "state": "its encoder has a level of this name, or an item has it, or the user came again",
     "snapshots": "an item has this name, or the user came again",
@@ -74,6 +79,7 @@ class Eraser:
         self._steps: Mapping[str, Callable[[Keys, ErasureRecord], Awaitable[bool]]] = {
             "decisions": self._decisions,
             "activity": self._activity,
+            "edges": self._edges,
             "events": self._events,
             "traces": self._traces,
             "learning": self._learning,
@@ -152,6 +158,10 @@ class Eraser:
     async def _activity(self, keys: Keys, record: ErasureRecord) -> bool:
         return await users.erase_activity(self._redis, keys, record.id, _user(record))
 
+    async def _edges(self, keys: Keys, record: ErasureRecord) -> bool:
+        await users.erase_edges(self._redis, keys, record.id, _user(record))
+        return True
+
     async def _events(self, keys: Keys, record: ErasureRecord) -> bool:
         user = _user(record)
         if await users.position_of(self._redis, keys, record.id) is not None:  # cut off just after it was done
@@ -199,12 +209,17 @@ class Eraser:
             waits_for += [one.name for one in await self._policies(keys) if order(one.position) < order(position)]
             if order(await profile_store.read_position(self._redis, keys)) < order(position):
                 waits_for.append(PROFILE)
+            loop = await loop_store.read_loop(self._redis, keys.loop)
+            if loop.edges and order(await graph_store.read_position(self._redis, keys)) < order(position):
+                waits_for.append(GRAPH)
         if waits_for != list(record.waits_for):
             await erasure_store.change_erasure(self._redis, keys, record.id, waits_for=waits_for)
         return not waits_for
 
     async def _search(self, keys: Keys, record: ErasureRecord) -> bool:
         await encoders.forget_unused(self._redis, keys)
+        # The keeper of the graph may have read an event of his just before it went; now it has read beyond all of them.
+        await users.erase_neighbourhood(self._redis, keys, _user(record))
         found = await loop_rows.search(self._redis, keys, users.spellings(_user(record)))
         remains = [f"{sort} ({found[sort]}): {REMAINS.get(sort, 'it is named here')}" for sort in sorted(found)]
         await erasure_store.change_erasure(self._redis, keys, record.id, remains=remains)

@@ -22,6 +22,7 @@ from service.learn.eraser import Eraser
 from service.learn.evaluations import Evaluator
 from service.learn.experiments import TASK as EXPERIMENTS
 from service.learn.experiments import ExperimentKeeper
+from service.learn.graph_keeper import GraphKeeper
 from service.learn.historian import Historian
 from service.learn.indexer import Indexer
 from service.learn.profiler import Profiler
@@ -35,6 +36,7 @@ from service.store import event_log, loop_store, policy_store, workers
 from service.store.announcements import listen
 from service.store.codec import NewerFormat
 from service.store.connection import connect, end
+from service.store.graph_store import LEASE as GRAPH
 from service.store.history_store import LEASE as HISTORY
 from service.store.keys import CHANGES, USED, Keys
 from service.store.profile_store import LEASE as PROFILE
@@ -131,6 +133,8 @@ class Learner:
             self._run(keys, RELEASE, Releaser(self._redis, keys, known.tail).run, stop)
         if record.settings.funnel:
             self._run(keys, RETRIEVAL, Indexer(self._redis, keys, known.tail).run, stop)
+        if record.edges:
+            self._run(keys, GRAPH, GraphKeeper(self._redis, keys, known.tail).run, stop)
         policies = await policy_store.policy_names(self._redis, keys)
         if shadows_of(record, policies, at=time.time()):
             self._run(keys, SHADOWS, ShadowKeeper(self._redis, keys, known.tail).run, stop)

@@ -103,8 +103,8 @@ def user_state(done: Sequence[Activity], items: ItemFields, *, at: int) -> dict[
         "last_item": last.item,
         "last_type": last.type,
         "seconds_since": max(0, at - last.at) // 1000,
-        "recent": _heaviest(recent),
-        "often": _heaviest(often),
+        "recent": heaviest(recent),
+        "often": heaviest(often),
         "count": done[-1].number,
         "kept": len(done),
     }
@@ -125,8 +125,8 @@ def _short(features: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _heaviest(weights: Mapping[tuple[str, str], float]) -> dict[str, list[str]]:
-    """Return field -> its levels that weigh most, the heaviest first."""
+def heaviest(weights: Mapping[tuple[str, str], float]) -> dict[str, list[str]]:
+    """Return field -> its levels that weigh most, the heaviest first: three at most, each with .15 of the field."""
     of_fields: dict[str, list[tuple[float, str]]] = {}
     for (path, level), weight in weights.items():
         of_fields.setdefault(path, []).append((-weight, level))

@@ -20,6 +20,7 @@ from service.retrieve.ann import Ann
 from service.retrieve.counts import Counts
 from service.retrieve.covisited import Covisited
 from service.retrieve.fresh import Fresh
+from service.retrieve.friends import Friends
 from service.retrieve.popular import Popular
 from service.retrieve.random import Random
 from service.retrieve.source import Array, Found, Items, Narrowing, Query, Source, found_among
@@ -30,6 +31,7 @@ SOURCES: Mapping[str, type[Source]] = {
     "random": Random,
     "ann": Ann,
     "covisited": Covisited,
+    "friends": Friends,
 }
 KEPT_NARROWED = 16  # filters whose funnels are kept; one holds some tens of bytes an item that meets its filter
 

@@ -1,4 +1,4 @@
-"""The use case of `/activity`, and the state that a decision is made with."""
+"""The use case of `/activity`, and what is known of a user when a decision is made."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from redis.asyncio import Redis
 
 from service.decide.active import ActiveLoop
-from service.errors import InvalidRequest, StoreUnavailable
+from service.errors import InvalidRequest
 from service.records import Features, Seen
+from service.represent.graph import GRAPH
 from service.represent.user_state import USER, Activity, last_items, user_state
 from service.serve.follower import Follower
-from service.store.activity import Sent, begin_activity, read_activity, take_activity, take_rewarded
+from service.store.activity import Sent, take_activity, take_rewarded
+from service.store.graph_store import read_user
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
+from service.store.loop_store import begin
 
 
 class ActivityKeeper:
@@ -33,52 +36,55 @@ class ActivityKeeper:
             StoreUnavailable: it may or may not be stored. What has ids may be sent again.
         """
         active = self._follower.loop(loop)
-        if not self._follower.store_usable():
-            raise StoreUnavailable("Redis lost its data; nothing is acknowledged until a person restarts the workers")
+        self._follower.check_store()
         keys = Keys(active.name, active.id)
         if sent and not active.activity:
-            await begin_activity(self._redis, keys)
+            await begin(self._redis, keys, "activity")
             await self._follower.refresh(loop)
         by_user: dict[str, list[Sent]] = {}
         for one in sent:
             by_user.setdefault(one.user, []).append(one)
-        answers = await take_activity(self._commit, keys, active.settings, by_user)
+        answers = await take_activity(self._commit, keys, active.settings, by_user, edges=active.edges)
         turns = {user: iter(of_his) for user, of_his in answers.items()}
         return [next(turns[one.user]) for one in sent]
 
     async def with_state(
         self, context: Features, user: str, active: ActiveLoop, *, at: int, takes_up: bool = True
     ) -> tuple[Features, Seen]:
-        """Add the user's state to a context.
+        """Add the user's state and the fields of his neighbourhood to a context.
 
         Args:
             takes_up: rewarded items that wait become activity first; False: nothing is written.
 
         Returns:
-            The context, the same one where he has no state, and what was read of his activity.
+            The context, the same one where he has none, and what was read of his activity.
 
         Raises:
             StoreUnavailable: Redis does not answer.
         """
         keys = Keys(active.name, active.id)
+        reading = read_user(self._commit, keys, user)
         if takes_up and active.settings.reward_activity:  # both in one round trip, in this order
             taking = take_rewarded(self._commit, keys, active.settings, user)
-            _, (kept, end) = await asyncio.gather(taking, read_activity(self._commit, keys, user))
+            _, (kept, end, fields) = await asyncio.gather(taking, reading)
         else:
-            kept, end = await read_activity(self._commit, keys, user)
+            kept, end, fields = await reading
         done = [Activity(*one) for one in kept]
         state = user_state(done, active.catalogue.fields, at=at)
         asked_for = active.retriever is not None and active.retriever.funnel.follows_activity
         seen = Seen(end, last_items(done) if asked_for else ())
-        return {**context, USER: state} if state else context, seen
+        known = {USER: state} if state else {}
+        if fields:
+            known[GRAPH] = fields
+        return {**context, **known} if known else context, seen
 
 
 def check_names(context: Features) -> None:
-    """Refuse a context that uses the name of the state.
+    """Refuse a context that uses a name of what the service knows.
 
     Raises:
         InvalidRequest: names the field.
     """
     for name in context:
-        if name.startswith(USER) and name[len(USER) :][:1] in ("", "."):
-            raise InvalidRequest(f"context.{name}", f"the name {USER} is for what the service knows of the user")
+        if name[:1] == "@" and (taken := name.partition(".")[0]) in (USER, GRAPH):
+            raise InvalidRequest(f"context.{name}", f"the name {taken} is for what the service knows of the user")

@@ -142,7 +142,7 @@ class Explainer:
         async def explain(stop: threading.Event) -> Trial:
             at = time.time()
             asked, seen = context, None
-            if user_id is not None and active.activity:
+            if user_id is not None and active.knows_users:
                 asked, seen = await self._activity.with_state(
                     context, user_id, active, at=round(1000 * at), takes_up=False
                 )

@@ -7,7 +7,7 @@ import time
 from typing import NoReturn
 
 from service.decide.active import ActiveLoop
-from service.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
+from service.errors import Conflict, InvalidRequest, NotFound
 from service.loop import LoopSettings
 from service.serve.follower import Follower
 from service.serve.ids import loop_of, may_come
@@ -121,8 +121,7 @@ class FeedbackJoiner:
             StoreUnavailable: its data are gone.
         """
         active = self._follower.loop(loop_of(decision_id, loop))
-        if not self._follower.store_usable():
-            raise StoreUnavailable("Redis lost its data; nothing is acknowledged until a person restarts the workers")
+        self._follower.check_store()
         return active
 
 

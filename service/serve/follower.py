@@ -81,6 +81,15 @@ class Follower:
         """Return whether Redis holds the data that this worker serves from, as far as is known."""
         return not self.store_lost
 
+    def check_store(self) -> None:
+        """Refuse to acknowledge anything while the data is lost.
+
+        Raises:
+            StoreUnavailable.
+        """
+        if self.store_lost:
+            raise StoreUnavailable("Redis lost its data; nothing is acknowledged until a person restarts the workers")
+
     def nudge(self, name: str) -> None:
         """Look at this loop now, without waiting for the announcement."""
         self._changed.add(name)
@@ -244,6 +253,7 @@ class Follower:
             served=served,
             epoch=record.epoch,
             activity=record.activity,
+            edges=record.edges,
             assigner=None if experiment is None else Assigner(experiment),
             release=record.release,
             retriever=retriever,

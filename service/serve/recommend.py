@@ -92,7 +92,7 @@ class Recommender:
         decision_id = new_decision_id(loop) if own_id is None else own_id
         at = time.time_ns() // 1_000_000  # as exact as it is recorded
         of_loop = active.settings
-        known = user_id is None or not (active.activity or of_loop.caps)  # all that there is about the user
+        known = user_id is None or not (active.knows_users or of_loop.caps)  # all that there is about the user
         seen, removed = None, NOTHING
         if user_id is not None and not known and not self._decisions.buffered:
             with suppress(StoreUnavailable):
@@ -180,7 +180,7 @@ class Recommender:
         if not active.settings.caps:
             return *await self._activity.with_state(context, user, active, at=at), NOTHING
         capped = self._limiter.of_user(active, user, candidates)
-        if not active.activity:
+        if not active.knows_users:
             return context, None, await capped
         (context, seen), removed = await asyncio.gather(self._activity.with_state(context, user, active, at=at), capped)
         return context, seen, removed

@@ -16,11 +16,10 @@ from hashlib import blake2b
 import orjson
 from redis.asyncio import Redis
 
-from service.errors import NotFound
 from service.loop import LoopSettings
 from service.store.connection import Value, answering, now, script
 from service.store.group_commit import GroupCommit
-from service.store.keys import CHANGES, Keys
+from service.store.keys import Keys
 
 IDS_KEPT = 1000  # of a user: a request is known when it comes again whole
 ENTRY_BYTES = 848  # of the longest entry: an item of 128 characters, six bytes each, a type of 32, and its numbers
@@ -41,21 +40,18 @@ Kept = tuple[int, int, str, str]
 """Number, unix milliseconds, item, type."""
 
 
-async def begin_activity(redis: Redis, keys: Keys) -> None:
-    """Say that activity is sent in this loop.
-
-    Raises:
-        NotFound: there is no such loop any more.
-        StoreUnavailable: Redis does not answer.
-    """
-    if not await script("begin_activity")(redis, (keys.record,), (CHANGES, keys.loop, keys.id)):
-        raise NotFound(f"there is no loop {keys.loop!r}; PUT /loops/{keys.loop} makes it", code="unknown_loop")
-
-
 async def take_activity(
-    commit: GroupCommit, keys: Keys, settings: LoopSettings, sent: Mapping[str, Sequence[Sent]]
+    commit: GroupCommit,
+    keys: Keys,
+    settings: LoopSettings,
+    sent: Mapping[str, Sequence[Sent]],
+    *,
+    edges: bool = False,
 ) -> dict[str, list[str]]:
     """Append activity, by user; return user -> for each of his, in order, `accepted` or `duplicate`.
+
+    Args:
+        edges: whether the loop has edges: then the keeper of its graph is told who acted.
 
     Raises:
         StoreUnavailable: Redis did not answer. What has ids may be sent again.
@@ -65,7 +61,7 @@ async def take_activity(
     take = script("take_activity")
 
     async def of_user(user: str, of_his: Sequence[Sent]) -> list[str]:
-        args: list[Value] = [*_accepting(user, settings), IDS_KEPT, settings.caps.kept, settings.caps.ms]
+        args: list[Value] = [*_accepting(user, settings), IDS_KEPT, settings.caps.kept, settings.caps.ms, int(edges)]
         for one in of_his:
             digest = b"" if one.activity_id is None else blake2b(one.activity_id.encode(), digest_size=8).digest()
             args += (digest, "" if one.at is None else one.at, orjson.dumps([one.item, one.type]))
@@ -78,6 +74,7 @@ async def take_activity(
             part.activity_ids(user),
             part.taken(user),
             part.capped_users,
+            part.acted,
         )
         return [answer.decode() for answer in await commit.run(take, named, args, uses=keys.loop)]
 
@@ -120,17 +117,6 @@ async def count_waiting(redis: Redis, keys: Keys) -> int:
 def _accepting(user: str, settings: LoopSettings) -> list[Value]:
     """Return the arguments of `accept.lua`."""
     return [user, orjson.dumps(user), settings.activity_kept, settings.activity_ms, settings.retention]
-
-
-async def read_activity(commit: GroupCommit, keys: Keys, user: str) -> tuple[list[Kept], str]:
-    """Return what is kept of a user, in the round trip that others share, and where the log of activity ends.
-
-    Raises:
-        StoreUnavailable: Redis did not answer.
-    """
-    part = keys.partition()
-    entries, end = await commit.run(script("read_activity"), (part.activity(user), part.activity_log), ())
-    return [read_kept(entry) for entry in entries], end.decode()
 
 
 async def activity_of(redis: Redis, keys: Keys, users: Sequence[str]) -> dict[str, list[Kept]]:

@@ -137,6 +137,7 @@ def loop_fields(record: LoopRecord) -> dict[str, str | bytes | int]:
         "newest": orjson.dumps(record.newest),
         "declared": record.declared or "",
         "activity": int(record.activity),
+        "edges": int(record.edges),
         "experiments": experiments_bytes(record.experiments),
         "release": orjson.dumps(record.release),
     }
@@ -164,6 +165,7 @@ def read_loop_fields(name: str, stored: Mapping[bytes, bytes]) -> LoopRecord:
         newest=orjson.loads(stored.get(b"newest", b"null")),
         declared=_declared(stored),
         activity=stored.get(b"activity") == b"1",
+        edges=stored.get(b"edges") == b"1",
         experiments=_experiments(stored.get(b"experiments", b"[]")),
         release=orjson.loads(stored.get(b"release", b"null")),
     )

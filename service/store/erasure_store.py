@@ -21,7 +21,7 @@ from service.store.keys import ERASURES, Keys
 KEPT = 100  # of a loop; of more the oldest that have ended go
 UNFINISHED = 100  # of a loop, at most
 # What is done one after the other. Each step may be done again.
-STEPS = ("decisions", "activity", "events", "traces", "learning", "search", "files", "done")
+STEPS = ("decisions", "activity", "edges", "events", "traces", "learning", "search", "files", "done")
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,9 @@ class ErasureRecord:
     user: str | None = None  # None: the id is not needed any more
     step: str = STEPS[0]  # that is to be done next; `done`: it has ended
     ended: float | None = None
-    decisions: int = 0  # deleted, as the next two
+    decisions: int = 0  # deleted, as the next three
     activity: int = 0
+    edges: int = 0
     events: int = 0
     waits_for: tuple[str, ...] = ()  # policies, and `the profile`, that have still to learn the log anew
     remains: tuple[str, ...] = ()  # what could not be erased, and what to do, in sentences for people
@@ -63,6 +64,7 @@ def _read(erasure: str, stored: Mapping[bytes, bytes]) -> ErasureRecord:
         ended=float(stored[b"ended"]) if b"ended" in stored else None,
         decisions=int(stored.get(b"decisions", 0)),
         activity=int(stored.get(b"activity", 0)),
+        edges=int(stored.get(b"edges", 0)),
         events=int(stored.get(b"events", 0)),
         waits_for=tuple(orjson.loads(stored.get(b"waits_for", b"[]"))),
         remains=tuple(orjson.loads(stored.get(b"remains", b"[]"))),

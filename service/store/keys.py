@@ -28,7 +28,7 @@ USED = "rebound:used"  # channel: the name of a loop that is used: somebody deci
 
 
 def loop_record(loop: str) -> str:
-    """Hash: id, settings, schema, d, encoder, epoch, catalogue, traffic, pins, newest, declared, activity, ..."""
+    """Hash: id, settings, schema, d, encoder, epoch, catalogue, traffic, pins, newest, activity, edges, ..."""
     return f"rebound:{{{loop}}}:loop"
 
 
@@ -96,6 +96,41 @@ class Partition:
     def activity_log_kept(self) -> str:
         """Stream: that log without a user, while it is copied (`erase_activity.lua`)."""
         return self.prefix + "activity-log-kept"
+
+    def edges(self, user: str) -> str:
+        """Hash: the user's edges, by the digest of whom and of what kind. Bounded by the loop (`edges.py`)."""
+        return f"{self.prefix}edges:{user}"
+
+    @property
+    def edges_pending(self) -> str:
+        """Sorted set: user whose edges have changed -> number of the change, until its second step is taken."""
+        return self.prefix + "edges-pending"
+
+    def linked(self, user: str) -> str:
+        """Set: users at whom there may be a reverse entry of this user's edges. Bounded as these."""
+        return f"{self.prefix}linked:{user}"
+
+    def known_by(self, user: str) -> str:
+        """Hash: user whose edges name this one -> `number id`, number of the change. Bounded (`edges.py`)."""
+        return f"{self.prefix}known-by:{user}"
+
+    @property
+    def acted(self) -> str:
+        """Sorted set: user who has acted -> number of the mark, until those who know him are marked."""
+        return self.prefix + "acted"
+
+    def took(self, user: str) -> str:
+        """Sorted set with a time to live: items that the user rewarded -> when, ms. Bounded (`graph_store.py`)."""
+        return f"{self.prefix}took:{user}"
+
+    def graph(self, user: str) -> str:
+        """String: the fields of the user's neighbourhood. Bounded (`represent/graph.py`)."""
+        return f"{self.prefix}graph:{user}"
+
+    @property
+    def graph_stale(self) -> str:
+        """Sorted set: user whose neighbourhood has changed -> number of the mark, until his fields are computed."""
+        return self.prefix + "graph-stale"
 
     @property
     def pending(self) -> str:
@@ -232,6 +267,11 @@ class Keys:
     def shadows(self) -> str:
         """Hash: v, position, state, said of the policies in the shadow. Bounded (`service/evaluate/shadow.py`)."""
         return self.home + "shadows"
+
+    @property
+    def graph(self) -> str:
+        """Hash: v, position: how far the keeper of the graph has read the log."""
+        return self.home + "graph"
 
     @property
     def evaluations(self) -> str:

@@ -7,6 +7,7 @@ and the caller looks again: two changes at the same moment cannot undo each othe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -133,6 +134,17 @@ def new_epoch(answer: int | bytes, loop: str) -> int:
     if answer == b"gone":
         raise NotFound(f"there is no loop {loop!r}; PUT /loops/{loop} makes it", code="unknown_loop")
     return int(answer)
+
+
+async def begin(redis: Redis, keys: Keys, what: Literal["activity", "edges"]) -> None:
+    """Say that activity, or edges, are sent in this loop.
+
+    Raises:
+        NotFound: there is no such loop any more.
+        StoreUnavailable: Redis does not answer.
+    """
+    if not await script("begin")(redis, (keys.record,), (CHANGES, keys.loop, keys.id, what)):
+        raise NotFound(f"there is no loop {keys.loop!r}; PUT /loops/{keys.loop} makes it", code="unknown_loop")
 
 
 async def delete_loop(redis: Redis, name: str) -> Keys | None:

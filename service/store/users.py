@@ -15,17 +15,18 @@ import orjson
 from redis.asyncio import Redis
 
 from service.records import Event, LoggedActivity
-from service.store import activity_log, policy_store
+from service.store import activity_log, edges, policy_store
 from service.store.activity import Kept, activity_of
 from service.store.announcements import announce_use
 from service.store.codec import read_entry, training_body
 from service.store.connection import Value, answering, script
 from service.store.decisions import ledger_keys
+from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 
 KEYS_AT_ONCE = 500  # that are looked at in one round trip
 ENTRIES_AT_ONCE = 200  # of the log; Redis takes 8 µs to look at one and 15 to copy it, and does nothing else meanwhile
-COUNTED = ("decisions", "activity", "events")  # of what an erasure counts what it deleted
+COUNTED = ("decisions", "activity", "edges", "events")  # of what an erasure counts what it deleted
 
 
 def quoted(user: str) -> bytes:
@@ -155,6 +156,25 @@ async def erase_activity(redis: Redis, keys: Keys, erasure: str, user: str) -> b
             pipe.hincrby(part.erasure, f"{erasure}/activity", kept)
             await pipe.execute()
     return await activity_log.erase_of(redis, keys, user, counted=f"{erasure}/activity")
+
+
+async def erase_edges(redis: Redis, keys: Keys, erasure: str, user: str) -> None:
+    """Delete whom a user knows, who knows him, and what is known of his neighbourhood."""
+    part = keys.partition()
+    deleted = await edges.erase_edges(GroupCommit(redis), redis, keys, user)
+    async with answering():
+        await redis.hincrby(part.erasure, f"{erasure}/edges", deleted)
+    await erase_neighbourhood(redis, keys, user)
+
+
+async def erase_neighbourhood(redis: Redis, keys: Keys, user: str) -> None:
+    """Delete what is known of a user's neighbourhood, and what those who know him are served by."""
+    part = keys.partition()
+    async with answering(), redis.pipeline(transaction=True) as pipe:
+        pipe.delete(part.graph(user), part.took(user))
+        for marks in (part.graph_stale, part.acted):
+            pipe.zrem(marks, user)
+        await pipe.execute()
 
 
 async def erase_events(

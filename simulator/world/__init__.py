@@ -9,8 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from simulator.world._base import Catalogue, Item, Moment, Shock, TrafficEffect, Visit, World
+from simulator.world._base import Catalogue, Item, Moment, Shock, Tie, TrafficEffect, Visit, World
 from simulator.world.digits import Digits
+from simulator.world.friends import Friends
 from simulator.world.latent import Latent
 from simulator.world.market import Market, sized
 from simulator.world.petshop import Petshop
@@ -26,12 +27,13 @@ __all__ = [
     "Item",
     "Moment",
     "Shock",
+    "Tie",
     "TrafficEffect",
     "Visit",
     "World",
 ]
 
-PLACES: dict[str, type[World[Any]]] = {world.name: world for world in (Petshop, Latent, Digits, Sessions)}
+PLACES: dict[str, type[World[Any]]] = {world.name: world for world in (Petshop, Latent, Digits, Sessions, Friends)}
 MARKETS: dict[str, type[Market]] = {"market": Market, **{f"market-{n}": sized(n) for n in (10_000, 1_000_000)}}
 WORLDS: dict[str, Callable[..., World[Any]]] = {
     **PLACES,

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,19 @@ class Deed:
 
     item_id: str
     type: str
+    user_id: str | None = None  # None: the visitor
+
+
+class Tie(NamedTuple):
+    """That a user knows another one."""
+
+    user: str
+    to: str
+
+    @property
+    def edge(self) -> dict[str, str]:
+        """The tie, in the form of POST /edges."""
+        return {"from": self.user, "to": self.to}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +99,14 @@ class Visit:
 
     user_id: str
     context: Mapping[str, Any]
-    deeds: tuple[Deed, ...] = ()  # just before, in order
+    deeds: tuple[Deed, ...] = ()  # just before, in order, his own and those of others
 
     @property
     def activity(self) -> list[dict[str, str]]:
         """The deeds, in the form of POST /activity."""
-        return [{"user_id": self.user_id, "item_id": deed.item_id, "type": deed.type} for deed in self.deeds]
+        return [
+            {"user_id": deed.user_id or self.user_id, "item_id": deed.item_id, "type": deed.type} for deed in self.deeds
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +160,7 @@ class TrafficEffect:
 
 
 NO_EFFECT = TrafficEffect()
+NO_TIES: frozenset[Tie] = frozenset()
 State = TypeVar("State")
 
 
@@ -209,6 +225,10 @@ class World(ABC, Generic[State]):
     @abstractmethod
     def history(self, rows: int) -> Iterator[dict[str, Any]]:
         """Generate `rows` uniformly random impressions from before any shock, in the form of POST /events."""
+
+    def ties(self, step: int) -> frozenset[Tie]:
+        """Return who knows whom at `step`: one and the same object as long as it is the same."""
+        return NO_TIES
 
     def with_shock(self, shock: Shock[State], at: int) -> Self:
         """Return the same world with one more shock, from step `at` on."""

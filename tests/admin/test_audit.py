@@ -14,7 +14,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from service.admin.audit import audit_decisions, audit_learning, audit_propensities, audit_states
+from service.admin.audit import audit_decisions, audit_graph, audit_learning, audit_propensities, audit_states
 from service.admin.encoders import encoder_for
 from service.policies import KINDS
 from service.records import START, Event
@@ -237,6 +237,41 @@ async def test_a_state_is_what_the_activity_that_was_kept_folds_to(served: Serve
         found = await audit_states(redis, "browse")
         assert found.different == []
         assert found.gone >= 8
+    finally:
+        await redis.aclose()
+
+
+async def test_fields_of_a_neighbourhood_are_those_that_were_published(served: Served) -> None:
+    loop, users = "circle", ["u1", "u2", "u3"]
+    async with httpx.AsyncClient(base_url=served.url, timeout=30) as client:
+        (await client.put(f"/loops/{loop}", json={})).raise_for_status()
+        items = [{"id": f"p{i}", "features": {"category": "abc"[i % 3]}} for i in range(6)]
+        (await client.post("/items", params={"loop": loop}, json={"items": items})).raise_for_status()
+        edges = [{"from": one, "to": other} for one in users for other in users if one != other]
+        (await client.post("/edges", json={"loop": loop, "edges": edges})).raise_for_status()
+        done = [{"user_id": user, "item_id": f"p{at}", "type": "buy"} for at, user in enumerate(users)]
+        (await client.post("/activity", json={"loop": loop, "activity": done})).raise_for_status()
+
+        async def computed() -> bool:
+            told = (await client.get("/status")).json()["loops"][loop]
+            return (told["edges"], told["edges_pending"], told["graph_stale"]) == (6, 0, 0)
+
+        await until_async(computed, "all fields are computed")
+        for user in users:
+            decision = (await client.post("/recommend", json={"loop": loop, "user_id": user})).json()
+            report = {"loop": loop, "decision_id": decision["decision_id"], "reward": 0}
+            (await client.post("/feedback", json=report)).raise_for_status()
+    redis = connect(served.redis_url, name="test", timeout_s=30)
+    try:
+        found = await audit_graph(redis, loop)
+        assert (found.same, found.different, found.gone) == (3, [], 0)
+        stored = served.keys(loop).partition().graph("u2")
+        fields = orjson.loads(await redis.get(stored))
+        assert (fields["triangles"], fields["circle"]) == (1, {"category": ["a", "c"]})
+        await redis.set(stored, orjson.dumps({**fields, "triangles": 0}))  # forged
+        assert len((await audit_graph(redis, loop)).different) == 1
+        await redis.set(stored, orjson.dumps({**fields, "version": 10**6}))  # a newer one
+        assert (await audit_graph(redis, loop)).gone == 1
     finally:
         await redis.aclose()
 

@@ -17,6 +17,7 @@ from service.api.replies import HotRoutes
 from service.api.schemas import RecommendBatch
 from service.api.token_bucket import TokenBucket
 from service.serve import turns
+from service.serve.edges import EdgeKeeper
 from service.serve.feedback import FeedbackJoiner
 from service.serve.misfit_counter import MisfitCounter
 from service.serve.recommend import Recommender
@@ -47,7 +48,7 @@ def routes_of(redis: Redis, commit: GroupCommit) -> HotRoutes:
     follower, keeper = Follows(active_of(5, name="shop")), NoActivity()
     writer = DecisionWriter(commit, buffer=10)
     asks = Recommender(follower, writer, MisfitCounter(redis), keeper, NoLimits(), ReleaseCounter(redis), Settings())
-    return HotRoutes(asks, cast(FeedbackJoiner, None), keeper, Metrics())
+    return HotRoutes(asks, cast(FeedbackJoiner, None), keeper, cast(EdgeKeeper, None), Metrics())
 
 
 def ask(client: httpx.Client, *requests: Any, **more: Any) -> list[dict[str, Any]]:
@@ -120,7 +121,8 @@ def test_a_defect_of_one_is_not_that_of_the_others(monkeypatch: pytest.MonkeyPat
                 raise RuntimeError("a defect")
             return b'{"decision_id":"d"}'
 
-        routes = HotRoutes(cast(Recommender, None), cast(FeedbackJoiner, None), NoActivity(), Metrics())
+        none: Any = None
+        routes = HotRoutes(none, none, NoActivity(), none, Metrics())
         monkeypatch.setattr(routes, "_decide", decide)
         batch = RecommendBatch(requests=[{"user_id": "broken"}, {}])
         _, body = await routes.recommend_batch(batch, loop=None, key=ANYBODY, request_id="r")

@@ -27,12 +27,13 @@ from service.policies import KINDS, Candidates, Ranked, Scorer
 from service.records import Entry, Event, PolicyRecord, Successor, Training
 from service.represent.encoder import Encoder
 from service.represent.fit import WINDOW, Raw, fit
+from service.represent.graph import GRAPH, NEWEST, Take
 from service.represent.learned import LearnedEncoder, LearnedSchema
 from service.represent.notices import notices_of
 from service.represent.profile import Profile
 from service.represent.schedule import Schedule
 from service.represent.schema import FeatureSchema
-from service.represent.user_state import USER, Activity, user_state
+from service.represent.user_state import OF_OTHER_TYPES, USER, WEIGHTS, Activity, ItemFields, user_state
 from simulator import world as worlds
 
 Array = NDArray[Any]
@@ -70,6 +71,7 @@ def run_in_process(
     fits: bool = False,
     states: Collection[str] = (),
     reward_activity: bool = False,
+    describe: Describe | None = None,
 ) -> InProcessRun:
     """Run one policy through `steps` decisions.
 
@@ -85,6 +87,7 @@ def run_in_process(
         fits: whether schemas are fitted to the log, as the service does where nobody declares one.
         states: parts of the states of users (`represent/user_state.py`) that their contexts hold; (): none.
         reward_activity: whether rewards count as activity, as with the loop's setting of this name.
+        describe: makes the fields of a visitor's neighbourhood, which are as old as the snapshot; None: there are none.
 
     Raises:
         ValueError: the trainer refused an event.
@@ -121,7 +124,7 @@ def run_in_process(
     on_the_way: list[tuple[int, int, Event]] = []  # a heap of (step of arrival, step of the decision, event)
     alarms: list[int] = []
     expected = np.zeros(steps)
-    users = Users(states)
+    users, neighbours = Users(states), Neighbours(world, describe)
     events = 0
     deciding = learning = 0.0
     for step in range(steps):
@@ -141,6 +144,8 @@ def run_in_process(
                 version += 1
                 served, scorer = timed(record, version, trainer)
                 active = replace(active, served={kind: served})
+        if step % snapshot_period == 0:
+            neighbours.refresh(step)
         moment = world.at(step)
         catalogue = encode_catalogue(moment.catalogue)
         if catalogue.version == active.catalogue.version:
@@ -152,7 +157,10 @@ def run_in_process(
             Request(
                 decision_id=f"{world.seed}-{step}",
                 user_id=moment.visit.user_id,
-                context=users.context(moment.visit, catalogue, step),
+                context={
+                    **users.context(moment.visit, catalogue, step),
+                    **neighbours.context(moment.visit, catalogue, step),
+                },
                 candidates=None,
                 exclude=(),
                 k=1,
@@ -263,10 +271,60 @@ class Users:
         if not self._parts:
             return visit.context
         for deed in visit.deeds:
-            self.take(visit.user_id, deed.item_id, deed.type, step)
+            self.take(deed.user_id or visit.user_id, deed.item_id, deed.type, step)
         state = user_state(self._kept[visit.user_id], catalogue.fields, at=1000 * step)
         shown = {part: state[part] for part in state if part in self._parts}
         return {**visit.context, USER: shown} if shown else visit.context
+
+
+class Around(NamedTuple):
+    """What is known of all users, for whoever describes the neighbourhood of one."""
+
+    knows: Mapping[str, Collection[str]]  # user -> whom he knows
+    takes: Mapping[str, Sequence[Take]]  # user -> his newest takes
+    items: ItemFields
+
+
+Describe = Callable[[str, Around], Mapping[str, Any]]
+
+
+class Neighbours:
+    """Keeps ties and takes, and describes neighbourhoods from those that were known at the last refresh."""
+
+    def __init__(self, world: worlds.World[Any], describe: Describe | None) -> None:
+        self._world, self._describe = world, describe
+        self._ties: Collection[worlds.Tie] = ()
+        self._knows: dict[str, set[str]] = defaultdict(set)
+        self._takes: dict[str, list[Take]] = defaultdict(list)
+        self._news: list[tuple[str, Take]] = []
+        self._fields: dict[str, Mapping[str, Any]] = {}  # by user, since the last refresh
+
+    def refresh(self, step: int) -> None:
+        """Learn what has happened."""
+        if self._describe is None:
+            return
+        self._fields = {}
+        for user, take in self._news:
+            self._takes[user] = [*self._takes[user], take][-NEWEST:]
+        self._news = []
+        if (ties := self._world.ties(step)) is not self._ties:
+            self._ties, self._knows = ties, defaultdict(set)
+            for tie in ties:
+                self._knows[tie.user].add(tie.to)
+
+    def context(self, visit: worlds.Visit, catalogue: Catalogue, step: int) -> Mapping[str, Any]:
+        """Take note of what was done before a visit, and return the visitor's fields."""
+        if self._describe is None:
+            return {}
+        for deed in visit.deeds:
+            take = Take(1000 * step, deed.item_id, WEIGHTS.get(deed.type, OF_OTHER_TYPES))
+            self._news.append((deed.user_id or visit.user_id, take))
+        if visit.user_id not in self._fields:
+            self._fields[visit.user_id] = self._describe(
+                visit.user_id, Around(self._knows, self._takes, catalogue.fields)
+            )
+        fields = self._fields[visit.user_id]
+        return {GRAPH: fields} if fields else {}
 
 
 class CatalogueEncoder:

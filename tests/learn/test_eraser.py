@@ -17,6 +17,7 @@ from service.admin.status import loop_status
 from service.admin.users import all_of_user, erase_user, lines_of
 from service.errors import Conflict
 from service.learn.eraser import Eraser
+from service.learn.graph_keeper import GraphKeeper
 from service.learn.profiler import Profiler
 from service.learn.trainer import Trainer
 from service.loop import LoopSettings
@@ -29,6 +30,7 @@ from service.store import encoders, erasure_store, event_log, loop_rows, loop_st
 from service.store.activity import Sent, take_activity
 from service.store.codec import experiments_bytes, unpack
 from service.store.connection import script
+from service.store.edges import SentEdge, take_edges
 from service.store.erasure_store import ErasureRecord
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
@@ -69,13 +71,21 @@ async def make(redis: Redis, keys: Keys, *kinds: str) -> None:
 
 
 async def learn(redis: Redis, keys: Keys, settings: Settings, *names: str) -> None:
-    """Have policies and profile learn all that the log holds."""
+    """Have policies, profile and graph learn all that the log holds."""
     for name in names:
         await (await opened(redis, keys, settings, name)).drain()
     await redis.delete(keys.lease("@profile"))
-    profiler = Profiler(redis, keys)
-    assert await profiler.open()
-    await profiler.drain()
+    await redis.delete(keys.lease("@graph"))
+    for fold in (Profiler(redis, keys), GraphKeeper(redis, keys)):
+        assert await fold.open()
+        await fold.drain()
+
+
+async def know(redis: Redis, keys: Keys, *edges: tuple[str, str]) -> None:
+    """Write edges; their second step is taken by whoever comes next."""
+    await loop_store.begin(redis, keys, "edges")
+    sent = {user: [SentEdge(user, to, "friend", 1.0) for one, to in edges if one == user] for user, _ in edges}
+    await take_edges(GroupCommit(redis), keys, LoopSettings(), sent)
 
 
 async def go_on(redis: Redis, keys: Keys) -> ErasureRecord:
@@ -119,6 +129,7 @@ async def test_a_user_is_gone_from_everything_and_policies_are_as_if_he_had_neve
     await append(redis, keys, events[40:])
     commit = GroupCommit(redis)
     await take_activity(commit, keys, LoopSettings(), {user: [Sent(user, "p1", "view")] for user in (USER, "other-1")})
+    await know(redis, keys, (USER, "other-1"), (USER, "other-2"), ("other-1", USER), ("other-3", "other-1"))
     await store_decisions(
         redis, keys, decision_of("his", user_id=USER), decision_of("another", user_id="other-1", context={"x": USER})
     )
@@ -126,14 +137,19 @@ async def test_a_user_is_gone_from_everything_and_policies_are_as_if_he_had_neve
     await redis.hset(sums_of_users, mapping={experiment.digest(user): b"" for user in (USER, "other-1")})
     before = await policy_store.read_policy(redis, keys, "linucb")
     shown = [line async for page in all_of_user(redis, keys.loop, USER) for line in lines_of(page)]
-    assert [next(iter(line)) for line in shown] == ["state", "activity", "decision", *["event"] * 20, "logged"]
+    assert [next(iter(line)) for line in shown] == [
+        *("state", "activity", "edge", "edge", "known_by", "graph", *["took"] * 5, "decision"),
+        *["event"] * 20,
+        "logged",
+    ]
     assert await places(redis, keys, USER)
 
     asked = await erase_user(redis, keys.loop, USER, by="test")
     assert await erase_user(redis, keys.loop, USER, by="test") == asked, "one at a time"
     waiting = await go_on(redis, keys)
     assert (waiting.step, waiting.decisions, waiting.activity, waiting.events) == ("learning", 1, 1, 20)
-    assert waiting.waits_for == (*sorted(KINDS_HERE), "the profile")
+    assert waiting.edges == 3
+    assert waiting.waits_for == (*sorted(KINDS_HERE), "the profile", "the graph")
     assert await redis.hkeys(sums_of_users) == [experiment.digest("other-1")]
     with pytest.raises(Conflict, match=asked.id):
         await audit_learning(redis, keys.loop)

@@ -57,6 +57,15 @@ def test_popular_ranks_negative_rewards() -> None:
     assert find("popular", items_of(2, shown=[50, 50], reward=[-40, -10]), 2).rows.tolist() == [1, 0]
 
 
+def test_friends_finds_what_they_took_in_its_order() -> None:
+    context = {"@graph": {"friends": 3, "items": ["p4", "gone", "p0", "p2"]}}
+    found = find("friends", items_of(5), 3, context=context)
+    assert (found.rows.tolist(), found.scores.tolist()) == ([4, 0, 2], [1.0, 1 / 2, 1 / 3])
+    assert find("friends", items_of(5), 1, context=context).rows.tolist() == [4]
+    for nobody in ({}, {"@graph": {"friends": 3}}):
+        assert len(find("friends", items_of(5), 3, context=nobody).rows) == 0
+
+
 def test_fresh_finds_the_newest_and_those_that_were_shown_least() -> None:
     items = items_of(6, born=[0, 5, 9, 5, 9, 7], looks=[3, 1, LOOKS, 0, LOOKS - 1, 1])
     found = find("fresh", items, 10)

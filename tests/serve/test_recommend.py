@@ -87,8 +87,9 @@ async def test_an_unknown_loop_is_not_found(redis: Redis) -> None:
         await recommender(redis, Writes()).recommend("home")
 
 
-async def test_without_redis_it_decides_without_the_state_of_the_user(redis: Redis) -> None:
-    active = replace(active_of(5, name="shop"), activity=True)
+@pytest.mark.parametrize("what", ["activity", "edges"])
+async def test_without_redis_it_decides_without_what_is_known_of_the_user(redis: Redis, what: str) -> None:
+    active = replace(active_of(5, name="shop"), activity=what == "activity", edges=what == "edges")
     keeper = ActivityKeeper(Follows(active), redis, cast(GroupCommit, NoRedis()))
     asks = Recommender(
         Follows(active), Writes(), MisfitCounter(redis), keeper, NoLimits(), ReleaseCounter(redis), SMALL
@@ -99,10 +100,10 @@ async def test_without_redis_it_decides_without_the_state_of_the_user(redis: Red
     assert not degraded
 
 
-@pytest.mark.parametrize("name", ["@user", "@user.last"])
-async def test_the_name_of_the_state_is_not_for_clients(redis: Redis, name: str) -> None:
+@pytest.mark.parametrize("name", ["@user", "@user.last", "@graph", "@graph.took"])
+async def test_a_name_of_what_is_known_is_not_for_clients(redis: Redis, name: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^context.{name}: "):
-        await recommender(redis, Writes()).recommend("shop", context={"@users": 1, name: 1})
+        await recommender(redis, Writes()).recommend("shop", context={"@users": 1, "@graphs": 1, name: 1})
 
 
 async def test_misfits_are_counted_in_the_loop(redis: Redis) -> None:

@@ -18,7 +18,6 @@ from service.store.activity import (
     bytes_at_most,
     count_users,
     count_waiting,
-    read_activity,
     take_activity,
     take_all_rewarded,
     take_rewarded,
@@ -26,6 +25,7 @@ from service.store.activity import (
 from service.store.activity_log import erase_of, scan_log, size_of
 from service.store.connection import script
 from service.store.decisions import join_feedback
+from service.store.graph_store import read_user
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.store.loop_rows import read_rows, write_rows
@@ -63,7 +63,7 @@ async def test_a_random_stream_is_kept_as_a_list_would_keep_it(redis: Redis, loo
         assert await take_activity(commit, keys, settings, batch) == expected
     assert kept == await activity_of(redis, keys, ["u1", "u2"])
     [end] = await redis.xrevrange(keys.partition().activity_log, count=1)
-    assert await read_activity(commit, keys, "u1") == (kept["u1"], end[0].decode())
+    assert await read_user(commit, keys, "u1") == (kept["u1"], end[0].decode(), {})
     assert max(numbers.values()) > 7
     stats = await redis.hgetall(keys.partition().stats)
     assert int(stats[b"activity"]) == sum(numbers.values())
@@ -97,7 +97,7 @@ async def test_memory_is_bounded_and_what_is_kept_has_an_end(redis: Redis, loop:
 async def test_a_time_to_come_counts_as_now(redis: Redis, loop: LoopRecord, keys: Keys) -> None:
     commit = GroupCommit(redis)
     await take_activity(commit, keys, loop.settings, {"u": [Sent("u", "i", "view", 10**14), Sent("u", "i", "view")]})
-    [(_, first, *_), (_, second, *_)], _ = await read_activity(commit, keys, "u")
+    [(_, first, *_), (_, second, *_)], _, _ = await read_user(commit, keys, "u")
     assert START < first == second < 10**14
 
 
@@ -106,7 +106,7 @@ async def test_a_backup_holds_it(redis: Redis, loop: LoopRecord, keys: Keys) -> 
     sent = [Sent("u é", "i", "view", START, "a")]
     await take_activity(commit, keys, loop.settings, {"u é": sent})
     await write_rows(redis, other, [row async for row in read_rows(redis, keys)], later_ms=0)
-    kept, end = await read_activity(commit, other, "u é")
+    kept, end, _ = await read_user(commit, other, "u é")
     assert kept == [(1, START, "i", "view")]
     assert [one async for batch in scan_log(redis, other) for one in batch] == [
         LoggedActivity(end, "u é", 1, START, "i", "view", loop.settings.activity_ms)
@@ -196,7 +196,7 @@ async def test_rewards_wait_for_their_turn_in_bounded_room(redis: Redis, loop: L
     assert await report("d2") == "accepted"
     assert await count_waiting(redis, keys) == 10_000
     assert await take_rewarded(commit, keys, settings, "u2") == 1
-    [(number, at, item, kind)], _ = await read_activity(commit, keys, "u2")
+    [(number, at, item, kind)], _, _ = await read_user(commit, keys, "u2")
     assert (number, item, kind) == (1, "i", "reward")
     assert at > START
     await redis.hdel(part.rewarded, *(f"other{n}" for n in range(9, 9_999)))  # fewer keys for the tests to delete

@@ -206,8 +206,10 @@ def everything(url: str, node: ClusterNode) -> None:
     """Call whatever makes the service run a script."""
     with httpx.Client(base_url=url, timeout=30) as client:
 
-        def call(method: str, path: str, body: object = None, *, expect: int = 200) -> dict[str, object]:
-            params = None if path.startswith("/loops") else {"loop": "shop"}
+        def call(
+            method: str, path: str, body: object = None, *, expect: int = 200, asked: dict[str, str] | None = None
+        ) -> dict[str, object]:
+            params = None if path.startswith("/loops") else {"loop": "shop", **(asked or {})}
             reply = client.request(method, path, json=body, params=params)
             assert reply.status_code == expect, f"{method} {path}: {reply.status_code} {reply.text}"
             return reply.json() if reply.content else {}
@@ -228,6 +230,11 @@ def everything(url: str, node: ClusterNode) -> None:
             "POST", "/activity", {"activity": [{"user_id": "u1", "item_id": "p0", "type": "view", "activity_id": "a"}]}
         )
         call("PUT", "/loops/shop", {"reward_activity": True})
+        edges = [{"from": f"u{n}", "to": to} for n, to in ((1, "u2"), (1, "u3"), (2, "u3"))]
+        call("POST", "/edges", {"edges": edges})
+        call("DELETE", "/edges", asked={"from": "u1", "to": "u3"})
+        again = {"user_id": "u2", "item_id": "p1", "type": "buy"}
+        call("POST", "/activity", {"activity": [again]})
         for number in range(5):
             sent = {"loop": "shop", "decision_id": f"d{number}", "user_id": f"u{number}", "k": 2}
             call("POST", "/recommend", sent)

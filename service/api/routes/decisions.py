@@ -13,14 +13,18 @@ from service.api.problems import OF_BODIES, documented
 from service.api.replies import one_loop, pair_of
 from service.api.routes._depends import ExplainerDep, HotDep, HotRoute, IdInPath, KeyDep, RedisDep
 from service.api.schemas import (
+    ID_LENGTH,
     LOOP_LENGTH,
     ActivityBatch,
-    ActivityReply,
     DecisionLedger,
     DisplayReply,
+    EdgeBatch,
+    EdgeDeleted,
+    ElementsReply,
     FeedbackBatchReply,
     FeedbackBody,
     FeedbackReply,
+    Kind,
     RecommendBatch,
     RecommendBatchReply,
     RecommendReply,
@@ -34,6 +38,9 @@ from service.store.loop_store import read_loop
 
 router = APIRouter(tags=["decide"], route_class=HotRoute)
 LoopQuery = Annotated[str | None, Query(description="name of the loop, if the body names none")]
+From = Annotated[str, Query(alias="from", description="user who knows", min_length=1, max_length=ID_LENGTH)]
+To = Annotated[str, Query(description="user who is known", min_length=1, max_length=ID_LENGTH)]
+OfKind = Annotated[Kind, Query()]
 LoopOfDecision = Annotated[
     str | None,
     Query(description="default: the loop of an id that the service made, else `default`", max_length=LOOP_LENGTH),
@@ -77,11 +84,27 @@ async def feedback(request: FeedbackBody, hot: HotDep, key: KeyDep, loop: LoopQu
     return Response(body, status, media_type="application/json")
 
 
-@router.post("/activity", response_model=ActivityReply, responses=documented(*OF_BODIES, NotFound, StoreUnavailable))
+@router.post("/activity", response_model=ElementsReply, responses=documented(*OF_BODIES, NotFound, StoreUnavailable))
 async def activity(request: ActivityBatch, hot: HotDep, key: KeyDep, loop: LoopQuery = None) -> Response:
     """Report what users did: up to 1000 activities. The reply means that they are stored."""
     status, body = await hot.activity(request, loop=loop, key=key)
     return Response(body, status, media_type="application/json")
+
+
+@router.post("/edges", response_model=ElementsReply, responses=documented(*OF_BODIES, NotFound, StoreUnavailable))
+async def edges(request: EdgeBatch, hot: HotDep, key: KeyDep, loop: LoopQuery = None) -> Response:
+    """Say whom users know: up to 1000 edges. The reply means that they are stored."""
+    status, body = await hot.edges(request, loop=loop, key=key)
+    return Response(body, status, media_type="application/json")
+
+
+@router.delete("/edges", responses=documented(NotFound, StoreUnavailable))
+async def delete_edge(
+    user: From, to: To, hot: HotDep, key: KeyDep, kind: OfKind = "friend", loop: LoopQuery = None
+) -> EdgeDeleted:
+    """Delete one edge. The reply means that it is gone."""
+    await hot.delete_edge(user, to, kind, loop=loop, key=key)
+    return EdgeDeleted(status="deleted")
 
 
 @router.post(

@@ -14,9 +14,11 @@ from service.api.schemas import (
     ErasureList,
     ErasureReply,
     UserActivity,
+    UserEdge,
     UserEvent,
     UserLoggedActivity,
     UserReply,
+    UserTake,
 )
 from service.errors import Conflict, NotFound, StoreUnavailable
 from service.store.erasure_store import ErasureRecord
@@ -40,6 +42,10 @@ async def get_user(user_id: IdInPath, redis: RedisDep, loop: LoopParam = "defaul
         loop=loop,
         activity=[UserActivity(number=a.number, at=a.at / 1000, item_id=a.item, type=a.type) for a in page.activity],
         state=dict(page.state),
+        edges=[UserEdge(to=one.to, kind=one.kind, weight=one.weight, at=one.at / 1000) for one in page.edges],
+        known_by=list(page.known_by),
+        graph=dict(page.graph),
+        took=[UserTake(item_id=item, at=at / 1000, share=share) for at, item, share in page.took],
         shown=[CountedItem(at=at / 1000, item_id=item) for at, item in page.shown],
         taken=[CountedItem(at=at / 1000, item_id=item) for at, item in page.taken],
         decisions=[DecisionLedger.model_validate(one) for one in page.decisions],

@@ -1,8 +1,8 @@
 -- Take the activity of one user: leave out what came before, append it to what is kept and to the log, in one step.
--- KEYS: activity, activity users, stats, activity log, activity ids, taken, capped users (one partition)
+-- KEYS: activity, activity users, stats, activity log, activity ids, taken, capped users, acted (one partition)
 -- ARGV: user, his id as JSON, activities kept, time to live in ms, entries that the log keeps, ids kept, items taken
---   kept, ms for which they are, then (digest of its id, 8 bytes, '' = none; when it was, in ms, '' = now; what it was;
---   the item, if he took it, else '') for each
+--   kept, ms for which they are, whether the loop has edges, then (digest of its id, 8 bytes, '' = none; when it was, in
+--   ms, '' = now; what it was; the item, if he took it, else '') for each
 -- Returns for each: accepted | duplicate
 -- include accept
 -- include taken
@@ -23,7 +23,7 @@ local function known(id)
 end
 
 local answers, new = {}, {}
-for i = 9, #ARGV, 4 do
+for i = 10, #ARGV, 4 do
   local id, at = ARGV[i], tonumber(ARGV[i + 1])
   if known(id) then
     answers[#answers + 1] = 'duplicate'
@@ -39,7 +39,12 @@ for i = 9, #ARGV, 4 do
 end
 redis.call('HINCRBY', KEYS[3], 'activity_duplicate', #answers - #new)
 accept(new)
-if #new > 0 and ids ~= '' then
-  redis.call('SET', KEYS[5], string.sub(ids, -8 * ARGV[6]), 'PX', ARGV[4])
+if #new > 0 then
+  if ids ~= '' then
+    redis.call('SET', KEYS[5], string.sub(ids, -8 * ARGV[6]), 'PX', ARGV[4])
+  end
+  if ARGV[9] == '1' then
+    redis.call('ZADD', KEYS[8], redis.call('HINCRBY', KEYS[3], 'graph_marks', 1), ARGV[1])
+  end
 end
 return answers
