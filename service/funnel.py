@@ -4,6 +4,7 @@ popular   items that were rewarded most for each time they were shown
 fresh     items that were shown few times, the newest first
 random    any items
 ann       items whose vector lies nearest to one of the context
+learned   items whose vector lies nearest to the user's, both learned from the log
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class SourceSetting(BaseModel):
 
     model_config = CLOSED
 
-    source: Literal["popular", "fresh", "random", "ann"]
+    source: Literal["popular", "fresh", "random", "ann", "learned"]
     quota: Annotated[int, Field(strict=True, ge=1, le=MOST)] = Field(description="items that it gives at most")
     item_field: Path | None = Field(None, validate_default=True, description="ann: of the items, a list of numbers")
     context_field: Path | None = Field(
@@ -60,6 +61,11 @@ class Funnel(BaseModel):
 
     def __bool__(self) -> bool:
         return bool(self.sources)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether a source uses learned embeddings."""
+        return any(one.source == "learned" for one in self.sources)
 
 
 NO_FUNNEL = Funnel()

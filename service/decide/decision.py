@@ -202,7 +202,7 @@ def chances(request: Request, active: ActiveLoop, served: ServedPolicy) -> list[
 
 
 def _query(request: Request, active: ActiveLoop) -> Query:
-    return Query(request.context, seed_of(active.name, request.decision_id))
+    return Query(request.context, seed_of(active.name, request.decision_id), request.user_id)
 
 
 def _rows_of(items: Iterable[str], active: ActiveLoop) -> list[int]:

@@ -3,7 +3,8 @@
 1. `decisions`, `activity`, `events`: what is kept of the user is deleted. The log is copied without his events, and an
    entry (`Erasure`) is appended that has policies and profile learn it anew; so they hold nothing of him.
    So do encoders that were fitted to his id.
-2. `traces`: dead letters of these events, evaluations that name him; another encoder may be fitted.
+2. `traces`: dead letters of these events, evaluations that name him; another encoder may be fitted, and learned
+   embeddings are withdrawn: they are trained anew.
 3. `learning`: it waits until every policy has published what it learned anew, and the profile is counted anew.
 4. `search`: all that the loop keeps is searched for his id. Where it still stands is told. The erasure forgets it.
 5. `files`: Redis writes its own files anew.
@@ -24,6 +25,7 @@ from service.policies import KINDS
 from service.records import START, PolicyRecord, order
 from service.store import (
     disk,
+    embedding_store,
     encoders,
     erasure_store,
     evaluation_store,
@@ -185,6 +187,7 @@ class Eraser:
         await users.erase_letters(self._redis, keys)
         await evaluation_store.delete_naming(self._redis, keys, his)
         await encoders.withdraw(self._redis, keys, await encoders.fitted_to(self._redis, keys, his))
+        await embedding_store.withdraw(self._redis, keys)
         return True
 
     async def _learning(self, keys: Keys, record: ErasureRecord) -> bool:

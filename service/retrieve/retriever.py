@@ -19,11 +19,19 @@ from service.represent.misfits import Misfits
 from service.retrieve.ann import Ann
 from service.retrieve.counts import Counts
 from service.retrieve.fresh import Fresh
+from service.retrieve.learned import Learned
 from service.retrieve.popular import Popular
 from service.retrieve.random import Random
 from service.retrieve.source import Array, Found, Items, Query, Source
+from service.retrieve.towers import Towers
 
-SOURCES: Mapping[str, type[Source]] = {"popular": Popular, "fresh": Fresh, "random": Random, "ann": Ann}
+SOURCES: Mapping[str, type[Source]] = {
+    "popular": Popular,
+    "fresh": Fresh,
+    "random": Random,
+    "ann": Ann,
+    "learned": Learned,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,8 @@ class Retriever:
         counts: lent to the funnel that comes after it, which moves them on; the sources hold what they took from them.
         catalogue: the version of the catalogue.
         ids: of that, in order.
+        embedding: the version of the learned embeddings; 0: there are none.
+        towers: these.
     """
 
     version: int
@@ -66,6 +76,8 @@ class Retriever:
     catalogue: int
     ids: Sequence[str]
     sources: Sequence[Source]
+    embedding: int = 0
+    towers: Towers | None = None
 
     @classmethod
     def of(
@@ -79,6 +91,8 @@ class Retriever:
         catalogue: int,
         former: Retriever | None = None,
         changed: Collection[str] | None = None,
+        embedding: int = 0,
+        towers: Towers | None = None,
     ) -> Retriever:
         """Prepare all sources.
 
@@ -89,7 +103,7 @@ class Retriever:
             changed: the items that differ between its catalogue and this one; None: nobody knows.
         """
         before = None if former is None or changed is None else _before(former.ids, ids, frozenset(changed))
-        items = Items(ids, features, counts.standing(ids), before)
+        items = Items(ids, features, counts.standing(ids), before, towers)
         lent = {} if former is None else dict(zip(former.funnel.sources, former.sources, strict=True))
         same = former is not None and former.catalogue == catalogue
         sources = [
@@ -98,7 +112,7 @@ class Retriever:
             else SOURCES[one.source].of(one, items, lent.get(one))
             for one in funnel.sources
         ]
-        return cls(version, counts, funnel, catalogue, ids, sources)
+        return cls(version, counts, funnel, catalogue, ids, sources, embedding, towers)
 
     def retrieve(
         self,

@@ -18,6 +18,7 @@ from service.records import Features
 from service.represent.misfits import Misfits
 from service.represent.tokens import mix
 from service.retrieve.counts import Standing
+from service.retrieve.towers import Towers
 
 Array = NDArray[Any]
 
@@ -34,6 +35,7 @@ class Items:
     standing: Standing
     # (N,) where each stood, with the same features, in the catalogue that a former source was made for; -1: nowhere
     before: Array | None = None
+    towers: Towers | None = None  # None: none were learned, or no source needs them
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -45,6 +47,7 @@ class Query:
 
     context: Features
     seed: str  # of the decision
+    user: str | None = None
 
 
 class Found(NamedTuple):
@@ -60,7 +63,7 @@ NOTHING = Found(np.zeros(0, dtype=np.intp), np.zeros(0))
 class Source(Protocol):
     """Finds items."""
 
-    learned: ClassVar[bool]  # whether it depends on what is known of the items, and not on the catalogue alone
+    learned: ClassVar[bool]  # whether it depends on what was learned, and not on the catalogue alone
 
     @classmethod
     def of(cls, setting: SourceSetting, items: Items, former: Self | None = None) -> Self:

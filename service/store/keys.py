@@ -191,6 +191,11 @@ class Keys:
         return self.home + "retrieval"
 
     @property
+    def embedding(self) -> str:
+        """Hash: v, version, position, events, rewarded, digest, state, judged, published. Bounded by the towers."""
+        return self.home + "embedding"
+
+    @property
     def evaluations(self) -> str:
         """Sorted set: evaluation -> when it was made, in unix seconds. Bounded (`evaluation_store.py`)."""
         return self.home + "evaluations"

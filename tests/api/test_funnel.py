@@ -118,3 +118,34 @@ def test_a_small_catalogue_and_sent_candidates_are_not_narrowed(client: httpx.Cl
     assert client.get(f"/loops/{shop}").json()["settings"]["funnel"] == {"sources": [], "cut": 200}
     assert (record()["n"], record()["retrieved"]) == (ITEMS, None)
     assert client.get("/status").json()["loops"][shop]["retrieval"] is None
+
+
+@pytest.mark.slow
+def test_embeddings_are_learned_from_the_log(client: httpx.Client, make_loop: Make) -> None:
+    funnel = {"sources": [{"source": "learned", "quota": 10}], "cut": CUT}
+    loop = make_loop(items=0, policy="linucb", funnel=funnel)
+    items = [{"id": f"p{n:02}", "features": {"kind": "abc"[n % 3]}} for n in range(ITEMS)]
+    client.post("/items", params={"loop": loop}, json={"items": items}).raise_for_status()
+    history = [
+        {"event_id": f"e{n}", "user_id": f"u{n % 9}", "item_id": f"p{n * 3 % 20 * 3 + n % 3:02}", "reward": 1}
+        for n in range(600)
+    ]
+    body = {"events": [{"context": {}, **event} for event in history]}
+    client.post("/events", params={"loop": loop}, json=body).raise_for_status()
+
+    def embedding() -> Any:
+        return client.get("/status").json()["loops"][loop]["embedding"]
+
+    until(embedding, "the embeddings are trained, in a process of their own", within_s=120)
+    assert (embedding()["version"], embedding()["events"], embedding()["rewarded"]) == (1, 600, 600)
+
+    def kinds(user: str) -> list[str]:
+        asked = {"loop": loop, "user_id": user, "context": {}, "explain": True}
+        found = client.post("/recommend", json=asked)
+        if found.status_code == 422:  # nothing is found yet
+            return []
+        assert all(one["sources"][0]["source"] == "learned" for one in found.json()["explanation"])
+        return ["abc"[int(one["id"][1:]) % 3] for one in found.json()["explanation"]]
+
+    for user in ("u0", "u1", "u5"):
+        until(lambda user=user: kinds(user).count("abc"[int(user[1]) % 3]) >= 8, "users see what they like")  # type: ignore[misc]  # mypy knows no defaults of lambdas
