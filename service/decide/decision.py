@@ -218,7 +218,7 @@ def _retrieved(request: Request, active: ActiveLoop, retriever: Retriever, misfi
         pinned=_rows_of((pin.item for pin in request.rules.pin), active),
         misfits=misfits,
     )
-    return Retrieved(retriever.version, rows)
+    return Retrieved(retriever.version, rows, retriever.embedding)
 
 
 def _origins(request: Request, active: ActiveLoop) -> dict[str, list[Origin]] | None:

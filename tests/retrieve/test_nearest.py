@@ -19,6 +19,7 @@ SIZE = 16
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inverted, "FEWEST", 1000)
+    monkeypatch.setattr(inverted, "QUERIES", 16)
     monkeypatch.setattr(nearest, "FEW_CHANGED", 50)
 
 
@@ -31,11 +32,11 @@ def clustered(n: int, seed: int = 1) -> Array:
 
 
 def test_lists_find_nearly_what_a_search_of_everything_finds() -> None:
-    vectors = clustered(4000)
+    vectors = clustered(2000)
     file = Inverted.of(vectors)
     assert 0 < file.probes < 40
     found = []
-    for query in clustered(50, seed=2):
+    for query in clustered(25, seed=2):
         places, products = file.search(query, 100)
         assert products == pytest.approx(vectors[places] @ query, abs=1e-6)
         found.append(len({*places.tolist()} & {*np.argsort(-(vectors @ query))[:100].tolist()}))
@@ -43,7 +44,7 @@ def test_lists_find_nearly_what_a_search_of_everything_finds() -> None:
 
 
 def test_where_lists_gain_nothing_everything_is_searched() -> None:
-    spread = np.random.default_rng(3).normal(size=(1500, SIZE))
+    spread = np.random.default_rng(3).normal(size=(1100, SIZE))
     file = Inverted.of((spread / np.linalg.norm(spread, axis=1, keepdims=True)).astype(np.float32))
     assert file.probes == 0
     assert Inverted.of(clustered(999)).probes == 0  # too few

@@ -41,7 +41,7 @@ DECISION = decision_of(
     folded=True,
     rung="store_down",
     experiment=Assignment("prices", "1f2e", 2, "bold", 0.45),
-    retrieved=Retrieved(4, (0, 7, 90_000)),
+    retrieved=Retrieved(4, (0, 7, 90_000), 2),
 )
 
 RAW = event_of(3, context={"hour": 3}, features={"price": 1.5, "tags": ["a", {"b": None}]}, encoder="0123456789ab")
