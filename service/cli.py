@@ -711,6 +711,24 @@ async def _audit(url: str, loop: str, most: int, confidence: float) -> bool:
 
 
 @app.command(hidden=True)
+def embed(loop: str, loop_id: str) -> None:
+    """Train the embeddings of a loop, and publish them. The learner starts this."""
+    url = need_redis(read_settings())
+    os.nice(5)
+    if not asyncio.run(_embed(url, loop, loop_id)):
+        raise typer.Exit(3)  # `NOTHING` of service/learn/embedder.py
+
+
+async def _embed(url: str, loop: str, loop_id: str) -> bool:
+    from service.learn.embedder import train_embedding
+    from service.store.connection import connect
+    from service.store.keys import Keys
+
+    async with connect(url, name="embed", timeout_s=30) as redis:
+        return await train_embedding(redis, Keys(loop, loop_id))
+
+
+@app.command(hidden=True)
 def judge(loop: str, loop_id: str, evaluation: str, token: str) -> None:
     """Do an evaluation that was asked for over HTTP. The learner starts this."""
     url = need_redis(read_settings())

@@ -6,6 +6,7 @@ random    any items
 covisited items that others took together with the user's last ones
 ann       items whose vector lies nearest to one of the context
 friends   items that friends of the user took lately
+learned   items whose vector lies nearest to the user's, both learned from the log
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class SourceSetting(BaseModel):
 
     model_config = CLOSED
 
-    source: Literal["popular", "fresh", "random", "ann", "covisited", "friends"]
+    source: Literal["popular", "fresh", "random", "ann", "covisited", "friends", "learned"]
     quota: Annotated[int, Field(strict=True, ge=1, le=MOST)] = Field(description="items that it gives at most")
     item_field: Path | None = Field(None, validate_default=True, description="ann: of the items, a list of numbers")
     context_field: Path | None = Field(
@@ -67,6 +68,11 @@ class Funnel(BaseModel):
     def follows_activity(self) -> bool:
         """Whether a source needs to know what users did."""
         return any(one.source == "covisited" for one in self.sources)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether a source uses learned embeddings."""
+        return any(one.source == "learned" for one in self.sources)
 
 
 NO_FUNNEL = Funnel()

@@ -206,6 +206,7 @@ class Retrieved(NamedTuple):
 
     version: int  # of the counts that its sources were made from
     rows: tuple[int, ...]  # of the catalogue at the decision's version, by the ids in order, ascending
+    embedding: int = 0  # version of the learned embeddings; 0: there were none
 
 
 class Seen(NamedTuple):

@@ -85,6 +85,9 @@ MAY_IMPORT = {
     "service/learn": FOUNDATION | {"service.learn", "service.policies", "service.store"},
     "service/learn/experiments.py": FOUNDATION
     | {"service.evaluate", "service.store", "service.learn.bell", "service.learn.tail"},
+    "service/learn/towers.py": PURE_RECORDS | {"service.retrieve"},
+    "service/learn/embedder.py": FOUNDATION
+    | {"service.retrieve", "service.store", "service.learn.bell", "service.learn.towers"},
     "service/learn/indexer.py": FOUNDATION
     | {"service.retrieve", "service.store", "service.learn.log_fold", "service.learn.tail"},
     "service/learn/graph_keeper.py": FOUNDATION
@@ -139,6 +142,7 @@ PURE = (
     "service/learn/change",
     "service/learn/trainer.py",
     "service/learn/rows.py",
+    "service/learn/towers.py",
     "service/learn/challenger.py",
     "service/evaluate",
     "service/errors.py",

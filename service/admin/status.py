@@ -20,6 +20,7 @@ from service.store import (
     activity_log,
     change_log,
     edges,
+    embedding_store,
     encoders,
     erasure_store,
     event_log,
@@ -120,6 +121,26 @@ class RetrievalStatus(BaseModel):
     bytes: int
 
 
+class JudgedEmbedding(BaseModel):
+    """How well embeddings found what was rewarded after they were trained."""
+
+    version: int
+    events: int = Field(description="rewarded events that it was judged on, at most 2000")
+    recall: float = Field(description="share of them whose item was among the 100 nearest of the catalogue")
+    popular: float = Field(description="the same of the 100 items that had brought most when it was trained")
+
+
+class EmbeddingStatus(BaseModel):
+    """The learned embeddings of a funnel."""
+
+    version: int
+    age_s: float = Field(description="seconds since they were published")
+    events: int = Field(description="events of the log when they were trained; 0: withdrawn, because of an erasure")
+    rewarded: int = Field(description="of these, the rewarded ones that they were trained on, at most 100 000")
+    bytes: int
+    judged: JudgedEmbedding | None = Field(None, description="the version before, on events that came after it")
+
+
 class LastChange(BaseModel):
     """The newest administrative change."""
 
@@ -184,6 +205,7 @@ class LoopStatus(BaseModel):
     history_bytes: int = Field(0, description="that they take in Redis")
     encoders: int = Field(1, description="encoders that are kept, the first among them")
     retrieval: RetrievalStatus | None = Field(None, description="of a loop with a funnel; null: nothing published yet")
+    embedding: EmbeddingStatus | None = Field(None, description="of a funnel that learns them; null: not trained yet")
     changes: int = Field(0, description="administrative changes of settings, policies and traffic in GET /changes")
     last_change: LastChange | None = None
     experiment: str | None = Field(None, description="that runs, or is planned: GET /experiments/{name} says more")
@@ -352,6 +374,7 @@ async def loop_status(redis: Redis, name: str) -> LoopStatus:
         history_bytes=history_bytes,
         encoders=1 + await encoders.count(redis, keys),
         retrieval=await _retrieval(redis, keys) if record.settings.funnel else None,
+        embedding=await _embedding(redis, keys) if record.settings.funnel.embeds else None,
         changes=changes,
         last_change=None if last is None else LastChange(at=last.at, by=last.by, what=last.what),
         experiment=None if experiment is None else experiment.name,
@@ -373,6 +396,14 @@ async def _retrieval(redis: Redis, keys: Keys) -> RetrievalStatus | None:
         together=found.together,
         bytes=found.bytes,
     )
+
+
+async def _embedding(redis: Redis, keys: Keys) -> EmbeddingStatus | None:
+    found = await embedding_store.read_summary(redis, keys)
+    if found is None:
+        return None
+    told = asdict(found)
+    return EmbeddingStatus(age_s=round(time.time() - told.pop("published"), 3), **told)
 
 
 def _short(notice: Mapping[str, Any]) -> DataNotice:

@@ -381,6 +381,7 @@ class RetrievedRecord(BaseModel):
     rows: list[int] = Field(
         description="places in the catalogue of the decision's version, by the ids in order, from 0"
     )
+    embedding: int = Field(0, description="version of the learned embeddings; 0: there were none")
 
     @model_validator(mode="before")
     @classmethod

@@ -248,7 +248,7 @@ def narrowed(request: Request, active: ActiveLoop) -> Request:
 
 def _query(request: Request, active: ActiveLoop) -> Query:
     last = () if request.seen is None else request.seen.items
-    return Query(request.context, seed_of(active.name, request.decision_id), last)
+    return Query(request.context, seed_of(active.name, request.decision_id), request.user_id, last)
 
 
 def _rows_of(items: Iterable[str], active: ActiveLoop) -> list[int]:
@@ -264,7 +264,7 @@ def _retrieved(request: Request, active: ActiveLoop, retriever: Retriever, misfi
         pinned=_rows_of((pin.item for pin in request.rules.pin), active),
         misfits=misfits,
     )
-    return Retrieved(retriever.version, rows)
+    return Retrieved(retriever.version, rows, retriever.embedding)
 
 
 def _narrowed(retriever: Retriever, request: Request, active: ActiveLoop) -> Retriever:

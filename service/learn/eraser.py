@@ -5,7 +5,7 @@
    entry (`Erasure`) is appended that has policies and profile learn it anew; so they hold nothing of him.
    So do encoders that were fitted to his id.
 2. `traces`: dead letters of these events, evaluations that name him, his sums in experiments; another encoder may be
-   fitted.
+   fitted, and learned embeddings are withdrawn: they are trained anew.
 3. `learning`: it waits until every policy has published what it learned anew, and the profile is counted anew.
 4. `search`: all that the loop keeps is searched for his id. Where it still stands is told. The erasure forgets it.
 5. `files`: Redis writes its own files anew.
@@ -26,6 +26,7 @@ from service.policies import KINDS
 from service.records import START, PolicyRecord, order
 from service.store import (
     disk,
+    embedding_store,
     encoders,
     erasure_store,
     evaluation_store,
@@ -200,6 +201,7 @@ class Eraser:
             if experiment.unit == "user":
                 await experiment_store.erase_unit(self._redis, keys, experiment, _user(record))
         await encoders.withdraw(self._redis, keys, await encoders.fitted_to(self._redis, keys, his))
+        await embedding_store.withdraw(self._redis, keys)
         return True
 
     async def _learning(self, keys: Keys, record: ErasureRecord) -> bool:

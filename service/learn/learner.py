@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable, UnreadableRecord
 from service.learn.bell import Bell, rest
+from service.learn.embedder import Embedder
 from service.learn.eraser import Eraser
 from service.learn.evaluations import Evaluator
 from service.learn.experiments import TASK as EXPERIMENTS
@@ -36,6 +37,7 @@ from service.store import event_log, loop_store, policy_store, workers
 from service.store.announcements import listen
 from service.store.codec import NewerFormat
 from service.store.connection import connect, end
+from service.store.embedding_store import LEASE as EMBEDDING
 from service.store.graph_store import LEASE as GRAPH
 from service.store.history_store import LEASE as HISTORY
 from service.store.keys import CHANGES, USED, Keys
@@ -133,6 +135,8 @@ class Learner:
             self._run(keys, RELEASE, Releaser(self._redis, keys, known.tail).run, stop)
         if record.settings.funnel:
             self._run(keys, RETRIEVAL, Indexer(self._redis, keys, known.tail).run, stop)
+        if record.settings.funnel.embeds:
+            self._run(keys, EMBEDDING, Embedder(self._redis, keys, self._settings).run, stop)
         if record.edges:
             self._run(keys, GRAPH, GraphKeeper(self._redis, keys, known.tail).run, stop)
         policies = await policy_store.policy_names(self._redis, keys)

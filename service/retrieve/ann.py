@@ -1,7 +1,7 @@
 """Items whose vector points where a vector of the context points: the client's own embeddings of items and users.
 
-The score is the cosine of the angle between the two. The search is exact: it looks at every vector, so its time grows
-with the catalogue. Items without a vector are not found, nor those whose vector has another size than most; nor is
+The score is the cosine of the angle between the two. A large catalogue is searched by an inverted file, which may miss
+some (`inverted.py`). Items without a vector are not found, nor those whose vector has another size than most; nor is
 anything for a context without one.
 """
 
@@ -15,9 +15,8 @@ import numpy as np
 from service.funnel import SourceSetting
 from service.represent.json_paths import is_vector, number_of, value_at
 from service.represent.misfits import Misfits
+from service.retrieve.nearest import Nearest
 from service.retrieve.source import NOTHING, Array, Found, Items, Query
-
-FEW = 8  # times fewer vectors than there are: they are gathered
 
 
 class Ann:
@@ -25,11 +24,9 @@ class Ann:
 
     learned: ClassVar[bool] = False
 
-    def __init__(self, context_field: str, sizes: Array, rows: Array, vectors: Array, at: Array | None = None) -> None:
-        self._field, self._rows = context_field, rows
+    def __init__(self, context_field: str, sizes: Array, nearest: Nearest) -> None:
+        self._field, self._nearest = context_field, nearest
         self._sizes = sizes  # (N,) of each item's vector; 0: it has none
-        self._vectors = vectors  # (m, size) float32
-        self._at = at  # of the vectors, those that are looked at, ascending; None: all
 
     @classmethod
     def of(cls, setting: SourceSetting, items: Items, former: Self | None = None) -> Self:
@@ -45,50 +42,32 @@ class Ann:
             if isinstance(value, list) and is_vector(value):
                 values[row], sizes[row] = value, len(value)
         size = int(np.bincount(sizes[sizes > 0], minlength=1).argmax())
-        if former is not None and before is not None and size != former._vectors.shape[1]:
+        if former is not None and before is not None and size != former._nearest.size:
             return cls.of(setting, items)  # most vectors have another size now
         new = [row for row, value in values.items() if len(value) == size]
         unit, points = _unit([values[row] for row in new], size)
         rows, vectors = np.array(new, dtype=np.intp)[points], unit[points].astype(np.float32)
         if former is not None and before is not None:
-            now = np.full(len(former._sizes), -1)
-            now[before[before >= 0]] = np.flatnonzero(before >= 0)
-            stay = now[former._rows]
-            rows = np.concatenate([stay[stay >= 0], rows])
-            order = np.argsort(rows)
-            rows, vectors = rows[order], np.concatenate([former._vectors[stay >= 0], vectors])[order]
-        return cls(setting.context_field, sizes, rows, vectors)
+            nearest = former._nearest.moved(before, rows, vectors)
+        else:
+            nearest = Nearest.of(len(items), rows, vectors)
+        return cls(setting.context_field, sizes, nearest)
 
     def among(self, mask: Array) -> Ann:
-        return Ann(self._field, self._sizes, self._rows, self._vectors, np.flatnonzero(mask[self._rows]))
+        return Ann(self._field, self._sizes, self._nearest.among(mask))
 
     def find(self, query: Query, most: int, misfits: Misfits) -> Found:
         value = value_at(query.context, self._field)
-        size = self._vectors.shape[1]
-        if value is None or not len(self._rows):
+        if value is None or not len(self._nearest):
             return NOTHING
         if not isinstance(value, list) or not is_vector(value):
             misfits.add("context", self._field, "wrong_type")
             return NOTHING
-        if len(value) != size:
+        if len(value) != self._nearest.size:
             misfits.add("context", self._field, "wrong_size")
             return NOTHING
-        [unit], [points] = _unit([value], size)
-        if not points:
-            return NOTHING
-        cosines, rows = self._cosines(unit.astype(np.float32))
-        best = np.argpartition(-cosines, most - 1)[:most] if most < len(cosines) else np.arange(len(cosines))
-        best = best[np.lexsort((best, -cosines[best]))]
-        return Found(rows[best], cosines[best].astype(np.float64))
-
-    def _cosines(self, unit: Array) -> tuple[Array, Array]:
-        """Return the cosines (m,) of the vectors that are looked at, and their rows."""
-        at = self._at
-        if at is None:
-            return self._vectors @ unit, self._rows
-        if FEW * len(at) < len(self._rows):
-            return self._vectors[at] @ unit, self._rows[at]
-        return (self._vectors @ unit)[at], self._rows[at]  # to gather many vectors costs more than to look at all
+        [unit], [points] = _unit([value], self._nearest.size)
+        return self._nearest.search(unit.astype(np.float32), most) if points else NOTHING
 
 
 def _unit(values: Sequence[Sequence[float]], size: int) -> tuple[Array, Array]:

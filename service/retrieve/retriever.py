@@ -21,9 +21,11 @@ from service.retrieve.counts import Counts
 from service.retrieve.covisited import Covisited
 from service.retrieve.fresh import Fresh
 from service.retrieve.friends import Friends
+from service.retrieve.learned import Learned
 from service.retrieve.popular import Popular
 from service.retrieve.random import Random
 from service.retrieve.source import Array, Found, Items, Narrowing, Query, Source, found_among
+from service.retrieve.towers import Towers
 
 SOURCES: Mapping[str, type[Source]] = {
     "popular": Popular,
@@ -32,6 +34,7 @@ SOURCES: Mapping[str, type[Source]] = {
     "ann": Ann,
     "covisited": Covisited,
     "friends": Friends,
+    "learned": Learned,
 }
 KEPT_NARROWED = 16  # filters whose funnels are kept; one holds some tens of bytes an item that meets its filter
 
@@ -68,6 +71,8 @@ class Retriever:
         counts: lent to the funnel that comes after it, which moves them on; the sources hold what they took from them.
         catalogue: the version of the catalogue.
         ids: of that, in order.
+        embedding: the version of the learned embeddings; 0: there are none.
+        towers: these.
         mask: (N,) bool, the items that it finds; None: any.
     """
 
@@ -77,6 +82,8 @@ class Retriever:
     catalogue: int
     ids: Sequence[str]
     sources: Sequence[Source]
+    embedding: int = 0
+    towers: Towers | None = None
     mask: Array | None = None
     _narrowed: dict[Hashable, Retriever] = field(default_factory=dict, compare=False, repr=False)
 
@@ -92,6 +99,8 @@ class Retriever:
         catalogue: int,
         former: Retriever | None = None,
         changed: Collection[str] | None = None,
+        embedding: int = 0,
+        towers: Towers | None = None,
     ) -> Retriever:
         """Prepare all sources.
 
@@ -102,7 +111,7 @@ class Retriever:
             changed: the items that differ between its catalogue and this one; None: nobody knows.
         """
         before = None if former is None or changed is None else _before(former.ids, ids, frozenset(changed))
-        items = Items(ids, features, counts.standing(ids), before, counts.covisits)
+        items = Items(ids, features, counts.standing(ids), before, counts.covisits, towers)
         lent = {} if former is None else dict(zip(former.funnel.sources, former.sources, strict=True))
         same = former is not None and former.catalogue == catalogue
         sources = [
@@ -111,7 +120,7 @@ class Retriever:
             else SOURCES[one.source].of(one, items, lent.get(one))
             for one in funnel.sources
         ]
-        return cls(version, counts, funnel, catalogue, ids, sources)
+        return cls(version, counts, funnel, catalogue, ids, sources, embedding, towers)
 
     def retrieve(
         self,

@@ -19,6 +19,7 @@ from service.represent.misfits import Misfits
 from service.represent.tokens import mix
 from service.retrieve.counts import Standing
 from service.retrieve.covisits import Covisits
+from service.retrieve.towers import Towers
 
 Array = NDArray[Any]
 
@@ -37,6 +38,7 @@ class Items:
     # (N,) where each stood, with the same features, in the catalogue that a former source was made for; -1: nowhere
     before: Array | None = None
     covisits: Covisits | None = None  # None: nothing is known
+    towers: Towers | None = None  # None: none were learned, or no source needs them
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -48,6 +50,7 @@ class Query:
 
     context: Features
     seed: str  # of the decision
+    user: str | None = None
     last: Sequence[str] = ()  # items that the user took, the newest first
 
 
@@ -64,7 +67,7 @@ NOTHING = Found(np.zeros(0, dtype=np.intp), np.zeros(0))
 class Source(Protocol):
     """Finds items."""
 
-    learned: ClassVar[bool]  # whether it depends on what is known of the items, and not on the catalogue alone
+    learned: ClassVar[bool]  # whether it depends on what was learned, and not on the catalogue alone
 
     @classmethod
     def of(cls, setting: SourceSetting, items: Items, former: Self | None = None) -> Self:

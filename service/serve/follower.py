@@ -24,8 +24,9 @@ from service.records import ItemChange, LoopRecord
 from service.represent.stored import AnyEncoder, make_encoder, schema_of, stored_encoder
 from service.retrieve.counts import Counts
 from service.retrieve.retriever import Retriever
+from service.retrieve.towers import Towers
+from service.store import embedding_store, item_store, loop_store, policy_store, retrieval_store, workers
 from service.store import encoders as encoder_store
-from service.store import item_store, loop_store, policy_store, retrieval_store, workers
 from service.store.announcements import listen
 from service.store.codec import encoder_of, unpack
 from service.store.keys import CHANGES, Keys
@@ -36,9 +37,9 @@ POLL_S = 1.0
 LOOK_S = 10.0  # from one look at every loop to the next, for what no announcement told
 AT_ONCE = 100  # loops that are asked for in one round trip
 
-Seen: TypeAlias = tuple[bytes | None, bytes | None, Mapping[str, tuple[str, int] | None], int]
+Seen: TypeAlias = tuple[bytes | None, bytes | None, Mapping[str, tuple[str, int] | None], tuple[int, int]]
 """What an active loop was made of: its id, its epoch, the id and newest version of each policy that serves, and the
-version of the counts of its funnel, 0 where it has none."""
+versions of the counts and of the embeddings of its funnel, 0 where it has none."""
 
 log = structlog.get_logger()
 
@@ -193,7 +194,7 @@ class Follower:
         counts = dict(
             zip(narrowed, await retrieval_store.read_versions(self._redis, [*narrowed.values()]), strict=True)
         )
-        return {name: (*epochs[name], newest[name], counts.get(name, 0)) for name in names}
+        return {name: (*epochs[name], newest[name], counts.get(name, (0, 0))) for name in names}
 
     def _narrowed(self, name: str) -> ActiveLoop | None:
         """Return the active loop of this name, if a funnel narrows its candidates."""
@@ -298,17 +299,21 @@ class Follower:
 
     async def _retriever(
         self, keys: Keys, record: LoopRecord, old: ActiveLoop | None, catalogue: Catalogue
-    ) -> tuple[Retriever | None, int]:
-        """Return the funnel, and the newest version of its counts; None where every item is a candidate."""
+    ) -> tuple[Retriever | None, tuple[int, int]]:
+        """Return the funnel, and the newest versions of what it is made from; None: every item is a candidate."""
         funnel = record.settings.funnel
         if not funnel or len(catalogue.features) <= funnel.cut:
-            return None, 0
+            return None, (0, 0)
         [newest] = await retrieval_store.read_versions(self._redis, [keys])
         former = old.retriever if old is not None else None
         version, counts = (0, Counts()) if former is None else (former.version, former.counts)
-        if newest != version and (loaded := await self._load_counts(keys, newest)) is not None:
-            version, counts = loaded
-        elif former is not None and former.funnel == funnel and former.catalogue == catalogue.version:
+        embedding, towers = (0, None) if former is None or not funnel.embeds else (former.embedding, former.towers)
+        newer = False
+        if newest[0] != version and (loaded := await self._load_counts(keys, newest[0])) is not None:
+            (version, counts), newer = loaded, True
+        if funnel.embeds and newest[1] != embedding and (found := await self._load_towers(keys, newest[1])):
+            (embedding, towers), newer = found, True
+        if not newer and former is not None and former.funnel == funnel and former.catalogue == catalogue.version:
             return former, newest
         if version:  # else nothing is known, and the whole log of changes would have to be read
             counts.follow(await self._turnover(keys, counts.catalogue))
@@ -328,6 +333,8 @@ class Follower:
             catalogue=catalogue.version,
             former=former,
             changed=changed,
+            embedding=embedding,
+            towers=towers,
         )
         return made, newest
 
@@ -355,6 +362,21 @@ class Follower:
             return None
         self.swaps += 1
         return found.version, counts
+
+    async def _load_towers(self, keys: Keys, version: int) -> tuple[int, Towers | None] | None:
+        """Load embeddings, (version, None) where they were withdrawn; None when there are no good ones."""
+        if (refused := (keys.embedding, version)) in self._refused:
+            return None
+        try:
+            found = await embedding_store.read_embedding(self._redis, keys)
+            towers = None if found.state is None else await asyncio.to_thread(Towers.load, unpack(found.state))
+        except (ValueError, RuntimeError) as error:  # RuntimeError: a newer version wrote it
+            self._refused.add(refused)
+            self.refused += 1
+            log.error("learned embeddings refused", loop=keys.loop, version=version, why=str(error))
+            return None
+        self.swaps += 1
+        return found.version, towers
 
     async def _served(
         self,

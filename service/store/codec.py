@@ -341,12 +341,13 @@ def _assignment(record: Mapping[str, Any]) -> Assignment | None:
 def _retrieved(retrieved: Retrieved) -> dict[str, Any]:
     """Write candidates compactly: the gaps between their rows, which have fewer digits."""
     rows = retrieved.rows
-    return {"version": retrieved.version, "gaps": [row - before for row, before in zip(rows, (0, *rows), strict=False)]}
+    said = {"version": retrieved.version, "gaps": [row - before for row, before in zip(rows, (0, *rows), strict=False)]}
+    return {**said, "embedding": retrieved.embedding} if retrieved.embedding else said
 
 
 def read_retrieved(stored: Mapping[str, Any]) -> Retrieved:
     """Read candidates as the record of a decision holds them."""
-    return Retrieved(stored["version"], tuple(accumulate(stored["gaps"])))
+    return Retrieved(stored["version"], tuple(accumulate(stored["gaps"])), stored.get("embedding", 0))
 
 
 def _removed(stored: Mapping[str, Sequence[str]]) -> Removed:

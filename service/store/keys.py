@@ -264,6 +264,11 @@ class Keys:
         return self.home + "retrieval"
 
     @property
+    def embedding(self) -> str:
+        """Hash: v, version, position, events, rewarded, digest, state, judged, published. Bounded by the towers."""
+        return self.home + "embedding"
+
+    @property
     def shadows(self) -> str:
         """Hash: v, position, state, said of the policies in the shadow. Bounded (`service/evaluate/shadow.py`)."""
         return self.home + "shadows"

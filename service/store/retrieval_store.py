@@ -64,12 +64,13 @@ async def read_reach(redis: Redis, keys: Keys) -> tuple[str, int, str]:
     return position.decode(), int(catalogue), START if activity is None else activity.decode()
 
 
-async def read_versions(redis: Redis, loops: Sequence[Keys]) -> list[int]:
-    """Return the newest version of each loop, 0 where there is none."""
+async def read_versions(redis: Redis, loops: Sequence[Keys]) -> list[tuple[int, int]]:
+    """Return the newest version of each loop's counts, and of its learned embeddings; 0 where there is none."""
     async with answering(), redis.pipeline(transaction=False) as pipe:
         for keys in loops:
-            pipe.hget(keys.retrieval, "version")
-        return [int(version or 0) for version in await pipe.execute()]
+            pipe.hget(keys.retrieval, "version").hget(keys.embedding, "version")
+        found = [int(version or 0) for version in await pipe.execute()]
+    return list(zip(found[::2], found[1::2], strict=True))
 
 
 async def read_summary(redis: Redis, keys: Keys) -> RetrievalSummary | None:

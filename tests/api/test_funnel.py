@@ -167,3 +167,34 @@ async def test_a_filter_that_few_items_meet_leaves_these(client: httpx.Client, s
         client.post("/feedback", json={"decision_id": reply["decision_id"], "reward": 1}).raise_for_status()
     audited = await audit_decisions(redis, shop)
     assert (audited.same, audited.different, audited.gone) == (2, [], 0)
+
+
+@pytest.mark.slow
+def test_embeddings_are_learned_from_the_log(client: httpx.Client, make_loop: Make) -> None:
+    funnel = {"sources": [{"source": "learned", "quota": 10}], "cut": CUT}
+    loop = make_loop(items=0, policy="linucb", funnel=funnel)
+    items = [{"id": f"p{n:02}", "features": {"kind": "abc"[n % 3]}} for n in range(ITEMS)]
+    client.post("/items", params={"loop": loop}, json={"items": items}).raise_for_status()
+    history = [
+        {"event_id": f"e{n}", "user_id": f"u{n % 9}", "item_id": f"p{n * 3 % 20 * 3 + n % 3:02}", "reward": 1}
+        for n in range(600)
+    ]
+    body = {"events": [{"context": {}, **event} for event in history]}
+    client.post("/events", params={"loop": loop}, json=body).raise_for_status()
+
+    def embedding() -> Any:
+        return client.get("/status").json()["loops"][loop]["embedding"]
+
+    until(embedding, "the embeddings are trained, in a process of their own", within_s=120)
+    assert (embedding()["version"], embedding()["events"], embedding()["rewarded"]) == (1, 600, 600)
+
+    def kinds(user: str) -> list[str]:
+        asked = {"loop": loop, "user_id": user, "context": {}, "explain": True}
+        found = client.post("/recommend", json=asked)
+        if found.status_code == 422:  # nothing is found yet
+            return []
+        assert all(one["sources"][0]["source"] == "learned" for one in found.json()["explanation"])
+        return ["abc"[int(one["id"][1:]) % 3] for one in found.json()["explanation"]]
+
+    for user in ("u0", "u1", "u5"):
+        until(lambda user=user: kinds(user).count("abc"[int(user[1]) % 3]) >= 8, "users see what they like")  # type: ignore[misc]  # mypy knows no defaults of lambdas

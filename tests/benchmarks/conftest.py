@@ -14,6 +14,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--policy", action="append", help="of test_arena.py: only this policy, such as linucb:alpha=1; may be repeated"
     )
+    parser.addoption(
+        "--million", action="store_true", help="of test_index_libraries.py: a million vectors, and no others"
+    )
     of_shapes = parser.getgroup("test_shapes_of_data.py, test_real_data.py, test_without_schema.py")
     of_shapes.addoption(
         "--world",

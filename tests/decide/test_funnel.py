@@ -44,7 +44,7 @@ def test_candidates_are_what_the_funnel_finds() -> None:
     for number in range(30):
         decision, _ = decide(request_of(f"d{number}", context=TASTE, k=3), SHOP, at=AT)
         assert decision.retrieved is not None
-        version, rows = decision.retrieved
+        version, rows, _ = decision.retrieved
         assert (version, decision.n) == (7, len(rows))
         assert set(range(6)) <= set(rows)
         assert 6 < decision.n <= 10

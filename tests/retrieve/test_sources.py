@@ -133,7 +133,7 @@ def test_covisited_finds_what_others_took_with_the_users_last_items() -> None:
     source = SOURCES["covisited"].of(SourceSetting(source="covisited", quota=9), items)
 
     def found(*last: str, most: int = 9) -> dict[str, float]:
-        rows, scores = source.find(Query({}, "s", last), most, Misfits())
+        rows, scores = source.find(Query({}, "s", last=last), most, Misfits())
         assert scores.tolist() == sorted(scores.tolist(), reverse=True)
         return dict(zip((f"p{row}" for row in rows.tolist()), scores.tolist(), strict=True))
 
@@ -144,4 +144,4 @@ def test_covisited_finds_what_others_took_with_the_users_last_items() -> None:
     assert found("nowhere", "p5") == {"p6": 1.0}
     assert found("nowhere") == found() == {}
     nothing = SOURCES["covisited"].of(SourceSetting(source="covisited", quota=9), items_of(3))
-    assert len(nothing.find(Query({}, "s", ("p0",)), 3, Misfits()).rows) == 0
+    assert len(nothing.find(Query({}, "s", last=("p0",)), 3, Misfits()).rows) == 0

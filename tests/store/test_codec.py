@@ -53,7 +53,7 @@ DECISION = decision_of(
     folded=True,
     rung="store_down",
     experiment=Assignment("prices", "1f2e", 2, "bold", 0.45),
-    retrieved=Retrieved(4, (0, 7, 90_000)),
+    retrieved=Retrieved(4, (0, 7, 90_000), 2),
     seen=Seen("1700000000000-3", ("b", "a")),
     removed=Removed(taken=("p7",), spent=("p8", "p9")),
     attempt=2,
