@@ -267,7 +267,7 @@ async def test_fields_of_a_neighbourhood_are_those_that_were_published(served: S
         assert (found.same, found.different, found.gone) == (3, [], 0)
         stored = served.keys(loop).partition().graph("u2")
         fields = orjson.loads(await redis.get(stored))
-        assert (fields["triangles"], fields["circle"]) == (1, {"category": ["a", "c"]})
+        assert (fields["triangles"], sorted(fields["circle"]["category"])) == (1, ["a", "c"])
         await redis.set(stored, orjson.dumps({**fields, "triangles": 0}))  # forged
         assert len((await audit_graph(redis, loop)).different) == 1
         await redis.set(stored, orjson.dumps({**fields, "version": 10**6}))  # a newer one

@@ -155,8 +155,13 @@ def test_commands_run(page: Path, served: Served, tmp_path: Path) -> None:
         tomllib.loads(scenario)
         if not number:
             (tmp_path / "mine.toml").write_text(scenario)
+    played: set[tuple[str, ...]] = set()  # options of an arena
     for command in [line for text in blocks(page, "sh") for line in joined(text)]:
         words = [PLACEHOLDERS.get(word, word) for word in shlex.split(command, comments=True)]
+        options = tuple(word for word in words if word.startswith("--"))
+        if tuple(words[:2]) in SMALL and options in played:
+            continue  # it is parsed, and one of its sort was played
+        played.add(options)
         if page.name == "CONTRIBUTING.md" and "mine" in command:
             continue  # tests/policies runs this policy; this service does not have it
         line = runnable(words, served)
@@ -230,7 +235,7 @@ def test_the_shop_of_the_tutorial_learns(served: Served) -> None:
     loop.post("/policies", json={"kind": "adaptive"}).raise_for_status()
     loop.post("/policies/adaptive/activate").raise_for_status()
     [shop] = blocks(tutorial, "python")
-    env = {**environment(), "SHOP_URL": served.url, "SHOP_VISITS": "1000"}
+    env = {**environment(), "SHOP_URL": served.url, "SHOP_VISITS": "700"}
     done = subprocess.run([sys.executable, "-c", shop], capture_output=True, text=True, timeout=120, env=env)
     bought = [float(share) for share in re.findall(r": ([\d.]+) bought", done.stdout)]
     assert len(bought) == 10, done.stderr[-2000:]
