@@ -229,7 +229,7 @@ async def test_a_state_is_what_the_activity_that_was_kept_folds_to(served: Serve
         at = next(at for at, (_, fields) in enumerate(logged) if fields[b"u"] == b'"u3"')
         await redis.delete(part.activity_log)
         for number, (position, fields) in enumerate(logged):  # another activity stands where his first one stood
-            forged = {b"a": b'1 1700000000000 ["p0","buy"]'} if number == at else {}
+            forged = {b"a": b'1 9999999999999 ["forged","buy"]'} if number == at else {}  # the last of all by its time
             await redis.xadd(part.activity_log, {**fields, **forged}, id=position)
         assert len((await audit_states(redis, "browse")).different) == 8
         await redis.xtrim(part.activity_log, minid=logged[at + 1][0], approximate=False)  # it is no longer kept
