@@ -153,6 +153,9 @@ async def change_erasure(
 
     Args:
         forget_user: delete the user's id from it.
+
+    Raises:
+        NotFound: it is no longer there: its loop was deleted.
     """
     written = {name: orjson.dumps(value) if isinstance(value, list) else value for name, value in fields.items()}
     async with answering():
@@ -163,6 +166,8 @@ async def change_erasure(
             await pipe.execute()
         if "ended" in fields:
             await redis.zrem(ERASURES, _place(keys, erasure))
+        if not await redis.hexists(keys.erasure(erasure), "digest"):  # what was written stands alone
+            await redis.delete(keys.erasure(erasure))
     return await read_erasure(redis, keys, erasure)
 
 

@@ -15,7 +15,7 @@ from service.admin.audit import audit_learning
 from service.admin.dead_letters import dead_letters
 from service.admin.status import loop_status
 from service.admin.users import all_of_user, erase_user, lines_of
-from service.errors import Conflict
+from service.errors import Conflict, NotFound
 from service.learn.eraser import Eraser
 from service.learn.graph_keeper import GraphKeeper
 from service.learn.profiler import Profiler
@@ -86,6 +86,17 @@ async def know(redis: Redis, keys: Keys, *edges: tuple[str, str]) -> None:
     await loop_store.begin(redis, keys, "edges")
     sent = {user: [SentEdge(user, to, "friend", 1.0) for one, to in edges if one == user] for user, _ in edges}
     await take_edges(GroupCommit(redis), keys, LoopSettings(), sent)
+
+
+@pytest.fixture
+def redis(quiet_redis: Redis) -> Redis:
+    """A Redis on which no learner of the session is at work: it would take up erasures of any loop."""
+    return quiet_redis
+
+
+@pytest.fixture
+def settings(quiet_redis_url: str) -> Settings:
+    return Settings(redis_url=quiet_redis_url, publish_period_ms=20)
 
 
 async def go_on(redis: Redis, keys: Keys) -> ErasureRecord:
@@ -424,3 +435,11 @@ async def test_who_is_not_there_costs_nothing_and_who_is_remembered_is_forgotten
     after = await policy_store.read_policy(redis, keys, "linucb")
     assert (after.events, after.skipped, after.erased) == (2, 7, 1), "nor what the trimmed events had taught"
     assert await places(redis, keys, USER) == []
+
+
+async def test_an_erasure_whose_loop_was_deleted_is_not_written_again(redis: Redis, keys: Keys) -> None:
+    asked = await erase_user(redis, keys.loop, USER, by="test")
+    await redis.delete(keys.erasure(asked.id))
+    with pytest.raises(NotFound):
+        await erasure_store.change_erasure(redis, keys, asked.id, remains=[])
+    assert not await redis.exists(keys.erasure(asked.id))
