@@ -87,7 +87,7 @@ MAY_IMPORT = {
     | {"service.evaluate", "service.store", "service.learn.bell", "service.learn.tail"},
     "service/learn/towers.py": PURE_RECORDS | {"service.retrieve"},
     "service/learn/embedder.py": FOUNDATION
-    | {"service.retrieve", "service.store", "service.learn.bell", "service.learn.towers"},
+    | {"service.retrieve", "service.store", "service.learn.bell", "service.learn.child", "service.learn.towers"},
     "service/learn/indexer.py": FOUNDATION
     | {"service.retrieve", "service.store", "service.learn.log_fold", "service.learn.tail"},
     "service/learn/graph_keeper.py": FOUNDATION

@@ -143,7 +143,7 @@ class HotRoutes:
             Forbidden: the key is for other loops.
             NotFound, StoreUnavailable: see `ActivityKeeper.take`.
         """
-        named = DEFAULT_LOOP if (named := one_loop(batch.loop, loop)) is None else named
+        named = loop_named(batch.loop, loop)
         key.check(named)
         sent, rejected = _validated(ACTIVITY, batch.activity, "activity")
         answers = await self._keeper.take(named, [element.sent() for element in sent])
@@ -156,7 +156,7 @@ class HotRoutes:
             Forbidden: the key is for other loops.
             NotFound, StoreUnavailable: see `EdgeKeeper.take`.
         """
-        named = DEFAULT_LOOP if (named := one_loop(batch.loop, loop)) is None else named
+        named = loop_named(batch.loop, loop)
         key.check(named)
         sent, rejected = _validated(EDGE, batch.edges, "edges")
         edges = [element.sent() for element in sent]
@@ -239,6 +239,16 @@ def _in_place(told: Sequence[dict[str, str]], answers: Sequence[dict[str, str] |
     """Put the answers to the valid elements in their places among the others."""
     left = iter(told)
     return [next(left) if answer is None else answer for answer in answers]
+
+
+def loop_named(body: str | None, query: str | None) -> str:
+    """Return the loop that a request is about: the one that its body or its query names, else `default`.
+
+    Raises:
+        InvalidRequest: see `one_loop`.
+    """
+    named = one_loop(body, query)
+    return DEFAULT_LOOP if named is None else named
 
 
 def one_loop(body: str | None, query: str | None) -> str | None:

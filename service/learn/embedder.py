@@ -8,8 +8,6 @@ if no other version was published since it began. So nothing but a lease keeps t
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
@@ -20,6 +18,7 @@ from redis.asyncio import Redis
 
 from service.errors import NotFound, StoreUnavailable
 from service.learn.bell import Bell, rest
+from service.learn.child import have_done
 from service.learn.towers import examples_of, train
 from service.records import Event, order
 from service.retrieve.towers import Towers, bags_of, hashes_of, recall
@@ -33,7 +32,6 @@ from service.store.policy_store import Lease
 
 LEASE_MS = 5000
 POLL_S = 2.0
-GRACE_S = 5.0  # for a process to end
 RETRY_S, MOST_RETRY_S = 30.0, 3600.0  # after a process that died
 FIRST = 500  # events of the log before the first training
 GROWTH = 1.25  # of the log, from one training to the next
@@ -83,9 +81,9 @@ class Embedder:
         events = await self._due()
         if events is None or not await self._lease.acquire():
             return True
-        keeper = asyncio.create_task(self._keep())
+        keeper = asyncio.create_task(self._lease.keep())
         try:
-            code = await self._have_done(stop)
+            code = await have_done(self._settings, ("embed", self._keys.loop, self._keys.id), stop)
         finally:
             await end(keeper)
             await self._lease.release()
@@ -104,31 +102,6 @@ class Embedder:
         events = stats.get("events", 0)
         trained = max(self._tried, 0 if found is None else found.events)
         return events if events >= max(FIRST, GROWTH * trained) else None
-
-    async def _keep(self) -> None:
-        with suppress(StoreUnavailable):
-            while await self._lease.renew():
-                await asyncio.sleep(LEASE_MS / 4000)
-
-    async def _have_done(self, stop: asyncio.Event) -> int:
-        """Run the process that trains, and end it when this learner is to stop; return its exit code."""
-        environment = {**os.environ, "REBOUND_REDIS_URL": str(self._settings.redis_url)}
-        for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            environment[name] = "1"
-        command = (sys.executable, "-m", "service", "embed", self._keys.loop, self._keys.id)
-        process = await asyncio.create_subprocess_exec(*command, env=environment)
-        ended, stopped = asyncio.create_task(process.wait()), asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopped.cancel()
-            if process.returncode is None:
-                process.terminate()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(ended), GRACE_S)
-            if process.returncode is None:
-                process.kill()
-        return await ended
 
 
 async def train_embedding(redis: Redis, keys: Keys) -> bool:

@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 from redis.asyncio import Redis
 
-from service.errors import NotFound, StoreUnavailable
+from service.errors import NotFound
 from service.policies import KINDS
 from service.records import START, PolicyRecord, order
 from service.store import (
@@ -101,7 +101,7 @@ class Eraser:
             lease = Lease(self._redis, keys, LEASE, ttl_ms=LEASE_MS)
             if not await lease.acquire():
                 continue
-            keeper = asyncio.create_task(_keep(lease))
+            keeper = asyncio.create_task(lease.keep())
             try:
                 await self._in_turn(keys, erasures, stop)
             finally:
@@ -246,9 +246,3 @@ class Eraser:
 def _user(record: ErasureRecord) -> str:
     assert record.user is not None, "it is kept for as long as a step needs it"
     return record.user
-
-
-async def _keep(lease: Lease) -> None:
-    with suppress(StoreUnavailable):  # then the step fails, too
-        while await lease.renew():
-            await asyncio.sleep(LEASE_MS / 4000)

@@ -7,9 +7,6 @@ worker's it would hold up answers.
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -17,13 +14,13 @@ import structlog
 from redis.asyncio import Redis
 
 from service.errors import Conflict, NotFound
+from service.learn.child import have_done
 from service.settings import Settings
 from service.store import evaluation_store
 from service.store.connection import now
 from service.store.keys import Keys
 
 TRIES = 3  # processes that may die over one evaluation
-GRACE_S = 5.0  # for a process to end
 
 log = structlog.get_logger()
 
@@ -48,7 +45,8 @@ class Evaluator:
             if not await evaluation_store.take_lease(self._redis, keys, evaluation, token):
                 continue
             try:
-                code = await self._have_done(keys, evaluation, token, stop)
+                await evaluation_store.read_evaluation(self._redis, keys, evaluation)
+                code = await have_done(self._settings, ("judge", keys.loop, keys.id, evaluation, token), stop)
                 if code != 0:  # 0: it has ended, or somebody else has its lease
                     await self._not_done(keys, evaluation, code, stopped=stop.is_set())
             except NotFound:  # its loop was deleted
@@ -72,24 +70,3 @@ class Evaluator:
                 error = {"code": "died", "detail": detail}
                 changes |= {"status": "failed", "ended": await now(self._redis), "error": error}
         await evaluation_store.change_evaluation(self._redis, keys, evaluation, **changes)
-
-    async def _have_done(self, keys: Keys, evaluation: str, token: str, stop: asyncio.Event) -> int:
-        """Run the process that does it, and end it when this learner is to stop; return its exit code."""
-        await evaluation_store.read_evaluation(self._redis, keys, evaluation)
-        environment = {**os.environ, "REBOUND_REDIS_URL": str(self._settings.redis_url)}
-        for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            environment[name] = "1"
-        command = (sys.executable, "-m", "service", "judge", keys.loop, keys.id, evaluation, token)
-        process = await asyncio.create_subprocess_exec(*command, env=environment)
-        ended, stopped = asyncio.create_task(process.wait()), asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopped.cancel()
-            if process.returncode is None:
-                process.terminate()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(ended), GRACE_S)
-            if process.returncode is None:
-                process.kill()
-        return await ended

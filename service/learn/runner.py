@@ -342,7 +342,7 @@ class PolicyRunner:
 
     async def _hold(self, stop: asyncio.Event, bell: Bell) -> None:
         """Learn for as long as the lease is ours and the loop is used."""
-        keeper = asyncio.create_task(self._keep_lease())
+        keeper = asyncio.create_task(self._lease.keep())  # training may take longer than a lease lasts
         read = 1
         try:
             while not stop.is_set() and (read or bell.awake or self._publisher.dirty):
@@ -357,12 +357,6 @@ class PolicyRunner:
             self._left = _mark(self._publisher.record)
         finally:
             await end(keeper)  # one that went on would hold the lease against its own policy
-
-    async def _keep_lease(self) -> None:
-        """Training may take longer than a lease lasts."""
-        with suppress(StoreUnavailable):  # then the next step fails too
-            while await self._lease.renew():
-                await asyncio.sleep(LEASE_MS / 4000)
 
 
 def _mark(record: PolicyRecord) -> tuple[str, str, int]:

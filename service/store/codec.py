@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from dataclasses import fields as fields_of
 from datetime import UTC, datetime
+from hashlib import blake2b
 from itertools import accumulate
 from typing import Any
 
@@ -108,6 +109,11 @@ def unpack(packed: bytes) -> dict[str, NDArray[np.generic]]:
 def _metadata(packed: bytes) -> dict[str, str]:
     found: dict[str, str] = json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")]).get("__metadata__", {})
     return found
+
+
+def digest_of(packed: bytes) -> bytes:
+    """Return 32 hexadecimal digits that tell whether what is read is what was published."""
+    return blake2b(packed, digest_size=16).hexdigest().encode()
 
 
 def encoder_of(packed: bytes) -> str | None:

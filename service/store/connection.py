@@ -107,6 +107,19 @@ async def exchange(redis: Redis, commands: Sequence[bytes]) -> list[Any]:
     return answered
 
 
+async def answers(redis: Redis, commands: Sequence[bytes]) -> list[Any]:
+    """Send commands together; return their answers.
+
+    Raises:
+        ResponseError: the first error among them.
+    """
+    found = await exchange(redis, commands)
+    for one in found:
+        if isinstance(one, ResponseError):
+            raise one
+    return found
+
+
 @dataclass(frozen=True)
 class Script:
     """A Lua script, called by its digest. It names every key in KEYS and touches one hash tag."""

@@ -20,7 +20,7 @@ import orjson
 from redis.asyncio import Redis
 
 from service.loop import LoopSettings
-from service.store.connection import Value, answering, exchange, packed, script
+from service.store.connection import Value, answering, answers, packed, script
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 
@@ -63,8 +63,8 @@ async def take_edges(
             args += (_digest(body), repr(one.weight), "" if one.at is None else one.at, body)
         return [answer.decode() for answer in await commit.run(take, _places(keys, user), args, uses=keys.loop)]
 
-    answers = await asyncio.gather(*(of_user(user, of_his) for user, of_his in sent.items()))
-    return dict(zip(sent, answers, strict=True))
+    found = await asyncio.gather(*(of_user(user, of_his) for user, of_his in sent.items()))
+    return dict(zip(sent, found, strict=True))
 
 
 async def drop_edges(commit: GroupCommit, keys: Keys, user: str, edges: Iterable[tuple[str, str]]) -> int:
@@ -86,7 +86,7 @@ async def edges_of(redis: Redis, keys: Keys, users: Sequence[str]) -> dict[str, 
         StoreUnavailable: Redis does not answer.
     """
     async with answering():
-        found = await exchange(redis, [packed("HVALS", keys.partition().edges(user)) for user in users])
+        found = await answers(redis, [packed("HVALS", keys.partition().edges(user)) for user in users])
     return {user: sorted(map(_read, values)) for user, values in zip(users, found, strict=True)}
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import orjson
 from redis.asyncio import Redis
 
 from service.records import START
-from service.store.codec import FORMAT, check_format
+from service.store.codec import FORMAT, check_format, digest_of
 from service.store.connection import answering, script
 from service.store.keys import CHANGES, Keys
 
@@ -55,7 +54,7 @@ async def read_embedding(redis: Redis, keys: Keys) -> EmbeddingRecord:
     check_format(f"the embeddings of loop {keys.loop!r}", v)
     if not state:
         return EmbeddingRecord(int(version))
-    if _digest(state) != digest:
+    if digest_of(state) != digest:
         raise ValueError("these are not the bytes that were published")
     return EmbeddingRecord(int(version), position.decode(), state)
 
@@ -90,7 +89,7 @@ async def save_embedding(
         "position": position,
         "events": events,
         "rewarded": rewarded,
-        "digest": _digest(state),
+        "digest": digest_of(state),
         "state": state,
         "judged": b"" if judged is None else orjson.dumps(judged),
     }
@@ -110,7 +109,3 @@ async def withdraw(redis: Redis, keys: Keys) -> None:
         async with answering():
             if not await redis.exists(keys.record):
                 return
-
-
-def _digest(state: bytes) -> bytes:
-    return blake2b(state, digest_size=16).hexdigest().encode()

@@ -13,7 +13,7 @@ from service.loop import LoopSettings
 from service.records import START
 from service.store.activity import Kept, read_kept
 from service.store.codec import FORMAT, check_format
-from service.store.connection import answering, exchange, packed, script
+from service.store.connection import answering, answers, packed, script
 from service.store.edges import KeptEdge, edges_of, known_by, mark_stale
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
@@ -136,7 +136,7 @@ async def surroundings(redis: Redis, keys: Keys, users: Sequence[str], newest: i
     friends = sorted({to for of_his in edges.values() for to, *_ in of_his})
     edges |= await edges_of(redis, keys, [friend for friend in friends if friend not in edges])
     async with answering():
-        found = await exchange(redis, [packed("LRANGE", part.activity(friend), -newest, -1) for friend in friends])
+        found = await answers(redis, [packed("LRANGE", part.activity(friend), -newest, -1) for friend in friends])
     done = [[read_kept(one) for one in of_his] for of_his in found]
     return Surroundings(edges, dict(zip(friends, done, strict=True)), await rewarded_by(redis, keys, friends))
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
 from redis.asyncio import Redis
 
-from service.errors import Conflict, NotFound, UnreadableRecord
+from service.errors import Conflict, NotFound, StoreUnavailable, UnreadableRecord
 from service.records import Change, DeadLetter, LoopRecord, PolicyRecord
 from service.store import change_log
 from service.store.codec import letters_bytes, policy_fields, read_policy_fields
@@ -224,6 +226,15 @@ class Lease:
         if not held:
             self.token = None
         return bool(held)
+
+    async def keep(self) -> None:
+        """Renew it for as long as it is held, until cancelled: for work that may take longer than it lasts.
+
+        It ends early where Redis does not answer. Whoever writes next then hears of it.
+        """
+        with suppress(StoreUnavailable):
+            while await self.renew():
+                await asyncio.sleep(self._ttl / 4000)
 
     async def release(self) -> None:
         """Let the next learner take over at once."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from redis.asyncio import Redis
 
 from service.records import START
-from service.store.codec import FORMAT, check_format
+from service.store.codec import FORMAT, check_format, digest_of
 from service.store.connection import answering, script
 from service.store.keys import CHANGES, Keys
 
@@ -50,7 +49,7 @@ async def read_retrieval(redis: Redis, keys: Keys) -> RetrievalRecord:
     if version is None:
         return RetrievalRecord()
     check_format(f"what the sources of loop {keys.loop!r} are made from", v)
-    if state is None or _digest(state) != digest:
+    if state is None or digest_of(state) != digest:
         return RetrievalRecord(int(version))
     return RetrievalRecord(int(version), position.decode(), state)
 
@@ -107,13 +106,9 @@ async def save_retrieval(
         "events": events,
         "items": items,
         "together": together,
-        "digest": _digest(state),
+        "digest": digest_of(state),
         "state": state,
     }
     args = [part for pair in fields.items() for part in pair]
     keys_of_script = (keys.record, keys.retrieval)
     return bool(await script("save_retrieval")(redis, keys_of_script, (keys.id, seen, CHANGES, keys.loop, *args)))
-
-
-def _digest(state: bytes) -> bytes:
-    return blake2b(state, digest_size=16).hexdigest().encode()

@@ -132,3 +132,20 @@ def test_a_budget_is_spent_to_the_last_impression_by_all_workers_and_never_more(
     client.put(f"/loops/{loop}", json={"budgets": more}).raise_for_status()
     until(lambda: ask(client, loop, candidates=["p000"]).status_code == 200, "a larger budget goes on")
     assert item()["used"] == 26
+
+
+def test_who_tries_a_request_sees_what_limits_leave(client: httpx.Client, make_loop: Make) -> None:
+    spent = {"p001": {"impressions": 1, "per": "total"}}
+    loop = make_loop(items=4, policy="random", caps=ONCE, budgets=spent, wait_time=0.2)
+    asked = {"loop": loop, "user_id": "u"}
+
+    def offered() -> set[str]:
+        [tried] = client.post("/try", json=asked).json()["policies"]
+        return {one["id"] for one in tried["explanation"]["candidates"]}
+
+    assert offered() == {"p000", "p001", "p002", "p003"}
+    until(
+        lambda: ask(client, loop, "another", candidates=["p001"]).status_code == 200, "its portion is there, and spent"
+    )
+    assert items_of(ask(client, loop, candidates=["p002"])) == ["p002"]
+    until(lambda: offered() == {"p000", "p003"}, "neither what is spent nor what he was shown is offered")

@@ -196,6 +196,17 @@ def run_in_process(
     return InProcessRun(expected, alarms, trainer, record, log, decide_us, update_us)
 
 
+def shares_of_halves(expected: NDArray[np.float64], best: NDArray[np.float64]) -> list[float]:
+    """Return the shares of the oracle: of the first half of a run, of that half's last fifth, and so of the second."""
+    shock = len(expected) // 2
+    halves = [(expected[:shock], best[:shock]), (expected[shock:], best[shock:])]
+    return [
+        float(shown[start:].sum() / of_best[start:].sum())
+        for shown, of_best in halves
+        for start in (0, len(shown) * 4 // 5)
+    ]
+
+
 def apply(trainer: Trainer, log: Sequence[Entry], start: int) -> int:
     """Learn log[start:] as the service's runner does: stop where a training is due, train on the log so far, go on.
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from service.represent.graph import Tie, graph_fields
 from simulator.shocks import find_shock
 from simulator.world.friends import CATEGORIES, Friends
-from tests.benchmarks.in_process import Around, Describe, in_parallel, oracle, run_in_process
+from tests.benchmarks.in_process import Around, Describe, in_parallel, oracle, run_in_process, shares_of_halves
 
 STEPS, SEEDS, BATCH = 2000, (1, 2, 3, 4, 5), 25
 QUICK_STEPS = 400
@@ -141,13 +141,7 @@ def play(job: Job) -> list[float]:
         fits=True,
         describe=ARMS[job.arm],
     )
-    best = oracle(world, job.steps)
-    halves = [(run.expected[:shock], best[:shock]), (run.expected[shock:], best[shock:])]
-    return [
-        float(shown[start:].sum() / of_best[start:].sum())
-        for shown, of_best in halves
-        for start in (0, len(shown) * 4 // 5)
-    ]
+    return shares_of_halves(run.expected, oracle(world, job.steps))
 
 
 def table_of(found: Mapping[Job, list[float]], place: str, seeds: Collection[int], steps: int) -> Table:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from simulator.shocks import find_shock
 from simulator.world.sessions import Sessions
-from tests.benchmarks.in_process import in_parallel, oracle, run_in_process
+from tests.benchmarks.in_process import in_parallel, oracle, run_in_process, shares_of_halves
 
 STEPS, SEEDS, BATCH = 4000, (1, 2, 3, 4, 5), 25
 QUICK_STEPS = 400
@@ -52,13 +52,7 @@ def play(job: Job) -> list[float]:
         states=ARMS[job.arm],
         reward_activity=job.arm == WITH_REWARDS,
     )
-    best = oracle(world, job.steps)
-    halves = [(run.expected[:shock], best[:shock]), (run.expected[shock:], best[shock:])]
-    return [
-        float(shown[start:].sum() / of_best[start:].sum())
-        for shown, of_best in halves
-        for start in (0, len(shown) * 4 // 5)
-    ]
+    return shares_of_halves(run.expected, oracle(world, job.steps))
 
 
 def test_share_of_the_oracle(quick: bool) -> None:

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.funnel import Funnel
-from service.learn import embedder, towers
+from service.learn import child, embedder, towers
 from service.learn.embedder import Embedder, train_embedding
 from service.records import LoopRecord
 from service.retrieve.source import Query
@@ -142,12 +142,11 @@ async def test_a_killed_training_publishes_nothing_and_another_is_done(
     task, stop = Embedder(redis, shop, settings), asyncio.Event()
     begun: list[int] = []
 
-    async def have_done(_: asyncio.Event) -> int:
+    async def have_done(*_: object) -> int:
         begun.append(1)
         return -9 if len(begun) == 1 else 0 if await train_embedding(redis, shop) else embedder.NOTHING
 
-    really = task._have_done
-    monkeypatch.setattr(task, "_have_done", have_done)
+    monkeypatch.setattr("service.learn.embedder.have_done", have_done)
     assert await task.step(stop)
     assert not begun  # it is not time
     await append(redis, shop, embedder.FIRST, 1)
@@ -158,5 +157,6 @@ async def test_a_killed_training_publishes_nothing_and_another_is_done(
     assert await task.step(stop)
     assert len(begun) == 2  # the log has not grown
     stop.set()
-    assert await really(stop) < 0  # a real process, which is ended with the learner
+    ended = await child.have_done(settings, ("embed", shop.loop, shop.id), stop)
+    assert ended < 0, "a real process, which is ended with the learner"
     assert (await embedding_store.read_embedding(redis, shop)).version == 1

@@ -378,7 +378,7 @@ async def test_a_policy_that_retrains_does_so_at_the_same_events_in_any_batches(
 ) -> None:
     await make(redis, keys, policy_of("embedding_mlp", retrain_every=150, epochs=1))
     learner = await opened(redis, keys, settings, "embedding_mlp")
-    keeper = asyncio.create_task(learner._keep_lease())  # the first training waits for PyTorch to be imported
+    keeper = asyncio.create_task(learner._lease.keep())  # the first training waits for PyTorch to be imported
     for first in range(0, 400, 80):
         await append(redis, keys, 80, first=first)
         await learner.drain()

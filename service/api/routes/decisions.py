@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.api.explanations import ExplainedLedger, ExplanationReply, TryBody, TryReply
 from service.api.problems import OF_BODIES, documented
-from service.api.replies import one_loop, pair_of
+from service.api.replies import loop_named, pair_of
 from service.api.routes._depends import ExplainerDep, HotDep, HotRoute, IdInPath, KeyDep, RedisDep
 from service.api.schemas import (
     ID_LENGTH,
@@ -31,7 +31,7 @@ from service.api.schemas import (
     RecommendRequest,
 )
 from service.errors import Conflict, ExplainerBusy, Forbidden, NotFound, StoreUnavailable
-from service.serve.ids import DEFAULT_LOOP, loop_of
+from service.serve.ids import loop_of
 from service.store.decisions import read_ledger, read_stored_decision
 from service.store.keys import Keys
 from service.store.loop_store import read_loop
@@ -148,7 +148,7 @@ async def get_decision(
 @router.post("/try", responses=documented(*OF_BODIES, NotFound, ExplainerBusy))
 async def try_request(body: TryBody, explainer: ExplainerDep, key: KeyDep, loop: LoopQuery = None) -> TryReply:
     """Say what each policy would do with a request, shadows included, and why. Nothing is stored or learned."""
-    named = DEFAULT_LOOP if (named := one_loop(body.loop, loop)) is None else named
+    named = loop_named(body.loop, loop)
     key.check(named)
     trial = await explainer.attempt(
         named,
